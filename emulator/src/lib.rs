@@ -1,0 +1,15 @@
+//! The CUDA driver API on the CPU.
+//!
+//! PTX text → [`ptx`] (parser) → [`lower`] (typed operations, resolved registers) → [`exec`] (warps at once) with
+//! [`check`] (memory, races, synchronisation) and [`counters`]; [`driver`] is the `cu*` surface that a program loads as libcuda.
+
+pub mod check;
+pub mod counters;
+pub mod device;
+pub mod engine;
+pub mod exec;
+pub mod lower;
+pub mod memory;
+pub mod numeric;
+pub mod options;
+pub mod ptx;

@@ -1,0 +1,1 @@
+//! CUDA kernels for fine-grained Mixture-of-Experts layers.
