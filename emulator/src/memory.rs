@@ -1,6 +1,11 @@
 //! Device memory: a 64-bit address space of its own, allocations with red zones between them, freed ranges kept apart so that
 //! a late access is told from a wild one. Other windows of the generic address space (shared, local, param) are here too.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
 /// Generic addresses in this window are the executing block's shared memory; the low 32 bits are the `.shared` address.
 pub const SHARED_WINDOW: u64 = 0x0001_0000_0000_0000;
 /// First byte of a block's shared memory inside its window: not zero, 1024-aligned, as on sm_90 where 1 KiB is reserved.
@@ -12,8 +17,672 @@ pub const PARAM_WINDOW: u64 = 0x0003_0000_0000_0000;
 /// First address of global (and constant) memory.
 pub const GLOBAL_BASE: u64 = 0x0000_7000_0000_0000;
 
-/// The device's memory. Shared between threads; data is read and written by kernels through raw host pointers.
+/// Bytes left unused behind every allocation, and the least alignment.
+const RED_ZONE: u64 = 256;
+
+/// Why an access from the host, or an attempt to free, was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessError {
+    pub kind: AccessErrorKind,
+    /// First address of the access.
+    pub address: u64,
+    /// Bytes of the access.
+    pub len: u64,
+    /// One sentence that names the nearest allocation.
+    pub message: String,
+}
+
+/// What was wrong with an access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AccessErrorKind {
+    /// Outside every allocation, or past the end of one.
+    OutOfBounds,
+    /// Inside an allocation that was freed.
+    UseAfterFree,
+    /// `free` of an address that is not the start of an allocation.
+    NotAnAllocation,
+}
+
+impl fmt::Display for AccessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for AccessError {}
+
+/// Who owns an allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum AllocationKind {
+    /// Made by the program: a leak if it outlives its context.
+    #[default]
+    User,
+    /// A module's variables.
+    Module,
+    /// The emulator's own, e.g. a grid's workspace.
+    Internal,
+}
+
+/// An allocation as `live` lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AllocationInfo {
+    pub base: u64,
+    /// Bytes.
+    pub len: u64,
+    pub kind: AllocationKind,
+    /// Counts allocations, from 1: tells two at the same address apart.
+    pub serial: u64,
+}
+
+/// One bit a byte: set when the byte was written since it was allocated.
 #[derive(Debug)]
+pub struct InitializedBits {
+    words: Box<[AtomicU64]>,
+}
+
+impl InitializedBits {
+    /// All bits clear, for `len` bytes.
+    pub fn new(len: u64) -> Self {
+        // Zeroed by the host's pages, so that a large allocation costs nothing until it is used.
+        let words = Box::into_raw(vec![0u64; len.div_ceil(64) as usize].into_boxed_slice());
+        // SAFETY: `AtomicU64` has the same size, alignment and bit validity as `u64`.
+        let words = unsafe { Box::from_raw(words as *mut [AtomicU64]) };
+        Self { words }
+    }
+
+    /// Calls `f` with each word index and the mask of the bits of `[offset, offset + len)` in it, until it returns false.
+    fn each_word(offset: u64, len: u64, mut f: impl FnMut(usize, u64) -> bool) {
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let stop = end.min((at | 63) + 1);
+            let bits = stop - at;
+            let mask = (if bits == 64 { !0 } else { (1u64 << bits) - 1 }) << (at & 63);
+            if !f((at >> 6) as usize, mask) {
+                return;
+            }
+            at = stop;
+        }
+    }
+
+    /// Marks `len` bytes from `offset` as written.
+    pub fn mark(&self, offset: u64, len: u64) {
+        Self::each_word(offset, len, |word, mask| {
+            let cell = &self.words[word];
+            if cell.load(Ordering::Relaxed) & mask != mask {
+                cell.fetch_or(mask, Ordering::Relaxed);
+            }
+            true
+        });
+    }
+
+    /// Forgets that `len` bytes from `offset` were written.
+    pub fn clear(&self, offset: u64, len: u64) {
+        Self::each_word(offset, len, |word, mask| {
+            self.words[word].fetch_and(!mask, Ordering::Relaxed);
+            true
+        });
+    }
+
+    /// Offset of the first byte in `[offset, offset + len)` that was never written.
+    pub fn first_unset(&self, offset: u64, len: u64) -> Option<u64> {
+        let mut found = None;
+        Self::each_word(offset, len, |word, mask| {
+            let missing = !self.words[word].load(Ordering::Relaxed) & mask;
+            if missing != 0 {
+                found = Some(word as u64 * 64 + u64::from(missing.trailing_zeros()));
+            }
+            missing == 0
+        });
+        found
+    }
+}
+
+#[derive(Debug)]
+struct Allocation {
+    len: u64,
+    kind: AllocationKind,
+    serial: u64,
+    initialized: Option<Arc<InitializedBits>>,
+}
+
+/// An allocation as the executor caches it; valid while `DeviceMemory::generation` stands.
+#[derive(Debug, Clone)]
+pub(crate) struct AllocationView {
+    pub(crate) base: u64,
+    pub(crate) end: u64,
+    pub(crate) initialized: Option<Arc<InitializedBits>>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    live: BTreeMap<u64, Allocation>,
+    /// Freed allocations whose range was not used again: base → bytes.
+    freed: BTreeMap<u64, u64>,
+    /// Ranges (with their red zones) that can be used again: start → end, never adjacent.
+    holes: BTreeMap<u64, u64>,
+    /// First address never used.
+    next: u64,
+    used: u64,
+    serial: u64,
+}
+
+impl Table {
+    fn find(&self, addr: u64) -> Option<(u64, &Allocation)> {
+        let (&base, allocation) = self.live.range(..=addr).next_back()?;
+        (addr - base < allocation.len).then_some((base, allocation))
+    }
+
+    /// The allocation that holds all of `[addr, addr + len)`.
+    fn check(&self, addr: u64, len: u64) -> Result<(u64, &Allocation), AccessError> {
+        match self.find(addr) {
+            Some((base, a)) if len <= a.len - (addr - base) => Ok((base, a)),
+            _ => Err(self.explain(addr, len)),
+        }
+    }
+
+    fn explain(&self, addr: u64, len: u64) -> AccessError {
+        if let Some((&base, &size)) = self.freed.range(..=addr).next_back()
+            && addr - base < size
+        {
+            return AccessError {
+                kind: AccessErrorKind::UseAfterFree,
+                address: addr,
+                len,
+                message: format!(
+                    "{len} bytes at {addr:#x} are {} bytes into an allocation of {size} bytes at {base:#x} that was freed",
+                    addr - base
+                ),
+            };
+        }
+        let before = self.live.range(..=addr).next_back();
+        let after = self.live.range(addr..).next();
+        let place = match (before, after) {
+            (Some((&base, a)), _) if addr - base < a.len => format!(
+                "reach {} bytes past the end of the allocation of {} bytes at {base:#x}",
+                addr.saturating_add(len) - (base + a.len),
+                a.len
+            ),
+            (Some((&base, a)), next)
+                if next.is_none_or(|(&n, _)| addr - (base + a.len) <= n - addr) =>
+            {
+                format!(
+                    "are {} bytes past the end of the nearest allocation ({} bytes at {base:#x})",
+                    addr - (base + a.len),
+                    a.len
+                )
+            }
+            (_, Some((&base, a))) => format!(
+                "are {} bytes before the nearest allocation ({} bytes at {base:#x})",
+                base - addr,
+                a.len
+            ),
+            (_, None) => "are in no allocation (there is none)".into(),
+        };
+        AccessError {
+            kind: AccessErrorKind::OutOfBounds,
+            address: addr,
+            len,
+            message: format!("{len} bytes at {addr:#x} {place}"),
+        }
+    }
+
+    /// Takes `size` bytes (a multiple of the red zone) aligned to `align` out of a hole.
+    fn take_hole(&mut self, size: u64, align: u64) -> Option<u64> {
+        let (start, base, end) = self.holes.iter().find_map(|(&start, &end)| {
+            let base = start.checked_next_multiple_of(align)?;
+            (base.checked_add(size)? <= end).then_some((start, base, end))
+        })?;
+        self.holes.remove(&start);
+        if start < base {
+            self.holes.insert(start, base);
+        }
+        if base + size < end {
+            self.holes.insert(base + size, end);
+        }
+        let old: Vec<u64> = self
+            .freed
+            .range(..base + size)
+            .rev()
+            .map(|(&b, _)| b)
+            .collect();
+        for b in old {
+            if b + self.freed[&b] > base {
+                self.freed.remove(&b);
+            }
+        }
+        Some(base)
+    }
+
+    fn add_hole(&mut self, mut start: u64, mut end: u64) {
+        if let Some((&s, &e)) = self.holes.range(..start).next_back()
+            && e == start
+        {
+            self.holes.remove(&s);
+            start = s;
+        }
+        if let Some(e) = self.holes.remove(&end) {
+            end = e;
+        }
+        self.holes.insert(start, end);
+    }
+}
+
+/// The device's memory. Shared between threads; data is read and written by kernels through raw host pointers.
 pub struct DeviceMemory {
-    _private: (),
+    arena: *mut u8,
+    /// Bytes of address space: more than the capacity, so that freed ranges are not reused soon.
+    reserved: u64,
+    capacity: u64,
+    track: bool,
+    generation: AtomicU64,
+    table: RwLock<Table>,
+}
+
+// SAFETY: `arena` is a private mapping that lives as long as the value; the table is behind a lock, and the bytes are device
+// memory, whose concurrent use is up to the programs run on it, as on a card.
+unsafe impl Send for DeviceMemory {}
+// SAFETY: as above.
+unsafe impl Sync for DeviceMemory {}
+
+impl fmt::Debug for DeviceMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceMemory")
+            .field("capacity", &self.capacity)
+            .field("used", &self.used())
+            .finish_non_exhaustive()
+    }
+}
+
+impl DeviceMemory {
+    /// A memory of `bytes` bytes. Only address space is taken until the bytes are used.
+    ///
+    /// # Errors
+    /// When the host refuses the address space.
+    pub fn new(bytes: u64) -> std::io::Result<Self> {
+        Self::with_tracking(bytes, false)
+    }
+
+    /// As [`DeviceMemory::new`]; with `track`, every allocation records which of its bytes were written.
+    ///
+    /// # Errors
+    /// When the host refuses the address space.
+    pub fn with_tracking(bytes: u64, track: bool) -> std::io::Result<Self> {
+        // Address space is free: twice the capacity keeps freed ranges out of use, the rest is room for red zones.
+        let reserved = bytes
+            .checked_next_multiple_of(4096)
+            .and_then(|b| b.checked_mul(2))
+            .and_then(|b| b.checked_add(1 << 28))
+            .filter(|&b| b < SHARED_WINDOW - GLOBAL_BASE)
+            .ok_or_else(|| {
+                std::io::Error::other(format!("{bytes} bytes of device memory are too many"))
+            })?;
+        // SAFETY: an anonymous private mapping at an address that the kernel chooses.
+        let arena = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                reserved as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if arena == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        let table = Table {
+            next: GLOBAL_BASE,
+            ..Table::default()
+        };
+        Ok(Self {
+            arena: arena.cast(),
+            reserved,
+            capacity: bytes,
+            track,
+            generation: AtomicU64::new(1),
+            table: RwLock::new(table),
+        })
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that the device has.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Bytes in live allocations.
+    pub fn used(&self) -> u64 {
+        self.read().used
+    }
+
+    /// Whether written bytes are recorded.
+    pub fn tracks_initialized(&self) -> bool {
+        self.track
+    }
+
+    /// A new allocation of the program's; `None` when `bytes` is 0 or does not fit. `align` is a power of two, at least 256 is given.
+    pub fn allocate(&self, bytes: u64, align: u64) -> Option<u64> {
+        self.allocate_as(bytes, align, AllocationKind::User)
+    }
+
+    /// As [`DeviceMemory::allocate`], for an owner.
+    pub fn allocate_as(&self, bytes: u64, align: u64, kind: AllocationKind) -> Option<u64> {
+        if bytes == 0 || !align.is_power_of_two() {
+            return None;
+        }
+        let align = align.max(RED_ZONE);
+        let size = bytes
+            .checked_add(RED_ZONE)?
+            .checked_next_multiple_of(RED_ZONE)?;
+        let mut table = self.write();
+        if bytes > self.capacity - table.used {
+            return None;
+        }
+        let fresh = table
+            .next
+            .checked_next_multiple_of(align)
+            .filter(|&base| size <= (GLOBAL_BASE + self.reserved).saturating_sub(base));
+        let base = match fresh {
+            Some(base) => {
+                if table.next < base {
+                    let start = table.next;
+                    table.add_hole(start, base);
+                }
+                table.next = base + size;
+                base
+            }
+            None => table.take_hole(size, align)?,
+        };
+        table.used += bytes;
+        table.serial += 1;
+        let allocation = Allocation {
+            len: bytes,
+            kind,
+            serial: table.serial,
+            initialized: self.track.then(|| Arc::new(InitializedBits::new(bytes))),
+        };
+        table.live.insert(base, allocation);
+        Some(base)
+    }
+
+    /// Ends an allocation; `addr` must be its start. Its range is not used again while there is fresh address space.
+    ///
+    /// # Errors
+    /// When no live allocation starts at `addr`.
+    pub fn free(&self, addr: u64) -> Result<(), AccessError> {
+        let mut table = self.write();
+        let Some(allocation) = table.live.remove(&addr) else {
+            let message = match (table.freed.get(&addr), table.find(addr)) {
+                (Some(len), _) => {
+                    format!("{addr:#x} (an allocation of {len} bytes) was freed before")
+                }
+                (None, Some((base, a))) => format!(
+                    "{addr:#x} is {} bytes into the allocation of {} bytes at {base:#x}, not its start",
+                    addr - base,
+                    a.len
+                ),
+                (None, None) => format!("{addr:#x} is not the start of an allocation"),
+            };
+            return Err(AccessError {
+                kind: AccessErrorKind::NotAnAllocation,
+                address: addr,
+                len: 0,
+                message,
+            });
+        };
+        table.used -= allocation.len;
+        table.freed.insert(addr, allocation.len);
+        let size = (allocation.len + RED_ZONE).next_multiple_of(RED_ZONE);
+        table.add_hole(addr, addr + size);
+        self.generation.fetch_add(1, Ordering::Release);
+        // Whole pages inside go back to the host and read as zero from now on.
+        let first = (addr - GLOBAL_BASE).next_multiple_of(4096);
+        let last = (addr - GLOBAL_BASE + allocation.len) & !4095;
+        if first < last {
+            // SAFETY: a page-aligned range inside the mapping; nothing live is in it.
+            unsafe {
+                let start = self.arena.add(first as usize);
+                libc::madvise(start.cast(), (last - first) as usize, libc::MADV_DONTNEED);
+            }
+        }
+        Ok(())
+    }
+
+    /// Start and bytes of the allocation that contains `addr`.
+    pub fn allocation_at(&self, addr: u64) -> Option<(u64, u64)> {
+        self.read().find(addr).map(|(base, a)| (base, a.len))
+    }
+
+    /// Live allocations by address.
+    pub fn live(&self) -> Vec<AllocationInfo> {
+        let table = self.read();
+        let info = |(&base, a): (&u64, &Allocation)| AllocationInfo {
+            base,
+            len: a.len,
+            kind: a.kind,
+            serial: a.serial,
+        };
+        table.live.iter().map(info).collect()
+    }
+
+    /// Why `[addr, addr + len)` is not inside a live allocation (`None` if it is).
+    pub fn check_range(&self, addr: u64, len: u64) -> Option<AccessError> {
+        self.read().check(addr, len).err()
+    }
+
+    /// Writes `data` at `addr`.
+    ///
+    /// # Errors
+    /// When the range is not inside one live allocation; nothing is written then.
+    pub fn copy_in(&self, addr: u64, data: &[u8]) -> Result<(), AccessError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let table = self.read();
+        let (base, a) = table.check(addr, data.len() as u64)?;
+        // SAFETY: the range is inside a live allocation, which the read lock keeps alive; `data` is host memory outside the arena.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), self.host(addr), data.len()) };
+        if let Some(bits) = &a.initialized {
+            bits.mark(addr - base, data.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Reads `data.len()` bytes at `addr`.
+    ///
+    /// # Errors
+    /// When the range is not inside one live allocation; `data` is unchanged then.
+    pub fn copy_out(&self, addr: u64, data: &mut [u8]) -> Result<(), AccessError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let table = self.read();
+        table.check(addr, data.len() as u64)?;
+        // SAFETY: as in `copy_in`.
+        unsafe { std::ptr::copy_nonoverlapping(self.host(addr), data.as_mut_ptr(), data.len()) };
+        Ok(())
+    }
+
+    /// Fills `len` bytes at `addr` with repetitions of `pattern` (1, 2 or 4 bytes for the driver's memsets; any length works).
+    ///
+    /// # Errors
+    /// When the range is not inside one live allocation; nothing is written then.
+    pub fn fill(&self, addr: u64, len: u64, pattern: &[u8]) -> Result<(), AccessError> {
+        if len == 0 || pattern.is_empty() {
+            return Ok(());
+        }
+        let table = self.read();
+        let (base, a) = table.check(addr, len)?;
+        // SAFETY: the range is inside a live allocation, which the read lock keeps alive.
+        unsafe {
+            let start = self.host(addr);
+            if let [byte] = pattern {
+                std::ptr::write_bytes(start, *byte, len as usize);
+            } else {
+                let mut done = 0;
+                while done < len as usize {
+                    let n = pattern.len().min(len as usize - done);
+                    std::ptr::copy_nonoverlapping(pattern.as_ptr(), start.add(done), n);
+                    done += n;
+                }
+            }
+        }
+        if let Some(bits) = &a.initialized {
+            bits.mark(addr - base, len);
+        }
+        Ok(())
+    }
+
+    /// Copies `len` bytes from `src` to `dst`, which may overlap. Bytes never written stay so.
+    ///
+    /// # Errors
+    /// When either range is not inside one live allocation; nothing is written then.
+    pub fn copy(&self, dst: u64, src: u64, len: u64) -> Result<(), AccessError> {
+        if len == 0 {
+            return Ok(());
+        }
+        let table = self.read();
+        let (src_base, from) = table.check(src, len)?;
+        let (dst_base, to) = table.check(dst, len)?;
+        // SAFETY: both ranges are inside live allocations, which the read lock keeps alive.
+        unsafe { std::ptr::copy(self.host(src), self.host(dst), len as usize) };
+        if let (Some(from), Some(to)) = (&from.initialized, &to.initialized) {
+            if from.first_unset(src - src_base, len).is_none() {
+                to.mark(dst - dst_base, len);
+            } else {
+                let written: Vec<bool> = (0..len)
+                    .map(|i| from.first_unset(src - src_base + i, 1).is_none())
+                    .collect();
+                for (i, &written) in written.iter().enumerate() {
+                    if written {
+                        to.mark(dst - dst_base + i as u64, 1);
+                    } else {
+                        to.clear(dst - dst_base + i as u64, 1);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks bytes as written by other means than a copy (a kernel's store).
+    pub fn mark_initialized(&self, addr: u64, len: u64) {
+        if let Ok((base, a)) = self.read().check(addr, len)
+            && let Some(bits) = &a.initialized
+        {
+            bits.mark(addr - base, len);
+        }
+    }
+
+    /// First address in the range that was never written; `None` if there is none or nothing is recorded.
+    pub fn first_uninitialized(&self, addr: u64, len: u64) -> Option<u64> {
+        let table = self.read();
+        let (base, a) = table.check(addr, len).ok()?;
+        let offset = a.initialized.as_ref()?.first_unset(addr - base, len)?;
+        Some(base + offset)
+    }
+
+    /// Changes when an allocation ends: what `view` gave before may not hold any more.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The allocation that contains `addr`.
+    pub(crate) fn view(&self, addr: u64) -> Option<AllocationView> {
+        let table = self.read();
+        let (base, a) = table.find(addr)?;
+        Some(AllocationView {
+            base,
+            end: base + a.len,
+            initialized: a.initialized.clone(),
+        })
+    }
+
+    /// Where the byte at `addr` is on the host. The caller has checked that `addr` is in a live allocation.
+    pub(crate) fn host(&self, addr: u64) -> *mut u8 {
+        self.arena.wrapping_add((addr - GLOBAL_BASE) as usize)
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `with_tracking`; nothing refers to it any more.
+        unsafe { libc::munmap(self.arena.cast(), self.reserved as usize) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_and_bounds() {
+        let memory = DeviceMemory::with_tracking(1 << 20, true).unwrap();
+        let a = memory.allocate(1000, 1).unwrap();
+        let b = memory.allocate(100, 4096).unwrap();
+        assert_eq!(b % 4096, 0);
+        assert!(b >= a + 1000 + RED_ZONE);
+        memory.copy_in(a + 10, &[1, 2, 3]).unwrap();
+        assert_eq!(memory.first_uninitialized(a + 10, 3), None);
+        assert_eq!(memory.first_uninitialized(a + 9, 3), Some(a + 9));
+        assert_eq!(memory.first_uninitialized(a + 10, 100), Some(a + 13));
+        memory.fill(b, 100, &[7, 8]).unwrap();
+        memory.copy(b + 1, a + 10, 4).unwrap();
+        let mut out = [0; 6];
+        memory.copy_out(b, &mut out).unwrap();
+        assert_eq!(out, [7, 1, 2, 3, 0, 8]);
+        assert_eq!(memory.first_uninitialized(b, 100), Some(b + 4));
+        let error = memory.copy_in(a + 999, &[0, 0]).unwrap_err();
+        assert_eq!(error.kind, AccessErrorKind::OutOfBounds);
+        assert!(error.message.contains("1 bytes past the end"), "{error}");
+        assert_eq!(memory.allocation_at(a + 1000), None);
+        assert_eq!(memory.used(), 1100);
+        assert_eq!(memory.live().len(), 2);
+    }
+
+    #[test]
+    fn freed_ranges() {
+        let memory = DeviceMemory::new(1 << 20).unwrap();
+        let a = memory.allocate(5000, 1).unwrap();
+        assert!(
+            memory
+                .free(a + 8)
+                .unwrap_err()
+                .message
+                .contains("8 bytes into")
+        );
+        memory.free(a).unwrap();
+        assert!(memory.free(a).unwrap_err().message.contains("freed before"));
+        let b = memory.allocate(5000, 1).unwrap();
+        assert_ne!(a, b, "a freed range is kept apart");
+        let error = memory.copy_in(a + 4, &[0]).unwrap_err();
+        assert_eq!(error.kind, AccessErrorKind::UseAfterFree);
+        assert_eq!(
+            memory.allocate(1 << 20, 1),
+            None,
+            "does not fit beside 5000 bytes"
+        );
+        assert_eq!(memory.allocate(0, 1), None);
+    }
+
+    #[test]
+    fn address_space_is_reused_when_it_runs_out() {
+        let memory = DeviceMemory::new(1 << 20).unwrap();
+        let mut seen = std::collections::HashSet::new();
+        let mut again = 0;
+        for _ in 0..1000 {
+            let a = memory.allocate(1 << 20, 1).unwrap();
+            again += u32::from(!seen.insert(a));
+            memory.free(a).unwrap();
+        }
+        assert!(again > 0);
+    }
 }

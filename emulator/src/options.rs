@@ -30,3 +30,71 @@ pub struct Options {
     /// `CUDA_EMULATOR_APPROX_SEED`: perturb approximate instructions within their documented bound.
     pub approx_seed: Option<u64>,
 }
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            check: Check::Fast,
+            seed: None,
+            count: false,
+            exact_mma: true,
+            late_async: false,
+            instruction_limit: 200_000_000_000,
+            threads: 0,
+            approx_seed: None,
+        }
+    }
+}
+
+impl Options {
+    /// The options that environment variables choose; `get` looks one up by name.
+    ///
+    /// # Errors
+    /// Names the variable, its value and what is allowed.
+    pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, String> {
+            value
+                .parse()
+                .map_err(|_| format!("{name}={value}: expected a whole number"))
+        }
+        let one_of = |name: &str, values: &[&str]| match get(name) {
+            None => Ok(None),
+            Some(v) => match values.iter().position(|&x| x == v) {
+                Some(i) => Ok(Some(i)),
+                None => Err(format!("{name}={v}: expected {}", values.join(" or "))),
+            },
+        };
+        let mut options = Self::default();
+        match one_of("CUDA_EMULATOR_CHECK", &["off", "fast", "all"])? {
+            Some(0) => options.check = Check::Off,
+            Some(1) => options.check = Check::Fast,
+            Some(_) => options.check = Check::All,
+            None => {}
+        }
+        options.late_async = options.check == Check::All;
+        if let Some(i) = one_of("CUDA_EMULATOR_ASYNC", &["eager", "late"])? {
+            options.late_async = i == 1;
+        }
+        if let Some(i) = one_of("CUDA_EMULATOR_MMA", &["exact", "fast"])? {
+            options.exact_mma = i == 0;
+        }
+        if let Some(i) = one_of("CUDA_EMULATOR_COUNT", &["0", "1"])? {
+            options.count = i == 1;
+        }
+        for (name, field) in [
+            ("CUDA_EMULATOR_SEED", &mut options.seed),
+            ("CUDA_EMULATOR_APPROX_SEED", &mut options.approx_seed),
+        ] {
+            if let Some(v) = get(name) {
+                *field = Some(number(name, &v)?);
+            }
+        }
+        if let Some(v) = get("CUDA_EMULATOR_LIMIT") {
+            options.instruction_limit = number("CUDA_EMULATOR_LIMIT", &v)?;
+        }
+        if let Some(v) = get("CUDA_EMULATOR_THREADS") {
+            options.threads = number("CUDA_EMULATOR_THREADS", &v)?;
+        }
+        Ok(options)
+    }
+}

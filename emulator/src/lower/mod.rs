@@ -1,6 +1,7 @@
 //! Syntax tree → typed operations with resolved registers. What is not implemented is refused here, with its line.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::ptx::ast;
@@ -37,6 +38,23 @@ pub struct ParamInfo {
 pub struct LowerError {
     pub line: u32,
     pub message: String,
+}
+
+impl fmt::Display for LowerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PTX line {}: {}", self.line, self.message)
+    }
+}
+
+impl std::error::Error for LowerError {}
+
+/// First address of code, as `mov` of a function's name gives it: functions are 16 bytes apart, in order of appearance.
+const CODE_WINDOW: u64 = 0x0004_0000_0000_0000;
+
+/// The value that the name of a function has in PTX.
+pub(crate) fn function_address(module: &ast::Module, name: &str) -> Option<u64> {
+    let index = module.functions.iter().position(|f| f.name == name)?;
+    Some(CODE_WINDOW + 16 * (index as u64 + 1))
 }
 
 /// Lowers a module; `addresses` holds the device address of each `.global` and `.const` variable.
