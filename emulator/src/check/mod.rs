@@ -1,4 +1,8 @@
-//! What the checkers found.
+//! What the checkers found, and the checkers.
+
+mod findings;
+pub mod hooks;
+mod race;
 
 /// One kind of mistake at one place; repeats at the same place are counted, not listed.
 #[derive(Debug, Clone, PartialEq)]
