@@ -1,1 +1,12 @@
-//! CUDA kernels for fine-grained Mixture-of-Experts layers.
+//! CUDA kernels for fine-grained Mixture-of-Experts layers, forward and backward, behind a safe Rust API with a CPU
+//! reference that defines what is right.
+#![deny(missing_docs)]
+
+mod config;
+mod error;
+
+pub use config::{
+    AuxScale, Capacity, ConfigError, DropPolicy, GroupLimit, Losses, MoeConfig, MoeConfigBuilder,
+    Renormalize, RouterConfig, ScoreFunction, SingleExpert,
+};
+pub use error::{Error, Result};
