@@ -84,7 +84,7 @@ pub struct Initializer {
     pub value: InitialValue,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InitialValue {
     Bytes(Vec<u8>),
     /// Address of another variable or function plus an offset; `generic` when written `generic(name)`.
@@ -157,6 +157,9 @@ pub struct Instruction {
     pub opcode: String,
     /// The other words in the order written, without dots; `shared::cta` and `L2::128B` are one word each.
     pub modifiers: Vec<String>,
+    /// As written, but for `call (ret), name, (args), prototype`, which always has `Vector(ret)`, then `Symbol(name)` or
+    /// `Register`, then `Vector(args)`, then the prototype as a `Symbol` if there is one; a `.param` variable is a `Symbol`.
+    /// A component of a vector register is a `Register`, the whole of it a `Vector`.
     pub operands: Vec<Operand>,
     /// Line in the PTX text (1-based).
     pub line: u32,
@@ -173,7 +176,7 @@ pub enum Operand {
     Register(RegId),
     /// `!p` as a source.
     NotRegister(RegId),
-    /// `%tid.x`, `%laneid`, `%envreg2`, `%clock64`, `WARP_SZ`, … with the dot and component.
+    /// `%tid.x`, `%laneid`, `%envreg2`, `%clock64`, … with the dot and component. (`WARP_SZ` is a constant.)
     Special(String),
     Immediate(Immediate),
     /// A variable's or function's name used as a value (`mov.u64 %rd, sym` / `sym+8`).
@@ -196,12 +199,10 @@ pub enum Operand {
     Vector(Vec<Operand>),
     /// `r|p`.
     Pair(Box<Operand>, Box<Operand>),
-    /// `%r1.x` (a component of a vector register is its own `Register` after parsing, so this never occurs for those);
     /// `_`: value not wanted.
     Sink,
     Label(LabelId),
-    /// Call operand lists: `call (ret), name, (args)` parses to Call operands in this order: `Vector(ret)`,
-    /// `Symbol(name)` or `Register`, `Vector(args)`, optional `Symbol(prototype)`. A `.param` variable is a `Symbol`.
+    /// Name of a list in `Function::branch_targets`.
     Table(String),
 }
 
@@ -244,6 +245,39 @@ impl fmt::Display for ParseError {
 impl std::error::Error for ParseError {}
 
 impl Type {
+    /// The type that a word (without its dot) names: `f16x2`.
+    pub fn from_word(word: &str) -> Option<Type> {
+        use Type::*;
+        Some(match word {
+            "pred" => Pred,
+            "b8" => B8,
+            "b16" => B16,
+            "b32" => B32,
+            "b64" => B64,
+            "b128" => B128,
+            "u8" => U8,
+            "u16" => U16,
+            "u32" => U32,
+            "u64" => U64,
+            "s8" => S8,
+            "s16" => S16,
+            "s32" => S32,
+            "s64" => S64,
+            "f16" => F16,
+            "f16x2" => F16x2,
+            "bf16" => BF16,
+            "bf16x2" => BF16x2,
+            "tf32" => TF32,
+            "e4m3" => E4M3,
+            "e5m2" => E5M2,
+            "e4m3x2" => E4M3x2,
+            "e5m2x2" => E5M2x2,
+            "f32" => F32,
+            "f64" => F64,
+            _ => return None,
+        })
+    }
+
     /// Bytes in memory; 0 for a predicate.
     pub fn size(self) -> u32 {
         use Type::*;
