@@ -1,0 +1,759 @@
+//! `mma.sync`: D = A·B + C over a warp's registers, for the m16n8 shapes and f64's m8n8k4.
+//!
+//! Fragments (lane l, row g = l/4, t = l%4), as the ISA draws them: a register of A holds an 8-row block in which lane l has
+//! the 32 bits at t of row g; rows 0..8 and 8..16 alternate, then k advances. A register of B holds column g in the same way.
+//! Registers 0, 1 of C are columns 2t and 2t+1 of row g, registers 2, 3 those of row g+8 (packed two a register for f16).
+//!
+//! Three arithmetics: `Fast` sums in f32, one rounding a step, in order of k. The exact ones follow what was measured on
+//! hardware (published as MMA-Sim): all products and the addend are aligned to the largest exponent, cut to F bits of
+//! fraction, added without loss, and the sum is cut to f32 (rounded to nearest for f16). Ampere: F = 24 and 16 bytes of k a
+//! step; Hopper: F = 25 and 32 bytes of k a step.
+
+use super::f32s::{self, canon};
+use super::half::{Bf16, F16, Half};
+use super::{Rounding, half};
+
+/// 32 lanes of a 32-bit register.
+pub type Register = [u32; 32];
+
+/// Which arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    Fast,
+    /// sm_80, sm_86, sm_87, sm_89.
+    Ampere,
+    /// sm_90 and later.
+    Hopper,
+}
+
+/// Elements of A and B.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Input {
+    F16,
+    Bf16,
+    /// The low 13 bits are ignored.
+    Tf32,
+}
+
+/// A floating-point m16n8 instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Float {
+    pub input: Input,
+    /// 8 or 16 for 16-bit inputs, 4 or 8 for tf32.
+    pub k: usize,
+    /// C and D are f16 (two registers) rather than f32 (four).
+    pub f16_c: bool,
+    pub f16_d: bool,
+}
+
+impl Float {
+    /// Registers of A, B, C and D.
+    pub fn registers(self) -> [usize; 4] {
+        let blocks = match self.input {
+            Input::Tf32 => self.k / 4,
+            Input::F16 | Input::Bf16 => self.k / 8,
+        };
+        let c = |f16| if f16 { 2 } else { 4 };
+        [2 * blocks, blocks, c(self.f16_c), c(self.f16_d)]
+    }
+}
+
+const MAX_K: usize = 16;
+
+/// Operands as numbers. Columns are kept in the order 0, 2, 4, 6, 1, 3, 5, 7, in which a row of C is one half of each register.
+struct Operands {
+    a: [[f32; MAX_K]; 16],
+    b: [[f32; 8]; MAX_K],
+    c: [[f32; 8]; 16],
+}
+
+/// Column g in the order of [`Operands`].
+#[inline(always)]
+fn place(column: usize) -> usize {
+    column / 2 + 4 * (column % 2)
+}
+
+#[inline(always)]
+fn numbers(input: Input, word: u32) -> [f32; 2] {
+    match input {
+        Input::F16 => [F16::to_f32(word as u16), F16::to_f32((word >> 16) as u16)],
+        Input::Bf16 => [Bf16::to_f32(word as u16), Bf16::to_f32((word >> 16) as u16)],
+        Input::Tf32 => [f32::from_bits(word & 0xffff_e000), 0.0],
+    }
+}
+
+#[inline(always)]
+fn unpack(
+    kind: Float,
+    input: Input,
+    a: &[&Register],
+    b: &[&Register],
+    c: &[&Register],
+) -> Operands {
+    let mut operands = Operands {
+        a: [[0.0; MAX_K]; 16],
+        b: [[0.0; 8]; MAX_K],
+        c: [[0.0; 8]; 16],
+    };
+    let per_word = if input == Input::Tf32 { 1 } else { 2 };
+    for (r, register) in a.iter().enumerate() {
+        for (lane, &word) in register.iter().enumerate() {
+            let x = numbers(input, word);
+            let row = &mut operands.a[lane / 4 + 8 * (r % 2)];
+            let k = per_word * (lane % 4 + 4 * (r / 2));
+            row[k..k + per_word].copy_from_slice(&x[..per_word]);
+        }
+    }
+    for (r, register) in b.iter().enumerate() {
+        for (lane, &word) in register.iter().enumerate() {
+            let x = numbers(input, word);
+            let k = per_word * (lane % 4 + 4 * r);
+            for (i, &x) in x[..per_word].iter().enumerate() {
+                operands.b[k + i][place(lane / 4)] = x;
+            }
+        }
+    }
+    for row in 0..16 {
+        let (half, first) = (row / 8, 4 * (row % 8));
+        for t in 0..4 {
+            let [even, odd] = if kind.f16_c {
+                numbers(Input::F16, c[half][first + t])
+            } else {
+                [2 * half, 2 * half + 1].map(|r| f32::from_bits(c[r][first + t]))
+            };
+            operands.c[row][t] = even;
+            operands.c[row][t + 4] = odd;
+        }
+    }
+    operands
+}
+
+#[inline(always)]
+fn pack(kind: Float, rows: &[[f32; 8]; 16]) -> [Register; 4] {
+    let mut d = [[0; 32]; 4];
+    for (row, x) in rows.iter().enumerate() {
+        let (half, first) = (row / 8, 4 * (row % 8));
+        for t in 0..4 {
+            if kind.f16_d {
+                d[half][first + t] =
+                    u32::from(F16::near(x[t])) | u32::from(F16::near(x[t + 4])) << 16;
+            } else {
+                d[2 * half][first + t] = canon(x[t]).to_bits();
+                d[2 * half + 1][first + t] = canon(x[t + 4]).to_bits();
+            }
+        }
+    }
+    d
+}
+
+/// Sums in f32. `FUSED` only saves time: products of 16-bit and tf32 numbers are exact in f32 (unless they overflow).
+#[inline(always)]
+fn sum_fast<const FUSED: bool>(operands: &Operands, k: usize) -> [[f32; 8]; 16] {
+    let mut d = operands.c;
+    // Four rows at a time: independent chains for the host's pipeline.
+    for (rows, a) in d.chunks_exact_mut(4).zip(operands.a.chunks_exact(4)) {
+        let mut sums = [[0.0f32; 8]; 4];
+        sums.copy_from_slice(rows);
+        for (kk, b) in operands.b[..k].iter().enumerate() {
+            for (sum, a) in sums.iter_mut().zip(a) {
+                for (s, &b) in sum.iter_mut().zip(b) {
+                    *s = if FUSED {
+                        a[kk].mul_add(b, *s)
+                    } else {
+                        a[kk] * b + *s
+                    };
+                }
+            }
+        }
+        rows.copy_from_slice(&sums);
+    }
+    d
+}
+
+/// Exponent of a product's or addend's leading place: the sum of the factors' exponents, not normalised. `least` is the
+/// format's smallest normal exponent. Zero gets one so low that no sum with it is mistaken for another.
+#[inline(always)]
+fn exponent(x: f32, least: i32) -> i32 {
+    let e = (x.to_bits() >> 23 & 0xff) as i32 - 127;
+    if x == 0.0 { ZERO } else { e.max(least) }
+}
+
+const ZERO: i32 = -10_000;
+
+/// What a term that is zero counts as.
+#[inline(always)]
+fn or_zero(e: i32) -> i32 {
+    if e < ZERO / 2 { -126 } else { e }
+}
+
+/// Aligns, cuts, adds, cuts: k in steps of `step`, `fraction` bits kept.
+#[inline(always)]
+fn sum_exact(operands: &Operands, kind: Float, step: usize, fraction: i32) -> [[f32; 8]; 16] {
+    let least = if kind.input == Input::F16 { -14 } else { -126 };
+    let power = |e: i32| f64::from_bits(((e + 1023) as u64) << 52);
+    let mut d = operands.c;
+    let eb = operands.b.map(|row| row.map(|x| exponent(x, least)));
+    for (sums, a) in d.iter_mut().zip(&operands.a) {
+        let ea = a.map(|x| exponent(x, least));
+        for first in (0..kind.k).step_by(step) {
+            let ks = first..(first + step).min(kind.k);
+            let mut largest = sums.map(|c| or_zero(exponent(c, -126)));
+            for k in ks.clone() {
+                for (l, e) in largest.iter_mut().zip(&eb[k]) {
+                    *l = or_zero(ea[k] + e).max(*l);
+                }
+            }
+            let scale = largest.map(|l| power(fraction - l));
+            let mut plain = sums.map(f64::from);
+            let mut cut = [0.0f64; 8];
+            for j in 0..8 {
+                cut[j] += (plain[j] * scale[j]).trunc();
+            }
+            for k in ks {
+                for j in 0..8 {
+                    let product = f64::from(a[k]) * f64::from(operands.b[k][j]);
+                    plain[j] += product;
+                    cut[j] += (product * scale[j]).trunc();
+                }
+            }
+            for j in 0..8 {
+                let exact = cut[j] * power(largest[j] - fraction);
+                sums[j] = if !plain[j].is_finite() {
+                    plain[j] as f32
+                } else if kind.f16_d {
+                    half::to_f32::<F16>(half::from_odd::<F16>(exact))
+                } else if exact.abs() >= 2f64.powi(128) {
+                    f32::INFINITY.copysign(exact as f32)
+                } else {
+                    f32s::narrow(exact, Rounding::Zero)
+                };
+            }
+        }
+    }
+    d
+}
+
+#[inline(always)]
+fn float_in<const FUSED: bool>(
+    kind: Float,
+    mode: Mode,
+    a: &[&Register],
+    b: &[&Register],
+    c: &[&Register],
+) -> [Register; 4] {
+    // Once per type, so that the inner loops have no branch on it.
+    let operands = match kind.input {
+        Input::F16 => unpack(kind, Input::F16, a, b, c),
+        Input::Bf16 => unpack(kind, Input::Bf16, a, b, c),
+        Input::Tf32 => unpack(kind, Input::Tf32, a, b, c),
+    };
+    let bytes = if kind.input == Input::Tf32 { 4 } else { 2 };
+    let rows = match (mode, kind.k) {
+        (Mode::Fast, 16) => sum_fast::<FUSED>(&operands, 16),
+        (Mode::Fast, 8) => sum_fast::<FUSED>(&operands, 8),
+        (Mode::Fast, k) => sum_fast::<FUSED>(&operands, k),
+        (Mode::Ampere, _) => sum_exact(&operands, kind, 16 / bytes, 24),
+        (Mode::Hopper, _) => sum_exact(&operands, kind, 32 / bytes, 25),
+    };
+    pack(kind, &rows)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn float_avx2(
+    kind: Float,
+    mode: Mode,
+    a: &[&Register],
+    b: &[&Register],
+    c: &[&Register],
+) -> [Register; 4] {
+    float_in::<true>(kind, mode, a, b, c)
+}
+
+/// A floating-point m16n8 instruction. Registers in PTX's order, as many as [`Float::registers`] says (checked by the caller at
+/// load); with an f16 result only the first two of D count.
+pub fn float(
+    kind: Float,
+    mode: Mode,
+    a: &[&Register],
+    b: &[&Register],
+    c: &[&Register],
+) -> [Register; 4] {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+    {
+        // SAFETY: the features were detected.
+        return unsafe { float_avx2(kind, mode, a, b, c) };
+    }
+    float_in::<false>(kind, mode, a, b, c)
+}
+
+/// An 8-bit integer m16n8 instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Integer {
+    /// 16 or 32.
+    pub k: usize,
+    pub a_signed: bool,
+    pub b_signed: bool,
+    /// `.satfinite`: clamp the sum rather than wrap.
+    pub saturate: bool,
+}
+
+/// An integer instruction: A has k/8 registers, B k/16, C and D four.
+pub fn integer(kind: Integer, a: &[&Register], b: &[&Register], c: &[&Register]) -> [Register; 4] {
+    let byte = |word: u32, i: usize, signed: bool| {
+        let x = (word >> (8 * i)) as u8;
+        if signed {
+            i32::from(x as i8)
+        } else {
+            i32::from(x)
+        }
+    };
+    let mut left = [[0i32; 32]; 16];
+    let mut right = [[0i32; 32]; 8];
+    for (r, register) in a.iter().enumerate() {
+        for (lane, &word) in register.iter().enumerate() {
+            for i in 0..4 {
+                left[lane / 4 + 8 * (r % 2)][4 * (lane % 4) + 16 * (r / 2) + i] =
+                    byte(word, i, kind.a_signed);
+            }
+        }
+    }
+    for (r, register) in b.iter().enumerate() {
+        for (lane, &word) in register.iter().enumerate() {
+            for i in 0..4 {
+                right[lane / 4][4 * (lane % 4) + 16 * r + i] = byte(word, i, kind.b_signed);
+            }
+        }
+    }
+    let mut d = [[0; 32]; 4];
+    for (i, d) in d.iter_mut().enumerate() {
+        for (lane, d) in d.iter_mut().enumerate() {
+            let (row, column) = (lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
+            let products = left[row].iter().zip(&right[column]).map(|(x, y)| x * y);
+            let sum = products.sum::<i32>();
+            let c = c[i][lane] as i32;
+            *d = if kind.saturate {
+                c.saturating_add(sum)
+            } else {
+                c.wrapping_add(sum)
+            } as u32;
+        }
+    }
+    d
+}
+
+/// `mma.m8n8k4.f64`: lane l has A(l/4, l%4), B(l%4, l/4), and C(l/4, 2·(l%4) + i) in register i.
+pub fn double(
+    a: &[u64; 32],
+    b: &[u64; 32],
+    c: [&[u64; 32]; 2],
+    rounding: Rounding,
+) -> [[u64; 32]; 2] {
+    let number = f64::from_bits;
+    std::array::from_fn(|i| {
+        std::array::from_fn(|lane| {
+            let (row, column) = (lane / 4, 2 * (lane % 4) + i);
+            let sum = (0..4).fold(number(c[i][lane]), |sum, k| {
+                super::f64s::fma(
+                    number(a[4 * row + k]),
+                    number(b[4 * column + k]),
+                    sum,
+                    rounding,
+                )
+            });
+            sum.to_bits()
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::testing::Numbers;
+
+    /// The definition: matrices from fragments by the ISA's formulas, element by element.
+    struct Problem {
+        a: Vec<Register>,
+        b: Vec<Register>,
+        c: Vec<Register>,
+    }
+
+    impl Problem {
+        fn random(kind: Float, numbers: &mut Numbers, wild: bool) -> Self {
+            let [na, nb, nc, _] = kind.registers();
+            let half = |numbers: &mut Numbers| {
+                let x = if wild {
+                    let x = numbers.f32();
+                    if x.is_finite() { x } else { 1.0 }
+                } else {
+                    (numbers.below(2001) as f32 - 1000.0) / 256.0
+                };
+                match kind.input {
+                    Input::F16 => u32::from(F16::near(x % 60000.0)),
+                    Input::Bf16 => u32::from(Bf16::near(x) & 0xfeff),
+                    Input::Tf32 => x.to_bits(),
+                }
+            };
+            let word = |numbers: &mut Numbers| match kind.input {
+                Input::Tf32 => half(numbers),
+                _ => half(numbers) | half(numbers) << 16,
+            };
+            let registers = |n: usize, numbers: &mut Numbers| -> Vec<Register> {
+                (0..n)
+                    .map(|_| std::array::from_fn(|_| word(numbers)))
+                    .collect()
+            };
+            let (a, b) = (registers(na, numbers), registers(nb, numbers));
+            let c = (0..nc)
+                .map(|_| {
+                    std::array::from_fn(|_| {
+                        let x = (numbers.below(2001) as f32 - 1000.0) / 37.0;
+                        let h = u32::from(F16::near(x));
+                        if kind.f16_c { h | h << 16 } else { x.to_bits() }
+                    })
+                })
+                .collect();
+            Self { a, b, c }
+        }
+
+        fn run(&self, kind: Float, mode: Mode) -> [Register; 4] {
+            let refs = |v: &[Register]| v.iter().map(|r| r as *const Register).collect::<Vec<_>>();
+            let (a, b, c) = (refs(&self.a), refs(&self.b), refs(&self.c));
+            // SAFETY: the pointers come from references that live in `self`.
+            let open =
+                |v: &[*const Register]| v.iter().map(|&r| unsafe { &*r }).collect::<Vec<_>>();
+            float(kind, mode, &open(&a), &open(&b), &open(&c))
+        }
+
+        fn element_a(&self, kind: Float, row: usize, k: usize) -> f32 {
+            let per_word = if kind.input == Input::Tf32 { 1 } else { 2 };
+            let block = 4 * per_word;
+            let register = row / 8 + 2 * (k / block);
+            let lane = (row % 8) * 4 + k % block / per_word;
+            numbers(kind.input, self.a[register][lane])[k % per_word]
+        }
+
+        fn element_b(&self, kind: Float, k: usize, column: usize) -> f32 {
+            let per_word = if kind.input == Input::Tf32 { 1 } else { 2 };
+            let block = 4 * per_word;
+            let lane = column * 4 + k % block / per_word;
+            numbers(kind.input, self.b[k / block][lane])[k % per_word]
+        }
+
+        fn element(f16: bool, registers: &[Register], row: usize, column: usize) -> f32 {
+            let lane = (row % 8) * 4 + column / 2;
+            if f16 {
+                numbers(Input::F16, registers[row / 8][lane])[column % 2]
+            } else {
+                f32::from_bits(registers[2 * (row / 8) + column % 2][lane])
+            }
+        }
+    }
+
+    fn kinds() -> Vec<Float> {
+        let mut kinds = vec![];
+        for (input, ks) in [
+            (Input::F16, [8, 16]),
+            (Input::Bf16, [8, 16]),
+            (Input::Tf32, [4, 8]),
+        ] {
+            for k in ks {
+                for f16 in [false, true] {
+                    if !f16 || input == Input::F16 {
+                        kinds.push(Float {
+                            input,
+                            k,
+                            f16_c: f16,
+                            f16_d: f16,
+                        });
+                    }
+                }
+            }
+        }
+        kinds
+    }
+
+    #[test]
+    fn all_arithmetics_are_near_the_true_value() {
+        let mut numbers = Numbers::new(9);
+        for kind in kinds() {
+            for _ in 0..20 {
+                let problem = Problem::random(kind, &mut numbers, false);
+                for mode in [Mode::Fast, Mode::Ampere, Mode::Hopper] {
+                    let d = problem.run(kind, mode);
+                    for row in 0..16 {
+                        for column in 0..8 {
+                            let c = Problem::element(kind.f16_c, &problem.c, row, column);
+                            let mut exact = f64::from(c);
+                            let mut size = exact.abs();
+                            for k in 0..kind.k {
+                                let p = f64::from(problem.element_a(kind, row, k))
+                                    * f64::from(problem.element_b(kind, k, column));
+                                exact += p;
+                                size += p.abs();
+                            }
+                            let got = f64::from(Problem::element(kind.f16_d, &d, row, column));
+                            let unit = if kind.f16_d { -10f64 } else { -21f64 };
+                            let bound = size * unit.exp2();
+                            assert!(
+                                (got - exact).abs() <= bound,
+                                "{kind:?} {mode:?} ({row}, {column}): {got} {exact}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The model in integers, term by term, as published.
+    fn reference(
+        a: &[f32],
+        b: &[f32],
+        c: f32,
+        least: i32,
+        step: usize,
+        fraction: i32,
+        f16: bool,
+    ) -> f32 {
+        let split = |x: f32, least: i32| -> (i128, i32) {
+            // ±significand·2^(e - 23), with e the exponent that alignment uses.
+            let bits = x.to_bits();
+            let e = (bits >> 23 & 0xff) as i32;
+            let s = i128::from(bits & 0x7f_ffff | u32::from(e > 0) << 23);
+            let s = if bits >> 31 == 1 { -s } else { s };
+            let e = e.max(1) - 127;
+            if e < least {
+                (s >> (least - e), least)
+            } else {
+                (s, e)
+            }
+        };
+        let mut c = c;
+        for first in (0..a.len()).step_by(step) {
+            let mut terms: Vec<(i128, i32)> = (first..(first + step).min(a.len()))
+                .map(|k| {
+                    let ((sa, ea), (sb, eb)) = (split(a[k], least), split(b[k], least));
+                    (sa * sb, ea + eb)
+                })
+                .collect();
+            let (sc, ec) = split(c, -126);
+            terms.push((sc << 23, ec));
+            for term in &mut terms {
+                if term.0 == 0 {
+                    term.1 = -126;
+                }
+            }
+            let largest = terms.iter().map(|t| t.1).max().unwrap();
+            // Units of 2^(largest - fraction); a term is s·2^(e - 46).
+            let sum: i128 = terms
+                .iter()
+                .map(|&(s, e)| {
+                    let down = 46 - fraction + largest - e;
+                    let magnitude = s.unsigned_abs().checked_shr(down as u32).unwrap_or(0) as i128;
+                    magnitude * s.signum()
+                })
+                .sum();
+            let value = super::super::exact::Exact {
+                negative: sum < 0,
+                significand: sum.unsigned_abs(),
+                exponent: largest - fraction,
+                sticky: false,
+            };
+            c = if f16 {
+                F16::to_f32(value.round(super::super::exact::F16, Rounding::Near) as u16)
+            } else {
+                f32::from_bits(value.round(super::super::exact::F32, Rounding::Zero) as u32)
+            };
+            if c.abs() == f32::MAX {
+                // Cut where the model overflows.
+                return c * 2.0;
+            }
+        }
+        c
+    }
+
+    #[test]
+    fn exact_modes_follow_the_model() {
+        let mut numbers = Numbers::new(10);
+        for kind in kinds() {
+            for round in 0..30 {
+                let problem = Problem::random(kind, &mut numbers, round % 2 == 0);
+                for (mode, fraction, bytes) in [(Mode::Ampere, 24, 16), (Mode::Hopper, 25, 32)] {
+                    let step = bytes / if kind.input == Input::Tf32 { 4 } else { 2 };
+                    let least = if kind.input == Input::F16 { -14 } else { -126 };
+                    let d = problem.run(kind, mode);
+                    for row in 0..16 {
+                        for column in 0..8 {
+                            let a: Vec<_> = (0..kind.k)
+                                .map(|k| problem.element_a(kind, row, k))
+                                .collect();
+                            let b: Vec<_> = (0..kind.k)
+                                .map(|k| problem.element_b(kind, k, column))
+                                .collect();
+                            let c = Problem::element(kind.f16_c, &problem.c, row, column);
+                            let expected = reference(&a, &b, c, least, step, fraction, kind.f16_d);
+                            let got = Problem::element(kind.f16_d, &d, row, column);
+                            assert_eq!(
+                                got, expected,
+                                "{kind:?} {mode:?} ({row}, {column}) {a:?} {b:?} {c:e}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn truncation_shows() {
+        // 2^24 + 1 + 1: nearest sums in f32 lose both ones; alignment with one bit of fraction below keeps their sum.
+        let kind = Float {
+            input: Input::Bf16,
+            k: 8,
+            f16_c: false,
+            f16_d: false,
+        };
+        let one = u32::from(Bf16::near(1.0));
+        let mut a = [[0u32; 32]; 2];
+        let mut b = [[0u32; 32]; 1];
+        a[0][0] = one | one << 16;
+        b[0][0] = one | one << 16;
+        let mut c = [[0u32; 32]; 4];
+        c[0][0] = 16_777_216f32.to_bits();
+        let run = |mode| {
+            let d = float(
+                kind,
+                mode,
+                &[&a[0], &a[1]],
+                &[&b[0]],
+                &[&c[0], &c[1], &c[2], &c[3]],
+            );
+            f32::from_bits(d[0][0])
+        };
+        assert_eq!(run(Mode::Fast), 16_777_216.0);
+        assert_eq!(run(Mode::Ampere), 16_777_218.0);
+    }
+
+    #[test]
+    fn non_finite_values() {
+        let kind = Float {
+            input: Input::F16,
+            k: 16,
+            f16_c: false,
+            f16_d: false,
+        };
+        let zero = [0u32; 32];
+        let mut a = zero;
+        a[0] = 0x7c00; // A(0, 0) = infinity
+        let mut b = zero;
+        b[0] = 0x3c00; // B(0, 0) = 1, the other columns 0
+        for mode in [Mode::Fast, Mode::Ampere, Mode::Hopper] {
+            let d = float(
+                kind,
+                mode,
+                &[&a, &zero, &zero, &zero],
+                &[&b, &zero],
+                &[&zero; 4],
+            );
+            assert_eq!(d[0][0], 0x7f80_0000, "{mode:?}");
+            assert_eq!(d[1][0], 0x7fff_ffff, "{mode:?}: infinity times zero");
+            assert_eq!(d[0][4], 0, "{mode:?}: another row");
+        }
+    }
+
+    #[test]
+    fn integers() {
+        let kind = Integer {
+            k: 32,
+            a_signed: true,
+            b_signed: false,
+            saturate: false,
+        };
+        let mut numbers = Numbers::new(11);
+        let registers: [Register; 10] =
+            std::array::from_fn(|_| std::array::from_fn(|_| numbers.bits() as u32));
+        let (a, b, c) = (&registers[..4], &registers[4..6], &registers[6..]);
+        let d = integer(
+            kind,
+            &a.iter().collect::<Vec<_>>(),
+            &b.iter().collect::<Vec<_>>(),
+            &c.iter().collect::<Vec<_>>(),
+        );
+        for lane in 0..32 {
+            for i in 0..4 {
+                let (g, t) = (lane / 4, lane % 4);
+                let (row, column) = (g + 8 * (i / 2), 2 * t + i % 2);
+                let sum = (0..32).fold(0i64, |sum, k| {
+                    let wa = a[row / 8 + 2 * (k / 16)][(row % 8) * 4 + k % 16 / 4];
+                    let wb = b[k / 16][column * 4 + k % 16 / 4];
+                    let (x, y) = ((wa >> (8 * (k % 4))) as i8, (wb >> (8 * (k % 4))) as u8);
+                    sum + i64::from(x) * i64::from(y)
+                });
+                assert_eq!(d[i][lane], (sum as u32).wrapping_add(c[i][lane]));
+            }
+        }
+        let ones = [0x0101_0101u32; 32];
+        let top = [i32::MAX as u32; 32];
+        let small = Integer {
+            k: 16,
+            a_signed: true,
+            b_signed: true,
+            saturate: true,
+        };
+        let d = integer(small, &[&ones, &ones], &[&ones], &[&top; 4]);
+        assert_eq!(d[3][5], i32::MAX as u32);
+        let d = integer(
+            Integer {
+                saturate: false,
+                ..small
+            },
+            &[&ones, &ones],
+            &[&ones],
+            &[&top; 4],
+        );
+        assert_eq!(d[3][5], (i32::MAX as u32).wrapping_add(16));
+    }
+
+    #[test]
+    fn doubles() {
+        let number = |x: usize| (x as f64).to_bits();
+        let a = std::array::from_fn(|l| number(l / 4 + 10 * (l % 4)));
+        let b = std::array::from_fn(|l| number(l % 4 + 7 * (l / 4)));
+        let c = [[number(1); 32], [number(2); 32]];
+        let d = double(&a, &b, [&c[0], &c[1]], Rounding::Near);
+        let (row, column) = (3, 5);
+        let expected: usize = (0..4)
+            .map(|k| (row + 10 * k) * (k + 7 * column))
+            .sum::<usize>()
+            + 2;
+        assert_eq!(f64::from_bits(d[1][row * 4 + column / 2]), expected as f64);
+    }
+
+    /// Timings are for people: `cargo test --release -- --ignored --nocapture mma_speed`.
+    #[test]
+    #[ignore = "prints timings"]
+    fn mma_speed() {
+        let kind = Float {
+            input: Input::Bf16,
+            k: 16,
+            f16_c: false,
+            f16_d: false,
+        };
+        let problem = Problem::random(kind, &mut Numbers::new(12), false);
+        for mode in [Mode::Fast, Mode::Ampere, Mode::Hopper] {
+            let n = 20_000;
+            let start = std::time::Instant::now();
+            for _ in 0..n {
+                std::hint::black_box(problem.run(kind, mode));
+            }
+            println!(
+                "{mode:?}: {:.0} ns",
+                start.elapsed().as_nanos() as f64 / f64::from(n)
+            );
+        }
+    }
+}
