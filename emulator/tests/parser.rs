@@ -529,3 +529,240 @@ fn depth_is_limited_instead_of_the_stack() {
         error(&kernel(&statements));
     }
 }
+
+const MIX: &str = include_str!("ptx/mix.ptx");
+const DEBUG: &str = include_str!("ptx/debug.ptx");
+const HOPPER: &str = include_str!("ptx/hopper.ptx");
+
+fn function<'a>(module: &'a Module, name: &str) -> &'a Function {
+    module
+        .functions
+        .iter()
+        .find(|f| f.name == name)
+        .expect("the function")
+}
+
+#[test]
+fn nvcc_mix_of_everything() {
+    let module = parse(MIX).unwrap();
+    assert_eq!((module.version, module.target.sm), ((9, 5), 80));
+    let kernel = function(&module, "mix");
+    assert!(kernel.entry);
+    assert_eq!(kernel.directives.maxntid, Some([128, 1, 1]));
+    assert_eq!(kernel.directives.minnctapersm, Some(2));
+    let shape: Vec<_> = kernel.params.iter().map(|p| (p.size, p.align)).collect();
+    assert_eq!(shape, [(8, 8), (8, 8), (88, 8), (4, 4)]);
+    let bodies: Vec<_> = module.functions.iter().map(|f| f.body.is_some()).collect();
+    assert_eq!(
+        bodies.iter().filter(|b| !**b).count(),
+        2,
+        "vprintf and __assertfail"
+    );
+    for (name, initial) in [
+        ("counter", 1),
+        ("packed", 2),
+        ("functions", 2),
+        ("table", 2),
+    ] {
+        let variable = module
+            .variables
+            .iter()
+            .find(|v| v.name == name)
+            .expect(name);
+        assert_eq!(variable.initializer.len(), initial, "{name}");
+    }
+    same_instructions(MIX, &module);
+    let tail = module
+        .functions
+        .iter()
+        .find(|f| f.name == "mix")
+        .unwrap()
+        .body
+        .as_ref()
+        .unwrap();
+    assert_eq!(tail.last().unwrap().opcode, "ret");
+}
+
+/// nvcc writes an instruction a line (a call spreads over several): compares opcodes and line numbers with what the lines say.
+fn same_instructions(text: &str, module: &Module) {
+    let parsed: Vec<(u32, String)> = module
+        .functions
+        .iter()
+        .filter_map(|f| f.body.as_ref())
+        .flatten()
+        .map(|i| {
+            (
+                i.line,
+                [vec![i.opcode.clone()], i.modifiers.clone()]
+                    .concat()
+                    .join("."),
+            )
+        })
+        .collect();
+    let mut written = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let words: Vec<&str> = line
+            .split("//")
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        let words = match words.first() {
+            Some(first) if first.starts_with('@') => &words[1..],
+            _ => &words[..],
+        };
+        let Some(opcode) = words.first() else {
+            continue;
+        };
+        let instruction = opcode.starts_with(|c: char| c.is_ascii_lowercase())
+            && (words.last().unwrap().ends_with(';') || opcode.starts_with("call"));
+        if instruction && !words.contains(&":") {
+            written.push((number, opcode.trim_end_matches(';').to_owned()));
+        }
+    }
+    assert!(written.len() > 10);
+    assert_eq!(parsed, written);
+}
+
+#[test]
+fn nvcc_debugging_build() {
+    let module = parse(DEBUG).unwrap();
+    same_instructions(DEBUG, &module);
+    let names: Vec<_> = module.functions.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(names, ["_Z5twicei", "_Z5debugPi"]);
+}
+
+#[test]
+fn text_for_hopper() {
+    let module = parse(HOPPER).unwrap();
+    assert_eq!(
+        module.target,
+        Target {
+            sm: 90,
+            suffix: Some('a')
+        }
+    );
+    same_instructions(HOPPER, &module);
+    let kernel = function(&module, "hopper");
+    assert_eq!(kernel.directives.reqnctapercluster, Some([2, 1, 1]));
+    let find = |opcode: &str, word: &str| {
+        let body = kernel.body.as_ref().unwrap();
+        body.iter()
+            .find(|i| i.opcode == opcode && i.modifiers.iter().any(|m| m == word))
+            .expect(opcode)
+    };
+    let copy = find("cp", "tensor");
+    assert!(
+        copy.modifiers
+            .contains(&"mbarrier::complete_tx::bytes".to_owned())
+    );
+    assert!(matches!(
+        copy.operands[0],
+        Operand::Address { offset: 1024, .. }
+    ));
+    let Operand::TensorAddress { coordinates, .. } = &copy.operands[1] else {
+        panic!("{:?}", copy.operands)
+    };
+    assert_eq!(coordinates[1], int(0));
+    assert!(
+        matches!(&find("elect", "sync").operands[0], Operand::Pair(a, _) if **a == Operand::Sink)
+    );
+    let product = find("wgmma", "mma_async");
+    assert_eq!(product.modifiers[3..], ["m64n8k16", "f32", "bf16", "bf16"]);
+    assert_eq!(product.operands[4..], [int(1), int(-1), int(0), int(1)]);
+}
+
+/// A small generator of numbers, so that a failure can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+#[test]
+fn truncated_text_never_panics() {
+    for text in [MIX, DEBUG, HOPPER] {
+        let end = text.trim_end().len();
+        for cut in 0..text.len() {
+            let result = parse(&text[..cut]);
+            let inside = text[..cut].matches('{').count() != text[..cut].matches('}').count();
+            assert!(!inside || result.is_err(), "cut at byte {cut} of {end}");
+        }
+        parse(text).unwrap();
+    }
+}
+
+#[test]
+fn mutated_text_never_panics() {
+    const PARTS: [&str; 24] = [
+        "{",
+        "}",
+        "(",
+        ")",
+        "[",
+        "]",
+        ";",
+        ",",
+        "|",
+        "@",
+        "!",
+        "-",
+        ":",
+        ".reg .b32 %r<4294967295>;",
+        ".v4",
+        "0f",
+        "0xFFFFFFFFFFFFFFFF",
+        "%r1",
+        "\"",
+        "/*",
+        "é",
+        "\0",
+        ".section",
+        "?",
+    ];
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let (mut good, mut bad) = (0, 0);
+    for _ in 0..3000 {
+        let mut text = [MIX, DEBUG, HOPPER][random.below(3)].to_owned();
+        for _ in 0..=random.below(3) {
+            let boundary = |mut at: usize| {
+                while !text.is_char_boundary(at) {
+                    at -= 1;
+                }
+                at
+            };
+            let (a, b) = (
+                boundary(random.below(text.len())),
+                boundary(random.below(text.len())),
+            );
+            match random.below(4) {
+                0 => text.insert_str(a, PARTS[random.below(PARTS.len())]),
+                1 => drop(text.drain(a..boundary(text.len().min(a + 1 + random.below(8))))),
+                2 => {
+                    let copied = text[b..boundary(text.len().min(b + 40))].to_owned();
+                    text.insert_str(a, &copied);
+                }
+                _ => {
+                    let end = boundary(text.len().min(a + 1));
+                    text.replace_range(a..end, PARTS[random.below(PARTS.len())]);
+                }
+            }
+        }
+        match parse(&text) {
+            Ok(_) => good += 1,
+            Err(e) => {
+                assert!(
+                    e.line >= 1 && e.line as usize <= text.lines().count() + 1,
+                    "{e}"
+                );
+                bad += 1;
+            }
+        }
+    }
+    assert!(good > 100 && bad > 100, "{good} parsed, {bad} refused");
+}
