@@ -82,8 +82,9 @@ fn numbers(input: Input, word: u32) -> [f32; 2] {
     }
 }
 
+/// Unpacks operands of `BLOCKS` registers' worth of k, `WORD` elements a register: constants, so that the loops unroll.
 #[inline(always)]
-fn unpack(
+fn unpack<const BLOCKS: usize, const WORD: usize>(
     kind: Float,
     input: Input,
     a: &[&Register],
@@ -95,34 +96,45 @@ fn unpack(
         b: [[0.0; 8]; MAX_K],
         c: [[0.0; 8]; 16],
     };
-    let per_word = if input == Input::Tf32 { 1 } else { 2 };
-    for (r, register) in a.iter().enumerate() {
-        for (lane, &word) in register.iter().enumerate() {
-            let x = numbers(input, word);
-            let row = &mut operands.a[lane / 4 + 8 * (r % 2)];
-            let k = per_word * (lane % 4 + 4 * (r / 2));
-            row[k..k + per_word].copy_from_slice(&x[..per_word]);
+    let (a, b) = (&a[..2 * BLOCKS], &b[..BLOCKS]);
+    for block in 0..BLOCKS {
+        for half in 0..2 {
+            let register = a[2 * block + half];
+            for g in 0..8 {
+                for t in 0..4 {
+                    let x = numbers(input, register[4 * g + t]);
+                    for i in 0..WORD {
+                        operands.a[8 * half + g][WORD * (4 * block + t) + i] = x[i];
+                    }
+                }
+            }
         }
-    }
-    for (r, register) in b.iter().enumerate() {
-        for (lane, &word) in register.iter().enumerate() {
-            let x = numbers(input, word);
-            let k = per_word * (lane % 4 + 4 * r);
-            for (i, &x) in x[..per_word].iter().enumerate() {
-                operands.b[k + i][place(lane / 4)] = x;
+        for g in 0..8 {
+            for t in 0..4 {
+                let x = numbers(input, b[block][4 * g + t]);
+                for i in 0..WORD {
+                    operands.b[WORD * (4 * block + t) + i][place(g)] = x[i];
+                }
             }
         }
     }
-    for row in 0..16 {
-        let (half, first) = (row / 8, 4 * (row % 8));
-        for t in 0..4 {
-            let [even, odd] = if kind.f16_c {
-                numbers(Input::F16, c[half][first + t])
-            } else {
-                [2 * half, 2 * half + 1].map(|r| f32::from_bits(c[r][first + t]))
-            };
-            operands.c[row][t] = even;
-            operands.c[row][t + 4] = odd;
+    if kind.f16_c {
+        let c = &c[..2];
+        for row in 0..16 {
+            for t in 0..4 {
+                let [even, odd] = numbers(Input::F16, c[row / 8][4 * (row % 8) + t]);
+                operands.c[row][t] = even;
+                operands.c[row][t + 4] = odd;
+            }
+        }
+    } else {
+        let c = &c[..4];
+        for row in 0..16 {
+            for t in 0..4 {
+                let lane = 4 * (row % 8) + t;
+                operands.c[row][t] = f32::from_bits(c[2 * (row / 8)][lane]);
+                operands.c[row][t + 4] = f32::from_bits(c[2 * (row / 8) + 1][lane]);
+            }
         }
     }
     operands
@@ -174,7 +186,7 @@ fn sum_fast<const FUSED: bool>(operands: &Operands, k: usize) -> [[f32; 8]; 16] 
 /// format's smallest normal exponent. Zero gets one so low that no sum with it is mistaken for another.
 #[inline(always)]
 fn exponent(x: f32, least: i32) -> i32 {
-    let e = (x.to_bits() >> 23 & 0xff) as i32 - 127;
+    let e = ((x.to_bits() >> 23 & 0xff) as i32).wrapping_sub(127);
     if x == 0.0 { ZERO } else { e.max(least) }
 }
 
@@ -190,7 +202,7 @@ fn or_zero(e: i32) -> i32 {
 #[inline(always)]
 fn sum_exact(operands: &Operands, kind: Float, step: usize, fraction: i32) -> [[f32; 8]; 16] {
     let least = if kind.input == Input::F16 { -14 } else { -126 };
-    let power = |e: i32| f64::from_bits(((e + 1023) as u64) << 52);
+    let power = |e: i32| f64::from_bits((e.wrapping_add(1023) as u64) << 52);
     let mut d = operands.c;
     let eb = operands.b.map(|row| row.map(|x| exponent(x, least)));
     for (sums, a) in d.iter_mut().zip(&operands.a) {
@@ -200,7 +212,7 @@ fn sum_exact(operands: &Operands, kind: Float, step: usize, fraction: i32) -> [[
             let mut largest = sums.map(|c| or_zero(exponent(c, -126)));
             for k in ks.clone() {
                 for (l, e) in largest.iter_mut().zip(&eb[k]) {
-                    *l = or_zero(ea[k] + e).max(*l);
+                    *l = or_zero(ea[k].wrapping_add(*e)).max(*l);
                 }
             }
             let scale = largest.map(|l| power(fraction - l));
@@ -241,19 +253,31 @@ fn float_in<const FUSED: bool>(
     b: &[&Register],
     c: &[&Register],
 ) -> [Register; 4] {
-    // Once per type, so that the inner loops have no branch on it.
-    let operands = match kind.input {
-        Input::F16 => unpack(kind, Input::F16, a, b, c),
-        Input::Bf16 => unpack(kind, Input::Bf16, a, b, c),
-        Input::Tf32 => unpack(kind, Input::Tf32, a, b, c),
-    };
-    let bytes = if kind.input == Input::Tf32 { 4 } else { 2 };
-    let rows = match (mode, kind.k) {
-        (Mode::Fast, 16) => sum_fast::<FUSED>(&operands, 16),
-        (Mode::Fast, 8) => sum_fast::<FUSED>(&operands, 8),
-        (Mode::Fast, k) => sum_fast::<FUSED>(&operands, k),
-        (Mode::Ampere, _) => sum_exact(&operands, kind, 16 / bytes, 24),
-        (Mode::Hopper, _) => sum_exact(&operands, kind, 32 / bytes, 25),
+    match (kind.input, kind.k) {
+        (Input::F16, 16) => float_of::<FUSED, 2, 2>(kind, Input::F16, mode, a, b, c),
+        (Input::F16, _) => float_of::<FUSED, 1, 2>(kind, Input::F16, mode, a, b, c),
+        (Input::Bf16, 16) => float_of::<FUSED, 2, 2>(kind, Input::Bf16, mode, a, b, c),
+        (Input::Bf16, _) => float_of::<FUSED, 1, 2>(kind, Input::Bf16, mode, a, b, c),
+        (Input::Tf32, 8) => float_of::<FUSED, 2, 1>(kind, Input::Tf32, mode, a, b, c),
+        (Input::Tf32, _) => float_of::<FUSED, 1, 1>(kind, Input::Tf32, mode, a, b, c),
+    }
+}
+
+#[inline(always)]
+fn float_of<const FUSED: bool, const BLOCKS: usize, const WORD: usize>(
+    kind: Float,
+    input: Input,
+    mode: Mode,
+    a: &[&Register],
+    b: &[&Register],
+    c: &[&Register],
+) -> [Register; 4] {
+    let operands = unpack::<BLOCKS, WORD>(kind, input, a, b, c);
+    let step = |bytes: usize| bytes * WORD / 4;
+    let rows = match mode {
+        Mode::Fast => sum_fast::<FUSED>(&operands, 4 * BLOCKS * WORD),
+        Mode::Ampere => sum_exact(&operands, kind, step(16), 24),
+        Mode::Hopper => sum_exact(&operands, kind, step(32), 25),
     };
     pack(kind, &rows)
 }
