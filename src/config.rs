@@ -388,17 +388,19 @@ impl MoeConfig {
         let Some(capacity) = self.capacity else {
             return tokens;
         };
-        let mean = (tokens * self.top_k) as f64 / self.num_experts as f64;
+        let mean = tokens.saturating_mul(self.top_k) as f64 / self.num_experts as f64;
         // The cast saturates, so an absurd factor is simply "nothing drops".
         ((mean * capacity.factor).ceil() as usize).min(tokens)
     }
 
     /// Upper bound of routed rows for `tokens` tokens, known without looking at the routing: min(T·K, E·C).
     pub fn max_rows(&self, tokens: usize) -> usize {
-        let assignments = tokens * self.top_k;
+        let assignments = tokens.saturating_mul(self.top_k);
         // Ids given by the caller may name an expert twice in a token, so only a real limit bounds the rows.
         match self.expert_capacity(tokens) {
-            c if self.capacity.is_some() && c < tokens => assignments.min(self.num_experts * c),
+            c if self.capacity.is_some() && c < tokens => {
+                assignments.min(self.num_experts.saturating_mul(c))
+            }
             _ => assignments,
         }
     }

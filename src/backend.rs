@@ -1,0 +1,389 @@
+//! The operations of the contract, as every backend offers them.
+//!
+//! An operation reads and writes device memory in the order of the backend's stream, allocates nothing, and looks at
+//! nothing on the host: sizes come from the configuration and the number of tokens, counts and offsets stay on the
+//! device. Scratch is given; [`Backend::scratch_elements`] tells how much.
+//!
+//! Shapes are those of the [crate documentation](crate#layouts). `R` is the number of routed rows: the last of `offsets`, on the
+//! device; buffers of rows have [`MoeConfig::max_rows`] of them.
+
+use crate::config::MoeConfig;
+use crate::element::{Element, Real, Scalar};
+use crate::error::Result;
+
+/// A device, its memory and its stream.
+pub trait Backend {
+    /// Owned device memory.
+    type Buffer<T: Scalar>: Send;
+    /// Shared view of device memory.
+    type View<'a, T: Scalar>: Copy;
+    /// Exclusive view of device memory.
+    type ViewMut<'a, T: Scalar>;
+
+    /// Allocates `len` elements, zeroed. Not called inside an operation.
+    ///
+    /// # Errors
+    /// When the device has too little memory.
+    fn allocate<T: Scalar>(&self, len: usize) -> Result<Self::Buffer<T>>;
+
+    /// The first `len` elements.
+    fn view<T: Scalar>(buffer: &Self::Buffer<T>, len: usize) -> Self::View<'_, T>;
+
+    /// The first `len` elements, to write.
+    fn view_mut<T: Scalar>(buffer: &mut Self::Buffer<T>, len: usize) -> Self::ViewMut<'_, T>;
+
+    /// Elements of a view.
+    fn len<T: Scalar>(view: Self::View<'_, T>) -> usize;
+
+    /// Elements of an exclusive view.
+    fn len_mut<T: Scalar>(view: &Self::ViewMut<'_, T>) -> usize;
+
+    /// Waits for the stream and copies to the host. Not called inside an operation.
+    ///
+    /// # Errors
+    /// When an earlier operation failed on the device.
+    fn read<T: Scalar>(&self, view: Self::View<'_, T>) -> Result<Vec<T>>;
+
+    /// Elements of scratch that any one operation below needs for up to `tokens` tokens: a pure function.
+    fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize;
+
+    /// Router: logits → experts, weights, statistics and losses.
+    ///
+    /// # Errors
+    /// When a shape does not fit or the backend cannot do this configuration.
+    fn router_forward<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        input: RouterInput<'_, '_, Self, T, W>,
+        output: RouterOutput<'_, Self, T::Acc>,
+        scratch: Self::ViewMut<'_, T::Acc>,
+    ) -> Result<()>;
+
+    /// Router backward: gradient of the weights, and of the losses times `loss_gradient`, to `logits_grad` [T, E].
+    ///
+    /// `topk` and `map` are what forward made; logits are made again from `input`.
+    ///
+    /// # Errors
+    /// As [`router_forward`](Self::router_forward).
+    #[allow(clippy::too_many_arguments)] // one list for one launch; a struct would only rename it
+    fn router_backward<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        input: RouterInput<'_, '_, Self, T, W>,
+        saved: RouterSaved<'_, Self, T::Acc>,
+        weights_grad: Self::View<'_, T::Acc>,
+        loss_gradient: f64,
+        logits_grad: Self::ViewMut<'_, T::Acc>,
+        scratch: Self::ViewMut<'_, T::Acc>,
+    ) -> Result<()>;
+
+    /// dWᵣ = dzᵀ·x: `logits_grad` [T, E], `x` [T, H] → [E, H].
+    ///
+    /// # Errors
+    /// When a shape does not fit.
+    fn router_weight_grad<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        logits_grad: Self::View<'_, T::Acc>,
+        x: Self::View<'_, T>,
+        grad: WeightGrad<'_, Self, W>,
+        scratch: Self::ViewMut<'_, T::Acc>,
+    ) -> Result<()>;
+
+    /// Capacity dropping and the stable sort by expert: `ids` [T, K] → [`DispatchOutput`]. With
+    /// [`Renormalize::AfterDrop`](crate::Renormalize::AfterDrop) `weights` [T, K] are renormalised in place, dropped ones to 0.
+    ///
+    /// # Errors
+    /// When a shape does not fit.
+    fn dispatch<A: Real>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        ids: Self::View<'_, i32>,
+        weights: Self::ViewMut<'_, A>,
+        output: DispatchOutput<'_, Self>,
+        scratch: Self::ViewMut<'_, A>,
+    ) -> Result<()>;
+
+    /// Gather copy: `x` [T, H] → `rows` [R, H].
+    ///
+    /// # Errors
+    /// When a shape does not fit.
+    fn permute<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        x: Self::View<'_, T>,
+        map: RowMap<'_, Self>,
+        rows: Self::ViewMut<'_, T>,
+    ) -> Result<()>;
+
+    /// Backward of [`permute`](Self::permute): `rows_grad` [R, H] → `x_grad` [T, H], slots added in order.
+    ///
+    /// # Errors
+    /// When a shape does not fit.
+    fn permute_backward<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        rows_grad: Self::View<'_, T>,
+        map: RowMap<'_, Self>,
+        x_grad: Self::ViewMut<'_, T>,
+    ) -> Result<()>;
+
+    /// Weighted gather-sum: `rows` [R, H], `weights` [T, K] → `output` [T, H], slots added in order, one rounding.
+    ///
+    /// # Errors
+    /// When a shape does not fit.
+    fn unpermute<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        rows: Self::View<'_, T>,
+        weights: Self::View<'_, T::Acc>,
+        map: RowMap<'_, Self>,
+        output: Self::ViewMut<'_, T>,
+    ) -> Result<()>;
+
+    /// Backward of [`unpermute`](Self::unpermute): `rows_grad` [R, H] = w·dO and `weights_grad` [T, K] = ⟨dO, row⟩, 0 for a
+    /// dropped assignment.
+    ///
+    /// # Errors
+    /// When a shape does not fit.
+    #[allow(clippy::too_many_arguments)]
+    fn unpermute_backward<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        output_grad: Self::View<'_, T>,
+        rows: Self::View<'_, T>,
+        weights: Self::View<'_, T::Acc>,
+        map: RowMap<'_, Self>,
+        rows_grad: Self::ViewMut<'_, T>,
+        weights_grad: Self::ViewMut<'_, T::Acc>,
+    ) -> Result<()>;
+
+    /// Up product and SwiGLU: `x` [T, H] gathered by row, `gate_up` [E, 2I, H] → `h` [R, 2I] when wanted, `a` [R, I].
+    ///
+    /// # Errors
+    /// When a shape does not fit.
+    #[allow(clippy::too_many_arguments)]
+    fn experts_up<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        x: Self::View<'_, T>,
+        gate_up: Self::View<'_, T>,
+        map: RowMap<'_, Self>,
+        h: Option<Self::ViewMut<'_, T>>,
+        a: Self::ViewMut<'_, T>,
+        scratch: Self::ViewMut<'_, T::Acc>,
+    ) -> Result<()>;
+
+    /// Down product and combine: `a` [R, I], `down` [E, H, I], `weights` [T, K] → `output` [T, H]. A token with nothing
+    /// kept gets 0.
+    ///
+    /// # Errors
+    /// When a shape does not fit.
+    #[allow(clippy::too_many_arguments)]
+    fn experts_down<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        a: Self::View<'_, T>,
+        down: Self::View<'_, T>,
+        weights: Self::View<'_, T::Acc>,
+        map: RowMap<'_, Self>,
+        output: Self::ViewMut<'_, T>,
+        scratch: Self::ViewMut<'_, T::Acc>,
+    ) -> Result<()>;
+
+    /// Backward through combine, down product and SwiGLU, by row: `output_grad` [T, H] gathered, `h` [R, 2I] in and dh out, →
+    /// `weighted_a` [R, I] = w·a, and `weights_grad` [T, K] = ⟨dO·down, a⟩, 0 for a dropped assignment.
+    ///
+    /// # Errors
+    /// When a shape does not fit.
+    #[allow(clippy::too_many_arguments)]
+    fn experts_down_backward<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        output_grad: Self::View<'_, T>,
+        down: Self::View<'_, T>,
+        weights: Self::View<'_, T::Acc>,
+        map: RowMap<'_, Self>,
+        h: Self::ViewMut<'_, T>,
+        weighted_a: Self::ViewMut<'_, T>,
+        weights_grad: Self::ViewMut<'_, T::Acc>,
+        scratch: Self::ViewMut<'_, T::Acc>,
+    ) -> Result<()>;
+
+    /// d_down[e] = Σ dO[t]ᵀ·(w·a)[r]: → [E, H, I]. An expert without rows gets exactly 0, written.
+    ///
+    /// # Errors
+    /// When a shape does not fit.
+    #[allow(clippy::too_many_arguments)]
+    fn experts_down_weight_grad<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        output_grad: Self::View<'_, T>,
+        weighted_a: Self::View<'_, T>,
+        map: RowMap<'_, Self>,
+        grad: WeightGrad<'_, Self, T>,
+        scratch: Self::ViewMut<'_, T::Acc>,
+    ) -> Result<()>;
+
+    /// d_gate_up[e] = Σ dh[r]ᵀ·x[t]: → [E, 2I, H]. An expert without rows gets exactly 0, written.
+    ///
+    /// # Errors
+    /// When a shape does not fit.
+    #[allow(clippy::too_many_arguments)]
+    fn experts_up_weight_grad<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        x: Self::View<'_, T>,
+        h_grad: Self::View<'_, T>,
+        map: RowMap<'_, Self>,
+        grad: WeightGrad<'_, Self, T>,
+        scratch: Self::ViewMut<'_, T::Acc>,
+    ) -> Result<()>;
+
+    /// dX[t] = Σ_slot (dh·gate_up)[row] + dz[t]·Wᵣ: → `x_grad` [T, H].
+    ///
+    /// # Errors
+    /// When a shape does not fit.
+    #[allow(clippy::too_many_arguments)]
+    fn experts_input_grad<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        h_grad: Self::View<'_, T>,
+        gate_up: Self::View<'_, T>,
+        map: RowMap<'_, Self>,
+        logits_grad: Self::View<'_, T::Acc>,
+        router: Self::View<'_, W>,
+        x_grad: Self::ViewMut<'_, T>,
+        scratch: Self::ViewMut<'_, T::Acc>,
+    ) -> Result<()>;
+}
+
+/// Where logits come from, and the selection bias.
+pub struct RouterInput<'x, 'w, B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc> = T> {
+    /// Logits, or what they are made of.
+    pub logits: Logits<'x, 'w, B, T, W>,
+    /// Per-expert bias [E] of the selection, with [`ScoreFunction::Sigmoid`](crate::ScoreFunction::Sigmoid) only.
+    pub selection_bias: Option<B::View<'w, T::Acc>>,
+}
+
+/// The router's logits.
+pub enum Logits<'x, 'w, B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc> = T> {
+    /// z = x·Wᵣᵀ, never stored.
+    FromTokens {
+        /// [T, H].
+        x: B::View<'x, T>,
+        /// [E, H], in the tokens' type or the accumulation type.
+        weight: B::View<'w, W>,
+    },
+    /// Given by the caller, [T, E].
+    Given(B::View<'x, T::Acc>),
+}
+
+impl<B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc>> Clone
+    for RouterInput<'_, '_, B, T, W>
+{
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc>> Copy
+    for RouterInput<'_, '_, B, T, W>
+{
+}
+impl<B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc>> Clone for Logits<'_, '_, B, T, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc>> Copy for Logits<'_, '_, B, T, W> {}
+
+/// What [`Backend::router_forward`] writes.
+pub struct RouterOutput<'a, B: Backend + ?Sized, A: Real> {
+    /// [T, K], weight descending.
+    pub ids: B::ViewMut<'a, i32>,
+    /// [T, K], descending.
+    pub weights: B::ViewMut<'a, A>,
+    /// logsumexp of each row's logits [T]; NaN marks a bad row.
+    pub lse: B::ViewMut<'a, A>,
+    /// Assignments of each expert before dropping [E].
+    pub counts: B::ViewMut<'a, i32>,
+    /// See [`stats_elements`].
+    pub stats: B::ViewMut<'a, A>,
+}
+
+/// What [`Backend::router_backward`] reads of the forward pass.
+pub struct RouterSaved<'a, B: Backend + ?Sized, A: Real> {
+    /// [T, K].
+    pub ids: B::View<'a, i32>,
+    /// [T, K], as [`Backend::dispatch`] left them.
+    pub weights: B::View<'a, A>,
+    /// [T].
+    pub lse: B::View<'a, A>,
+    /// [E].
+    pub counts: B::View<'a, i32>,
+}
+
+/// What [`Backend::dispatch`] writes.
+pub struct DispatchOutput<'a, B: Backend + ?Sized> {
+    /// [E + 1] exclusive prefix sums of kept rows.
+    pub offsets: B::ViewMut<'a, i32>,
+    /// [max rows] row → assignment t·K + slot; −1 after the last row.
+    pub row_to_assignment: B::ViewMut<'a, i32>,
+    /// [T·K] assignment → row; −1: dropped or a sentinel.
+    pub assignment_to_row: B::ViewMut<'a, i32>,
+}
+
+/// The dispatch plan, read.
+pub struct RowMap<'a, B: Backend + ?Sized> {
+    /// [E + 1] exclusive prefix sums of kept rows.
+    pub offsets: B::View<'a, i32>,
+    /// [max rows] row → assignment t·K + slot; −1 after the last row.
+    pub row_to_assignment: B::View<'a, i32>,
+    /// [T·K] assignment → row; −1: dropped or a sentinel.
+    pub assignment_to_row: B::View<'a, i32>,
+}
+
+impl<B: Backend + ?Sized> Clone for RowMap<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Backend + ?Sized> Copy for RowMap<'_, B> {}
+
+/// Where a weight gradient goes.
+pub enum WeightGrad<'a, B: Backend + ?Sized, W: Element> {
+    /// Written, rounded to the weight's type.
+    Overwrite(B::ViewMut<'a, W>),
+    /// Added to, in the accumulation type.
+    Accumulate(B::ViewMut<'a, W::Acc>),
+}
+
+/// Elements of the router's statistics: aux loss, z-loss (coefficients included), bad rows, Σ entropy of p, Σ share of
+/// the top-1 weight, Σ weight of each slot [K], Σ p of each expert [E]; sums over rows that are not bad.
+pub fn stats_elements(config: &MoeConfig) -> usize {
+    stats::SLOT_WEIGHTS + config.top_k() + config.num_experts()
+}
+
+/// Places in the statistics.
+pub(crate) mod stats {
+    pub(crate) const AUX_LOSS: usize = 0;
+    pub(crate) const Z_LOSS: usize = 1;
+    pub(crate) const BAD_ROWS: usize = 2;
+    pub(crate) const ENTROPY: usize = 3;
+    pub(crate) const TOP1_SHARE: usize = 4;
+    pub(crate) const SLOT_WEIGHTS: usize = 5;
+}

@@ -1,0 +1,85 @@
+//! The router's losses: load balancing and z-loss (Megatron's constants), value and gradient.
+
+use crate::backend::stats;
+use crate::config::{AuxScale, MoeConfig};
+use crate::element::{Real, row_sum};
+
+/// coeff·E/(K·T²), or without the 1/K: what Σₑ Σₜp·n is multiplied by.
+fn aux_factor(config: &MoeConfig, tokens: usize) -> f64 {
+    if tokens == 0 {
+        return 0.0;
+    }
+    let assignments = match config.losses().scale() {
+        AuxScale::PerAssignment => config.top_k() as f64,
+        AuxScale::PerToken => 1.0,
+    };
+    let tokens = tokens as f64;
+    config.losses().aux() * config.num_experts() as f64 / (assignments * tokens * tokens)
+}
+
+/// Turns the sums in `statistics` into the losses: its z entry holds Σ lse² until then.
+pub(crate) fn finish<A: Real>(
+    config: &MoeConfig,
+    tokens: usize,
+    counts: &[i32],
+    statistics: &mut [A],
+) {
+    let probability = &statistics[stats::SLOT_WEIGHTS + config.top_k()..];
+    let balance: f64 = probability
+        .iter()
+        .zip(counts)
+        .map(|(p, &n)| p.to_f64() * f64::from(n))
+        .sum();
+    statistics[stats::AUX_LOSS] = A::from_f64(aux_factor(config, tokens) * balance);
+    let squares = statistics[stats::Z_LOSS].to_f64();
+    statistics[stats::Z_LOSS] = A::from_f64(config.losses().z() * squares / tokens.max(1) as f64);
+}
+
+/// Factors of the losses' gradients.
+pub(crate) struct LossGrad<A> {
+    aux: A,
+    z: A,
+}
+
+impl<A: Real> LossGrad<A> {
+    /// `gradient` is that of the sum of both losses.
+    pub(crate) fn new(config: &MoeConfig, tokens: usize, gradient: f64) -> Self {
+        let z = 2.0 * config.losses().z() / tokens.max(1) as f64;
+        Self {
+            aux: A::from_f64(aux_factor(config, tokens) * gradient),
+            z: A::from_f64(z * gradient),
+        }
+    }
+
+    /// Is there anything to add?
+    #[inline(always)]
+    pub(crate) fn any(&self) -> bool {
+        self.aux != A::ZERO || self.z != A::ZERO
+    }
+
+    /// Adds 2·coeff/T·lse·softmax.
+    #[inline(always)]
+    pub(crate) fn add_z(&self, lse: A, softmax: &[A], grad: &mut [A]) {
+        let factor = self.z * lse;
+        for (grad, &p) in grad.iter_mut().zip(softmax) {
+            *grad += factor * p;
+        }
+    }
+
+    /// Adds p_j·slope_j·(v_j − Σ p·v) with v_e = factor·n_e and p = `values`/`sum`; the slope is 1 for a softmax.
+    #[inline(always)]
+    pub(crate) fn add_aux(
+        &self,
+        counts: &[i32],
+        values: &[A],
+        sum: A,
+        slope: impl Fn(usize) -> A,
+        grad: &mut [A],
+    ) {
+        let v = |n: i32| self.aux * A::from_f64(f64::from(n));
+        let mean = row_sum(values.iter().zip(counts).map(|(&p, &n)| p / sum * v(n)));
+        for (e, grad) in grad.iter_mut().enumerate() {
+            *grad += values[e] / sum * slope(e) * (v(counts[e]) - mean);
+        }
+    }
+}

@@ -1,0 +1,752 @@
+//! Router: logits → experts and weights, and back.
+//!
+//! One total order selects: higher score first, then lower index; −0 = +0, NaN counts as −∞, +∞ as the largest finite
+//! value. Row sums are added in the order of [`row_sum`](crate::element::row_sum), which a warp of 32 lanes can follow.
+
+use pulp::Arch;
+
+use super::Cpu;
+use super::losses::{self, LossGrad};
+use super::parallel::{self, Disjoint};
+use super::product::{Matrix, Store, padded, product};
+use crate::backend::{
+    Logits, RouterInput, RouterOutput, RouterSaved, WeightGrad, stats, stats_elements,
+};
+use crate::check;
+use crate::config::{
+    GroupLimit, MoeConfig, Renormalize, RouterConfig, ScoreFunction, SingleExpert,
+};
+use crate::element::{Element, Real, row_sum};
+use crate::error::{Error, Result};
+
+/// Tokens of one task.
+const PANEL: usize = 128;
+/// Rows of scratch that routing one token needs: probabilities, scores, group scores.
+const ROWS: usize = 3;
+/// Added to a sigmoid row's sum before dividing, as DeepSeek-V3 does.
+const SIGMOID_EPSILON: f64 = 1e-20;
+
+/// Scratch of forward, backward and the weight gradient, in elements.
+pub(crate) fn scratch_elements<T: Element, W: Element<Acc = T::Acc>>(
+    config: &MoeConfig,
+    tokens: usize,
+) -> usize {
+    let statistics = tokens.div_ceil(PANEL) * padded(stats_elements(config));
+    let routing = Layout::new::<T, W>(config);
+    let forward = statistics + routing.weight + parallel::lanes() * routing.lane;
+    forward.max(weight_grad_lane::<T, W>(config) * parallel::lanes())
+}
+
+/// Pieces of scratch: the router weight in the accumulation type, and per lane a panel of logits, of tokens, and three rows.
+struct Layout {
+    weight: usize,
+    logits: usize,
+    row: usize,
+    lane: usize,
+}
+
+impl Layout {
+    fn new<T: Element, W: Element<Acc = T::Acc>>(config: &MoeConfig) -> Self {
+        let (experts, hidden) = (config.num_experts(), config.hidden_size());
+        let logits = padded(PANEL * experts);
+        let row = padded(experts);
+        let tokens = padded(T::widen_scratch(PANEL * hidden));
+        let weight = padded(W::widen_scratch(experts * hidden));
+        Self {
+            weight,
+            logits,
+            row,
+            lane: logits + ROWS * row + tokens,
+        }
+    }
+}
+
+/// Router forward; see [`Backend::router_forward`](crate::Backend::router_forward).
+pub(crate) fn forward<T: Element, W: Element<Acc = T::Acc>>(
+    config: &MoeConfig,
+    tokens: usize,
+    input: RouterInput<'_, '_, Cpu, T, W>,
+    output: RouterOutput<'_, Cpu, T::Acc>,
+    scratch: &mut [T::Acc],
+) -> Result<()> {
+    const OPERATION: &str = "router forward";
+    let (experts, top_k) = (config.num_experts(), config.top_k());
+    check_input(OPERATION, config, tokens, &input)?;
+    let RouterOutput {
+        ids,
+        weights,
+        lse,
+        counts,
+        stats,
+    } = output;
+    check::matrix(OPERATION, "ids", ids.len(), ("T", tokens), ("K", top_k))?;
+    check::matrix(
+        OPERATION,
+        "weights",
+        weights.len(),
+        ("T", tokens),
+        ("K", top_k),
+    )?;
+    check::vector(OPERATION, "lse", lse.len(), ("T", tokens))?;
+    check::vector(OPERATION, "counts", counts.len(), ("E", experts))?;
+    check::vector(
+        OPERATION,
+        "stats",
+        stats.len(),
+        ("5 + K + E", stats_elements(config)),
+    )?;
+    check::workspace(
+        OPERATION,
+        scratch.len(),
+        scratch_elements::<T, W>(config, tokens),
+    )?;
+
+    let panels = tokens.div_ceil(PANEL);
+    let row_of_stats = padded(stats_elements(config));
+    let (partial, scratch) = scratch.split_at_mut(panels * row_of_stats);
+    {
+        let (ids, weights) = (Disjoint::new(ids), Disjoint::new(weights));
+        let (lse, partial) = (Disjoint::new(lse), Disjoint::new(partial));
+        for_each_panel(
+            config,
+            tokens,
+            &input,
+            scratch,
+            |panel, first, rows, logits, scratch| {
+                // SAFETY: each panel is one task, and takes only its own rows.
+                let (ids, weights, lse, partial) = unsafe {
+                    (
+                        ids.part(first * top_k, rows * top_k),
+                        weights.part(first * top_k, rows * top_k),
+                        lse.part(first, rows),
+                        partial.part(panel * row_of_stats, row_of_stats),
+                    )
+                };
+                partial.fill(T::Acc::ZERO);
+                for (row, logits) in logits.chunks_exact_mut(experts).enumerate() {
+                    let slots = row * top_k..(row + 1) * top_k;
+                    let (ids, weights) = (&mut ids[slots.clone()], &mut weights[slots]);
+                    let bias = input.selection_bias;
+                    lse[row] = route(config, logits, bias, scratch, ids, weights, partial);
+                }
+            },
+        );
+    }
+
+    counts.fill(0);
+    for &id in ids.iter() {
+        counts[id as usize] += 1;
+    }
+    stats.fill(T::Acc::ZERO);
+    for partial in partial.chunks_exact(row_of_stats) {
+        for (total, &partial) in stats.iter_mut().zip(partial) {
+            *total += partial;
+        }
+    }
+    losses::finish(config, tokens, counts, stats);
+    Ok(())
+}
+
+/// Router backward; see [`Backend::router_backward`](crate::Backend::router_backward).
+pub(crate) fn backward<T: Element, W: Element<Acc = T::Acc>>(
+    config: &MoeConfig,
+    tokens: usize,
+    input: RouterInput<'_, '_, Cpu, T, W>,
+    saved: RouterSaved<'_, Cpu, T::Acc>,
+    weights_grad: &[T::Acc],
+    loss_gradient: f64,
+    logits_grad: &mut [T::Acc],
+    scratch: &mut [T::Acc],
+) -> Result<()> {
+    const OPERATION: &str = "router backward";
+    let (experts, top_k) = (config.num_experts(), config.top_k());
+    check_input(OPERATION, config, tokens, &input)?;
+    let RouterSaved {
+        ids,
+        weights,
+        lse,
+        counts,
+    } = saved;
+    check::matrix(OPERATION, "ids", ids.len(), ("T", tokens), ("K", top_k))?;
+    check::matrix(
+        OPERATION,
+        "weights",
+        weights.len(),
+        ("T", tokens),
+        ("K", top_k),
+    )?;
+    check::vector(OPERATION, "lse", lse.len(), ("T", tokens))?;
+    check::vector(OPERATION, "counts", counts.len(), ("E", experts))?;
+    check::matrix(
+        OPERATION,
+        "weights_grad",
+        weights_grad.len(),
+        ("T", tokens),
+        ("K", top_k),
+    )?;
+    check::matrix(
+        OPERATION,
+        "logits_grad",
+        logits_grad.len(),
+        ("T", tokens),
+        ("E", experts),
+    )?;
+    check::workspace(
+        OPERATION,
+        scratch.len(),
+        scratch_elements::<T, W>(config, tokens),
+    )?;
+
+    let loss = LossGrad::<T::Acc>::new(config, tokens, loss_gradient);
+    let logits_grad = Disjoint::new(logits_grad);
+    for_each_panel(
+        config,
+        tokens,
+        &input,
+        scratch,
+        |_, first, rows, logits, scratch| {
+            // SAFETY: each panel is one task, and takes only its own rows.
+            let grad = unsafe { logits_grad.part(first * experts, rows * experts) };
+            let rows = logits
+                .chunks_exact_mut(experts)
+                .zip(grad.chunks_exact_mut(experts));
+            for (row, (logits, grad)) in rows.enumerate() {
+                let token = first + row;
+                grad.fill(T::Acc::ZERO);
+                if lse[token].is_nan() {
+                    continue; // a bad row has no gradient
+                }
+                let slots = token * top_k..(token + 1) * top_k;
+                let row = Row {
+                    logits,
+                    ids: &ids[slots.clone()],
+                    weights: &weights[slots.clone()],
+                    weights_grad: &weights_grad[slots],
+                    lse: lse[token],
+                };
+                let probability = &mut scratch[..experts];
+                route_backward(config, &row, counts, &loss, probability, grad);
+            }
+        },
+    );
+    Ok(())
+}
+
+/// dWᵣ = dzᵀ·x; see [`Backend::router_weight_grad`](crate::Backend::router_weight_grad).
+pub(crate) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
+    config: &MoeConfig,
+    tokens: usize,
+    logits_grad: &[T::Acc],
+    x: &[T],
+    grad: WeightGrad<'_, Cpu, W>,
+    scratch: &mut [T::Acc],
+) -> Result<()> {
+    const OPERATION: &str = "router weight gradient";
+    let (experts, hidden) = (config.num_experts(), config.hidden_size());
+    check::matrix(
+        OPERATION,
+        "logits_grad",
+        logits_grad.len(),
+        ("T", tokens),
+        ("E", experts),
+    )?;
+    check::matrix(OPERATION, "x", x.len(), ("T", tokens), ("H", hidden))?;
+    check::weight_grad(
+        OPERATION,
+        "weight gradient",
+        &grad,
+        experts * hidden,
+        || format!("[E={experts}, H={hidden}]"),
+    )?;
+    let lane = weight_grad_lane::<T, W>(config);
+    check::workspace(OPERATION, scratch.len(), lane * parallel::lanes())?;
+
+    // A task is a slice of columns; tokens are gone through in order, so the sum is the same however many lanes there are.
+    let grad = super::GradTarget::new(grad);
+    let tasks = hidden.div_ceil(GRAD_COLUMNS);
+    parallel::for_each(tasks, scratch, lane, |task, scratch| {
+        let first = task * GRAD_COLUMNS;
+        let columns = GRAD_COLUMNS.min(hidden - first);
+        let (sum, panel) = scratch.split_at_mut(padded(experts * GRAD_COLUMNS));
+        let sum = &mut sum[..experts * columns];
+        sum.fill(T::Acc::ZERO);
+        for start in (0..tokens).step_by(GRAD_TOKENS) {
+            let rows = GRAD_TOKENS.min(tokens - start);
+            for (row, x) in x[start * hidden..]
+                .chunks_exact(hidden)
+                .take(rows)
+                .enumerate()
+            {
+                T::widen_into(
+                    &x[first..first + columns],
+                    &mut panel[row * columns..][..columns],
+                );
+            }
+            let dz = Matrix::new(&logits_grad[start * experts..], rows, experts);
+            product(
+                sum,
+                columns,
+                Store::Add,
+                dz.t(),
+                Matrix::new(panel, rows, columns),
+            );
+        }
+        for (expert, row) in sum.chunks_exact(columns).enumerate() {
+            // SAFETY: tasks own different columns.
+            unsafe { grad.store(expert * hidden + first, row) };
+        }
+    });
+    Ok(())
+}
+
+const GRAD_COLUMNS: usize = 128;
+const GRAD_TOKENS: usize = 512;
+
+fn weight_grad_lane<T: Element, W: Element<Acc = T::Acc>>(config: &MoeConfig) -> usize {
+    padded(config.num_experts() * GRAD_COLUMNS) + padded(GRAD_TOKENS * GRAD_COLUMNS)
+}
+
+fn check_input<T: Element, W: Element<Acc = T::Acc>>(
+    operation: &'static str,
+    config: &MoeConfig,
+    tokens: usize,
+    input: &RouterInput<'_, '_, Cpu, T, W>,
+) -> Result<()> {
+    let (experts, hidden) = (config.num_experts(), config.hidden_size());
+    check::tokens(operation, config, tokens)?;
+    match &input.logits {
+        Logits::FromTokens { x, weight } => {
+            check::matrix(operation, "x", x.len(), ("T", tokens), ("H", hidden))?;
+            check::matrix(
+                operation,
+                "router weight",
+                weight.len(),
+                ("E", experts),
+                ("H", hidden),
+            )?;
+        }
+        Logits::Given(logits) => {
+            check::matrix(
+                operation,
+                "logits",
+                logits.len(),
+                ("T", tokens),
+                ("E", experts),
+            )?;
+        }
+    }
+    if let Some(bias) = input.selection_bias {
+        check::vector(operation, "selection bias", bias.len(), ("E", experts))?;
+        if config.router().score_function() != ScoreFunction::Sigmoid {
+            return Err(Error::Unsupported {
+                operation,
+                reason: format!(
+                    "a selection bias goes with ScoreFunction::Sigmoid only, but the score function is {:?}",
+                    config.router().score_function()
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Calls `each(panel, first token, rows, logits, rows of scratch)` for every panel of tokens, with its logits in scratch.
+fn for_each_panel<T: Element, W: Element<Acc = T::Acc>>(
+    config: &MoeConfig,
+    tokens: usize,
+    input: &RouterInput<'_, '_, Cpu, T, W>,
+    scratch: &mut [T::Acc],
+    each: impl Fn(usize, usize, usize, &mut [T::Acc], &mut [T::Acc]) + Sync,
+) {
+    let (experts, hidden) = (config.num_experts(), config.hidden_size());
+    let layout = Layout::new::<T, W>(config);
+    let (weight_scratch, scratch) = scratch.split_at_mut(layout.weight);
+    let weight = match &input.logits {
+        Logits::FromTokens { weight, .. } => W::widen_slice(weight, weight_scratch),
+        Logits::Given(_) => &[],
+    };
+    let arch = Arch::new();
+    parallel::for_each(
+        tokens.div_ceil(PANEL),
+        scratch,
+        layout.lane,
+        |panel, scratch| {
+            let first = panel * PANEL;
+            let rows = PANEL.min(tokens - first);
+            let (logits, scratch) = scratch.split_at_mut(layout.logits);
+            let (row_scratch, scratch) = scratch.split_at_mut(ROWS * layout.row);
+            let logits = &mut logits[..rows * experts];
+            match &input.logits {
+                Logits::FromTokens { x, .. } => {
+                    let x = T::widen_slice(&x[first * hidden..(first + rows) * hidden], scratch);
+                    let (x, weight) = (
+                        Matrix::new(x, rows, hidden),
+                        Matrix::new(weight, experts, hidden),
+                    );
+                    product(logits, experts, Store::Overwrite, x, weight.t());
+                }
+                Logits::Given(given) => {
+                    logits.copy_from_slice(&given[first * experts..(first + rows) * experts]);
+                }
+            }
+            arch.dispatch(|| each(panel, first, rows, logits, row_scratch));
+        },
+    );
+}
+
+/// Makes every value comparable; true for a bad row. A row with nothing finite becomes one of zeros, so that its weights
+/// are equal.
+#[inline(always)]
+fn sanitize<A: Real>(logits: &mut [A]) -> bool {
+    let mut bad = false;
+    let mut any_finite = false;
+    for z in logits.iter_mut() {
+        if z.is_nan() {
+            (*z, bad) = (A::NEG_INFINITY, true);
+        } else if *z > A::MAX {
+            (*z, bad) = (A::MAX, true);
+        }
+        any_finite |= *z > A::NEG_INFINITY;
+    }
+    if !any_finite {
+        logits.fill(A::ZERO);
+    }
+    bad || !any_finite
+}
+
+/// e^(z − max) of each logit into `out`, and (max, sum).
+#[inline(always)]
+fn exponentials<A: Real>(logits: &[A], out: &mut [A]) -> (A, A) {
+    let max = logits
+        .iter()
+        .fold(A::NEG_INFINITY, |m, &z| if z > m { z } else { m });
+    for (out, &z) in out.iter_mut().zip(logits) {
+        *out = (z - max).exp();
+    }
+    (max, row_sum(out.iter().copied()))
+}
+
+/// One token: fills its `ids` and `weights`, adds to the statistics, returns its lse (NaN for a bad row).
+#[inline(always)]
+fn route<A: Real>(
+    config: &MoeConfig,
+    logits: &mut [A],
+    bias: Option<&[A]>,
+    scratch: &mut [A],
+    ids: &mut [i32],
+    weights: &mut [A],
+    statistics: &mut [A],
+) -> A {
+    let router = config.router();
+    let bad = sanitize(logits);
+    let (probability, scratch) = scratch.split_at_mut(logits.len());
+    let (score, scratch) = scratch.split_at_mut(logits.len());
+
+    let (max, sum) = exponentials(logits, probability);
+    let lse = max + sum.ln();
+    let normalizer = if router.score_function == ScoreFunction::Sigmoid {
+        for (p, &z) in probability.iter_mut().zip(logits.iter()) {
+            *p = z.sigmoid();
+        }
+        for (e, (score, &p)) in score.iter_mut().zip(probability.iter()).enumerate() {
+            // A masked expert stays masked whatever its bias.
+            let biased = bias.map_or(p, |bias| comparable(p + bias[e]));
+            *score = if logits[e] > A::NEG_INFINITY {
+                biased
+            } else {
+                A::NEG_INFINITY
+            };
+        }
+        row_sum(probability.iter().copied()) + A::from_f64(SIGMOID_EPSILON)
+    } else {
+        score.copy_from_slice(logits);
+        sum
+    };
+
+    if let Some(limit) = router.groups {
+        mask_groups(router, limit, score, scratch);
+    }
+    select(score, ids);
+    if bias.is_some() {
+        // Slots go by weight, and the bias is not part of it.
+        sort_by_weight(probability, ids);
+    }
+    weigh(router, logits, probability, normalizer, ids, weights);
+
+    if bad {
+        statistics[stats::BAD_ROWS] += A::ONE;
+        return A::NAN;
+    }
+    let mut entropy = A::ZERO;
+    let expert_sums = &mut statistics[stats::SLOT_WEIGHTS + ids.len()..];
+    for (total, &p) in expert_sums.iter_mut().zip(probability.iter()) {
+        let p = p / normalizer;
+        *total += p;
+        if p > A::ZERO {
+            entropy += -(p * p.ln());
+        }
+    }
+    statistics[stats::ENTROPY] += entropy;
+    statistics[stats::Z_LOSS] += lse * lse;
+    let total = row_sum(weights.iter().copied());
+    if total > A::ZERO {
+        statistics[stats::TOP1_SHARE] += weights[0] / total;
+    }
+    for (sum, &weight) in statistics[stats::SLOT_WEIGHTS..]
+        .iter_mut()
+        .zip(weights.iter())
+    {
+        *sum += weight;
+    }
+    lse
+}
+
+#[inline(always)]
+fn comparable<A: Real>(value: A) -> A {
+    if value.is_nan() {
+        A::NEG_INFINITY
+    } else if value > A::MAX {
+        A::MAX
+    } else {
+        value
+    }
+}
+
+/// Leaves only the experts of the best groups selectable: the others' score becomes NaN, which [`select`] passes over.
+#[inline(always)]
+fn mask_groups<A: Real>(
+    router: &RouterConfig,
+    limit: GroupLimit,
+    score: &mut [A],
+    scratch: &mut [A],
+) {
+    let size = score.len() / limit.groups;
+    let group_scores = &mut scratch[..limit.groups];
+    for (group_score, scores) in group_scores.iter_mut().zip(score.chunks_exact(size)) {
+        *group_score = score_group(router, scores);
+    }
+    for (group, scores) in score.chunks_exact_mut(size).enumerate() {
+        let own = group_scores[group];
+        let better = |(other, &s): (usize, &A)| s > own || (s == own && other < group);
+        let rank = group_scores
+            .iter()
+            .enumerate()
+            .filter(|&pair| better(pair))
+            .count();
+        if rank >= limit.selected {
+            scores.fill(A::NAN);
+        }
+    }
+}
+
+/// The sum of the two best of a sigmoid router's group, the best of a softmax router's.
+#[inline(always)]
+fn score_group<A: Real>(router: &RouterConfig, scores: &[A]) -> A {
+    let (mut first, mut second) = (A::NEG_INFINITY, A::NEG_INFINITY);
+    for &score in scores {
+        if score > first {
+            (first, second) = (score, first);
+        } else if score > second {
+            second = score;
+        }
+    }
+    match router.score_function {
+        ScoreFunction::Sigmoid if scores.len() > 1 => comparable(first + second),
+        _ => first,
+    }
+}
+
+/// The K best scores in order: an insertion sort that experts enter in index order, so that a tie keeps the lower index.
+#[inline(always)]
+fn select<A: Real>(score: &[A], ids: &mut [i32]) {
+    let mut filled = 0;
+    for (expert, &s) in score.iter().enumerate() {
+        if s.is_nan() {
+            continue; // excluded
+        }
+        if filled == ids.len() {
+            if s > score[ids[filled - 1] as usize] {
+                filled -= 1;
+            } else {
+                continue;
+            }
+        }
+        let mut place = filled;
+        while place > 0 && s > score[ids[place - 1] as usize] {
+            ids[place] = ids[place - 1];
+            place -= 1;
+        }
+        ids[place] = expert as i32;
+        filled += 1;
+    }
+    debug_assert_eq!(
+        filled,
+        ids.len(),
+        "the configuration guarantees K selectable experts"
+    );
+}
+
+/// Sorts ids by (weight descending, index).
+#[inline(always)]
+fn sort_by_weight<A: Real>(weight: &[A], ids: &mut [i32]) {
+    let before = |a: i32, b: i32| {
+        let (wa, wb) = (weight[a as usize], weight[b as usize]);
+        wa > wb || (wa == wb && a < b)
+    };
+    for i in 1..ids.len() {
+        let mut place = i;
+        while place > 0 && before(ids[place], ids[place - 1]) {
+            ids.swap(place, place - 1);
+            place -= 1;
+        }
+    }
+}
+
+/// The weights of the picked experts. `probability` is not normalised yet: e^(z−max) or σ(z).
+#[inline(always)]
+fn weigh<A: Real>(
+    router: &RouterConfig,
+    logits: &[A],
+    probability: &[A],
+    normalizer: A,
+    ids: &[i32],
+    weights: &mut [A],
+) {
+    let scale = A::from_f64(router.scaling_factor);
+    let divisor = match router.score_function {
+        ScoreFunction::SoftmaxAfterTopK => {
+            let top = logits[ids[0] as usize];
+            for (weight, &id) in weights.iter_mut().zip(ids) {
+                let z = logits[id as usize];
+                // All masked, in the groups that were selected: equal weights.
+                *weight = if top > A::NEG_INFINITY {
+                    (z - top).exp()
+                } else {
+                    A::ONE
+                };
+            }
+            row_sum(weights.iter().copied())
+        }
+        ScoreFunction::SoftmaxBeforeTopK => {
+            pick(probability, ids, weights);
+            normalizer
+        }
+        ScoreFunction::Sigmoid => {
+            pick(probability, ids, weights);
+            if ids.len() > 1 {
+                row_sum(weights.iter().copied()) + A::from_f64(SIGMOID_EPSILON)
+            } else {
+                A::ONE
+            }
+        }
+    };
+    for weight in weights.iter_mut() {
+        *weight = *weight / divisor * scale;
+    }
+}
+
+#[inline(always)]
+fn pick<A: Real>(values: &[A], ids: &[i32], out: &mut [A]) {
+    for (out, &id) in out.iter_mut().zip(ids) {
+        *out = values[id as usize];
+    }
+}
+
+/// What backward knows of one token.
+struct Row<'a, A> {
+    logits: &'a [A],
+    ids: &'a [i32],
+    weights: &'a [A],
+    weights_grad: &'a [A],
+    lse: A,
+}
+
+/// Adds the gradient of one good row's logits to `grad`.
+#[inline(always)]
+fn route_backward<A: Real>(
+    config: &MoeConfig,
+    row: &Row<'_, A>,
+    counts: &[i32],
+    loss: &LossGrad<A>,
+    probability: &mut [A],
+    grad: &mut [A],
+) {
+    let router = config.router();
+    let scale = A::from_f64(router.scaling_factor);
+    let experts = grad.len() as i32;
+    // Sentinels take part in nothing: their gradient is 0.
+    let slots = || {
+        let slots = row.ids.iter().zip(row.weights).zip(row.weights_grad);
+        slots
+            .map(|((&id, &w), &g)| (id, w, g))
+            .filter(move |(id, ..)| (0..experts).contains(id))
+    };
+    let renormalized = config
+        .capacity()
+        .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop);
+    let sigmoid = router.score_function == ScoreFunction::Sigmoid;
+    let straight_through = router.single_expert == SingleExpert::StraightThrough;
+    let softmax_over_picked = router.score_function == ScoreFunction::SoftmaxAfterTopK;
+
+    // The full distribution p is needed for dense gradients only.
+    let dense = !sigmoid && !(softmax_over_picked && !straight_through) && !renormalized;
+    if dense || loss.any() {
+        for (p, &z) in probability.iter_mut().zip(row.logits) {
+            *p = (z - row.lse).exp();
+        }
+    }
+
+    if renormalized || (softmax_over_picked && !straight_through) {
+        // w = scale·softmax over the picked (or surviving); for sigmoid σ' = σ(1−σ) takes the place of σ.
+        let mean = row_sum(slots().map(|(_, w, g)| w / scale * g));
+        for (id, w, g) in slots() {
+            let e = id as usize;
+            let factor = if sigmoid {
+                A::ONE - row.logits[e].sigmoid()
+            } else {
+                A::ONE
+            };
+            grad[e] += w * (g - mean) * factor;
+        }
+    } else if sigmoid {
+        let s = |id: i32| row.logits[id as usize].sigmoid();
+        let many = row.ids.len() > 1;
+        let (sum, mean) = if many {
+            let sum = row_sum(slots().map(|(id, ..)| s(id))) + A::from_f64(SIGMOID_EPSILON);
+            (sum, row_sum(slots().map(|(id, _, g)| s(id) / sum * g)))
+        } else {
+            (A::ONE, A::ZERO)
+        };
+        for (id, _, g) in slots() {
+            grad[id as usize] += scale / sum * (g - mean) * s(id) * (A::ONE - s(id));
+        }
+    } else {
+        // Weights are entries of the full softmax (or pretend to be, straight-through).
+        let mean = row_sum(slots().map(|(id, _, g)| probability[id as usize] * (g * scale)));
+        for (grad, &p) in grad.iter_mut().zip(probability.iter()) {
+            *grad += -(p * mean);
+        }
+        for (id, _, g) in slots() {
+            grad[id as usize] += probability[id as usize] * (g * scale);
+        }
+    }
+
+    if loss.any() {
+        loss.add_z(row.lse, probability, grad);
+        if sigmoid {
+            for (p, &z) in probability.iter_mut().zip(row.logits) {
+                *p = z.sigmoid();
+            }
+            let sum = row_sum(probability.iter().copied()) + A::from_f64(SIGMOID_EPSILON);
+            loss.add_aux(
+                counts,
+                probability,
+                sum,
+                |e| A::ONE - row.logits[e].sigmoid(),
+                grad,
+            );
+        } else {
+            loss.add_aux(counts, probability, A::ONE, |_| A::ONE, grad);
+        }
+    }
+}

@@ -1,0 +1,609 @@
+//! The layer: router → dispatch → up → down → combine, and back, written once over a backend's operations.
+
+use crate::backend::{
+    Backend, DispatchOutput, Logits, RouterInput, RouterOutput, RouterSaved, RowMap, WeightGrad,
+    stats, stats_elements,
+};
+use crate::check;
+use crate::config::MoeConfig;
+use crate::diagnostics::Diagnostics;
+use crate::element::{Element, Real};
+use crate::error::{Error, Result};
+
+/// A Mixture-of-Experts layer on a backend. It holds no weights: the trainer owns them, their gradients and their
+/// optimiser, and lends views of them.
+///
+/// ```
+/// use millet::{BackwardInput, Cpu, Gradients, Keep, MoeConfig, MoeLayer, WeightGrad, Weights};
+///
+/// let (tokens, hidden, inner, experts) = (6, 8, 4, 4);
+/// let layer = MoeLayer::new(Cpu, MoeConfig::builder(hidden, inner, experts, 2).build()?);
+/// let wave = |n: usize| (0..n).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>();
+/// let (x, router) = (wave(tokens * hidden), wave(experts * hidden));
+/// let (gate_up, down) = (wave(experts * 2 * inner * hidden), wave(experts * hidden * inner));
+/// let weights = Weights { router: &router[..], selection_bias: None, gate_up: &gate_up, down: &down };
+///
+/// let mut saved = layer.saved::<f32>(tokens, Keep::Hidden)?;
+/// let mut workspace = layer.workspace::<f32>(tokens, Keep::Hidden)?;
+/// let mut output = vec![0.0; tokens * hidden];
+/// layer.forward(weights, &x, &mut output, &mut saved, &mut workspace)?;
+///
+/// let output_grad = wave(tokens * hidden);
+/// let (mut x_grad, mut router_grad) = (vec![0.0; x.len()], vec![0.0; router.len()]);
+/// let (mut gate_up_grad, mut down_grad) = (vec![0.0; gate_up.len()], vec![0.0; down.len()]);
+/// let gradients = Gradients {
+///     x: &mut x_grad,
+///     router: WeightGrad::Overwrite(&mut router_grad[..]),
+///     gate_up: WeightGrad::Overwrite(&mut gate_up_grad),
+///     down: WeightGrad::Overwrite(&mut down_grad),
+/// };
+/// let input = BackwardInput { x: &x, output_grad: &output_grad, loss_gradient: 1.0 };
+/// layer.backward(weights, input, &mut saved, &mut workspace, gradients)?;
+/// assert!(router_grad.iter().any(|&g| g != 0.0));
+/// # Ok::<(), millet::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct MoeLayer<B: Backend> {
+    backend: B,
+    config: MoeConfig,
+}
+
+/// What forward keeps for backward, beside the caller's x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Keep {
+    /// Nothing: inference.
+    Nothing,
+    /// Routing only: backward makes h again from x (one sixth more FLOPs, no [R, 2I] kept).
+    Routing,
+    /// Routing and h: 4·I·K bytes a token in bf16 more.
+    Hidden,
+}
+
+/// Views of a layer's weights.
+///
+/// The router weight is in the tokens' type `T` or in its accumulation type.
+pub struct Weights<'a, B: Backend, T: Element, W: Element<Acc = T::Acc> = T> {
+    /// [E, H].
+    pub router: B::View<'a, W>,
+    /// [E], with [`ScoreFunction::Sigmoid`](crate::ScoreFunction::Sigmoid) only.
+    pub selection_bias: Option<B::View<'a, T::Acc>>,
+    /// [E, 2I, H], gate rows first, then up rows.
+    pub gate_up: B::View<'a, T>,
+    /// [E, H, I].
+    pub down: B::View<'a, T>,
+}
+
+impl<B: Backend, T: Element, W: Element<Acc = T::Acc>> Clone for Weights<'_, B, T, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Backend, T: Element, W: Element<Acc = T::Acc>> Copy for Weights<'_, B, T, W> {}
+
+/// Where backward writes.
+pub struct Gradients<'a, B: Backend, T: Element, W: Element<Acc = T::Acc> = T> {
+    /// [T, H], overwritten.
+    pub x: B::ViewMut<'a, T>,
+    /// [E, H].
+    pub router: WeightGrad<'a, B, W>,
+    /// [E, 2I, H].
+    pub gate_up: WeightGrad<'a, B, T>,
+    /// [E, H, I].
+    pub down: WeightGrad<'a, B, T>,
+}
+
+/// What backward starts from.
+pub struct BackwardInput<'x, 'g, B: Backend, T: Element> {
+    /// The x of forward, [T, H].
+    pub x: B::View<'x, T>,
+    /// Gradient of the output, [T, H].
+    pub output_grad: B::View<'g, T>,
+    /// Gradient of the sum of the auxiliary losses: 1, or the loss scale of mixed-precision training.
+    pub loss_gradient: f64,
+}
+
+/// One layer's memory between forward and backward. Many layers of a model have one each, and share a [`Workspace`].
+#[derive(Debug)]
+pub struct Saved<B: Backend, T: Element> {
+    keep: Keep,
+    max_tokens: usize,
+    stage: Stage,
+    ids: B::Buffer<i32>,
+    weights: B::Buffer<T::Acc>,
+    lse: B::Buffer<T::Acc>,
+    counts: B::Buffer<i32>,
+    stats: B::Buffer<T::Acc>,
+    offsets: B::Buffer<i32>,
+    row_to_assignment: B::Buffer<i32>,
+    assignment_to_row: B::Buffer<i32>,
+    h: Option<B::Buffer<T>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Empty,
+    Forward { tokens: usize },
+    Backward { tokens: usize },
+}
+
+/// Memory that is free again when forward or backward returns.
+#[derive(Debug)]
+pub struct Workspace<B: Backend, T: Element> {
+    keep: Keep,
+    max_tokens: usize,
+    a: B::Buffer<T>,
+    h: Option<B::Buffer<T>>,
+    weights_grad: B::Buffer<T::Acc>,
+    logits_grad: B::Buffer<T::Acc>,
+    scratch: B::Buffer<T::Acc>,
+    scratch_elements: usize,
+}
+
+impl<B: Backend> MoeLayer<B> {
+    /// A layer of this configuration on this backend.
+    pub fn new(backend: B, config: MoeConfig) -> Self {
+        Self { backend, config }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &MoeConfig {
+        &self.config
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Bytes of [`saved`](Self::saved) for `tokens` tokens of type `T`: ids, weights and two maps of T·K, lse, offsets, counts,
+    /// statistics, and h [R, 2I] with [`Keep::Hidden`].
+    pub fn saved_bytes<T: Element>(&self, tokens: usize, keep: Keep) -> usize {
+        let (experts, top_k) = (self.config.num_experts(), self.config.top_k());
+        let (real, int) = (size_of::<T::Acc>(), size_of::<i32>());
+        let rows = self.config.max_rows(tokens);
+        let routing = tokens * top_k * (2 * int + real) + rows * int + tokens * real;
+        let totals = (2 * experts + 1) * int + stats_elements(&self.config) * real;
+        let h = if keep == Keep::Hidden {
+            rows * 2 * self.config.intermediate_size()
+        } else {
+            0
+        };
+        routing + totals + h * size_of::<T>()
+    }
+
+    /// Memory for up to `max_tokens` tokens between forward and backward.
+    ///
+    /// # Errors
+    /// When T·K would pass 2³¹ or the device has too little memory.
+    pub fn saved<T: Element>(&self, max_tokens: usize, keep: Keep) -> Result<Saved<B, T>> {
+        check::tokens("saved", &self.config, max_tokens)?;
+        let backend = &self.backend;
+        let (experts, top_k) = (self.config.num_experts(), self.config.top_k());
+        let rows = self.config.max_rows(max_tokens);
+        let h = (keep == Keep::Hidden)
+            .then(|| backend.allocate(rows * 2 * self.config.intermediate_size()));
+        Ok(Saved {
+            keep,
+            max_tokens,
+            stage: Stage::Empty,
+            ids: backend.allocate(max_tokens * top_k)?,
+            weights: backend.allocate(max_tokens * top_k)?,
+            lse: backend.allocate(max_tokens)?,
+            counts: backend.allocate(experts)?,
+            stats: backend.allocate(stats_elements(&self.config))?,
+            offsets: backend.allocate(experts + 1)?,
+            row_to_assignment: backend.allocate(rows)?,
+            assignment_to_row: backend.allocate(max_tokens * top_k)?,
+            h: h.transpose()?,
+        })
+    }
+
+    /// Memory for forward and backward of up to `max_tokens` tokens, for all layers of this configuration: its size is a pure
+    /// function of the configuration.
+    ///
+    /// # Errors
+    /// As [`saved`](Self::saved).
+    pub fn workspace<T: Element>(&self, max_tokens: usize, keep: Keep) -> Result<Workspace<B, T>> {
+        check::tokens("workspace", &self.config, max_tokens)?;
+        let backend = &self.backend;
+        let (experts, top_k) = (self.config.num_experts(), self.config.top_k());
+        let (rows, inner) = (
+            self.config.max_rows(max_tokens),
+            self.config.intermediate_size(),
+        );
+        let scratch_elements = backend.scratch_elements::<T>(&self.config, max_tokens);
+        let h = (keep == Keep::Routing).then(|| backend.allocate(rows * 2 * inner));
+        let training = |elements: usize| if keep == Keep::Nothing { 0 } else { elements };
+        Ok(Workspace {
+            keep,
+            max_tokens,
+            a: backend.allocate(rows * inner)?,
+            h: h.transpose()?,
+            weights_grad: backend.allocate(training(max_tokens * top_k))?,
+            logits_grad: backend.allocate(training(max_tokens * experts))?,
+            scratch: backend.allocate(scratch_elements)?,
+            scratch_elements,
+        })
+    }
+
+    /// `x` [T, H] → `output` [T, H]; T is taken from x's length.
+    ///
+    /// # Errors
+    /// When a shape does not fit, `saved` or `workspace` was made for fewer tokens, or the backend cannot do this
+    /// configuration.
+    pub fn forward<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        weights: Weights<'_, B, T, W>,
+        x: B::View<'_, T>,
+        output: B::ViewMut<'_, T>,
+        saved: &mut Saved<B, T>,
+        workspace: &mut Workspace<B, T>,
+    ) -> Result<()> {
+        const OPERATION: &str = "layer forward";
+        let config = &self.config;
+        let tokens = self.tokens(OPERATION, B::len(x), saved.max_tokens, workspace)?;
+        check::experts_weights::<B, T, W>(OPERATION, config, &weights)?;
+        saved.stage = Stage::Empty;
+
+        let size = Sizes::new(config, tokens);
+        let router_output = RouterOutput {
+            ids: B::view_mut(&mut saved.ids, size.assignments),
+            weights: B::view_mut(&mut saved.weights, size.assignments),
+            lse: B::view_mut(&mut saved.lse, tokens),
+            counts: B::view_mut(&mut saved.counts, size.experts),
+            stats: B::view_mut(&mut saved.stats, stats_elements(config)),
+        };
+        let input = self.router_input(&weights, x);
+        let scratch_elements = workspace.scratch_elements;
+        let scratch = &mut workspace.scratch;
+        self.backend.router_forward::<T, W>(
+            config,
+            tokens,
+            input,
+            router_output,
+            B::view_mut(scratch, scratch_elements),
+        )?;
+        let plan = DispatchOutput {
+            offsets: B::view_mut(&mut saved.offsets, size.experts + 1),
+            row_to_assignment: B::view_mut(&mut saved.row_to_assignment, size.rows),
+            assignment_to_row: B::view_mut(&mut saved.assignment_to_row, size.assignments),
+        };
+        self.backend.dispatch(
+            config,
+            tokens,
+            B::view(&saved.ids, size.assignments),
+            B::view_mut(&mut saved.weights, size.assignments),
+            plan,
+            B::view_mut(scratch, scratch_elements),
+        )?;
+        let map = RowMap {
+            offsets: B::view(&saved.offsets, size.experts + 1),
+            row_to_assignment: B::view(&saved.row_to_assignment, size.rows),
+            assignment_to_row: B::view(&saved.assignment_to_row, size.assignments),
+        };
+        self.backend.experts_up(
+            config,
+            tokens,
+            x,
+            weights.gate_up,
+            map,
+            saved.h.as_mut().map(|h| B::view_mut(h, size.h)),
+            B::view_mut(&mut workspace.a, size.a),
+            B::view_mut(scratch, scratch_elements),
+        )?;
+        self.backend.experts_down(
+            config,
+            tokens,
+            B::view(&workspace.a, size.a),
+            weights.down,
+            B::view(&saved.weights, size.assignments),
+            map,
+            output,
+            B::view_mut(scratch, scratch_elements),
+        )?;
+        saved.stage = Stage::Forward { tokens };
+        Ok(())
+    }
+
+    /// Gradients of ⟨output, output_grad⟩ + loss_gradient·(aux + z).
+    ///
+    /// Uses `saved` up: dh takes the place of h.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); and when `saved` does not hold a forward pass that kept what backward needs.
+    pub fn backward<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        weights: Weights<'_, B, T, W>,
+        input: BackwardInput<'_, '_, B, T>,
+        saved: &mut Saved<B, T>,
+        workspace: &mut Workspace<B, T>,
+        gradients: Gradients<'_, B, T, W>,
+    ) -> Result<()> {
+        const OPERATION: &str = "layer backward";
+        let config = &self.config;
+        let BackwardInput {
+            x,
+            output_grad,
+            loss_gradient,
+        } = input;
+        let refuse = |reason| Error::NotSaved {
+            operation: OPERATION,
+            reason,
+        };
+        let tokens = match saved.stage {
+            Stage::Forward { tokens } => tokens,
+            Stage::Empty => return Err(refuse("there was no forward pass with this `Saved`")),
+            Stage::Backward { .. } => {
+                return Err(refuse(
+                    "this `Saved` was used up by an earlier backward; run forward again",
+                ));
+            }
+        };
+        if saved.keep == Keep::Nothing || workspace.keep == Keep::Nothing {
+            return Err(refuse(
+                "made with Keep::Nothing; use Keep::Hidden or Keep::Routing to train",
+            ));
+        }
+        if saved.keep == Keep::Routing && workspace.h.is_none() {
+            return Err(refuse(
+                "h was not kept, and the workspace was not made with Keep::Routing to make it again",
+            ));
+        }
+        let given = self.tokens(OPERATION, B::len(x), saved.max_tokens, workspace)?;
+        let hidden = config.hidden_size();
+        check::matrix(OPERATION, "x", given * hidden, ("T", tokens), ("H", hidden))?;
+        check::experts_weights::<B, T, W>(OPERATION, config, &weights)?;
+        check::gradients::<B, T, W>(OPERATION, config, tokens, B::len(output_grad), &gradients)?;
+        if !loss_gradient.is_finite() {
+            let reason = format!("loss_gradient must be finite, but is {loss_gradient}");
+            return Err(Error::Unsupported {
+                operation: OPERATION,
+                reason,
+            });
+        }
+
+        let backend = &self.backend;
+        let size = Sizes::new(config, tokens);
+        let map = RowMap {
+            offsets: B::view(&saved.offsets, size.experts + 1),
+            row_to_assignment: B::view(&saved.row_to_assignment, size.rows),
+            assignment_to_row: B::view(&saved.assignment_to_row, size.assignments),
+        };
+        let scratch_elements = workspace.scratch_elements;
+        let scratch = &mut workspace.scratch;
+        let h = match (&mut saved.h, &mut workspace.h) {
+            (Some(h), _) => h,
+            (None, Some(h)) => {
+                backend.experts_up(
+                    config,
+                    tokens,
+                    x,
+                    weights.gate_up,
+                    map,
+                    Some(B::view_mut(h, size.h)),
+                    B::view_mut(&mut workspace.a, size.a),
+                    B::view_mut(scratch, scratch_elements),
+                )?;
+                h
+            }
+            (None, None) => return Err(refuse("h was not kept")),
+        };
+        // From here on h is being overwritten: an error leaves nothing to go back to.
+        saved.stage = Stage::Backward { tokens };
+        let topk_weights = B::view(&saved.weights, size.assignments);
+        backend.experts_down_backward(
+            config,
+            tokens,
+            output_grad,
+            weights.down,
+            topk_weights,
+            map,
+            B::view_mut(h, size.h),
+            B::view_mut(&mut workspace.a, size.a),
+            B::view_mut(&mut workspace.weights_grad, size.assignments),
+            B::view_mut(scratch, scratch_elements),
+        )?;
+        let router_saved = RouterSaved {
+            ids: B::view(&saved.ids, size.assignments),
+            weights: topk_weights,
+            lse: B::view(&saved.lse, tokens),
+            counts: B::view(&saved.counts, size.experts),
+        };
+        backend.router_backward::<T, W>(
+            config,
+            tokens,
+            self.router_input(&weights, x),
+            router_saved,
+            B::view(&workspace.weights_grad, size.assignments),
+            loss_gradient,
+            B::view_mut(&mut workspace.logits_grad, size.logits),
+            B::view_mut(scratch, scratch_elements),
+        )?;
+        let logits_grad = B::view(&workspace.logits_grad, size.logits);
+        backend.experts_down_weight_grad(
+            config,
+            tokens,
+            output_grad,
+            B::view(&workspace.a, size.a),
+            map,
+            gradients.down,
+            B::view_mut(scratch, scratch_elements),
+        )?;
+        let h_grad = B::view(h, size.h);
+        backend.experts_up_weight_grad(
+            config,
+            tokens,
+            x,
+            h_grad,
+            map,
+            gradients.gate_up,
+            B::view_mut(scratch, scratch_elements),
+        )?;
+        backend.experts_input_grad::<T, W>(
+            config,
+            tokens,
+            h_grad,
+            weights.gate_up,
+            map,
+            logits_grad,
+            weights.router,
+            gradients.x,
+            B::view_mut(scratch, scratch_elements),
+        )?;
+        backend.router_weight_grad::<T, W>(
+            config,
+            tokens,
+            logits_grad,
+            x,
+            gradients.router,
+            B::view_mut(scratch, scratch_elements),
+        )
+    }
+
+    /// The losses of the last forward pass, coefficients included: (load balancing, z). Waits for the device.
+    ///
+    /// # Errors
+    /// When there was no forward pass, or one failed on the device.
+    pub fn losses<T: Element>(&self, saved: &Saved<B, T>) -> Result<(T::Acc, T::Acc)> {
+        self.forward_tokens("losses", saved)?;
+        let stats = self
+            .backend
+            .read(B::view(&saved.stats, stats_elements(&self.config)))?;
+        Ok((stats[stats::AUX_LOSS], stats[stats::Z_LOSS]))
+    }
+
+    /// What the router measured in the last forward pass. Waits for the device.
+    ///
+    /// # Errors
+    /// As [`losses`](Self::losses).
+    pub fn diagnostics<T: Element>(&self, saved: &Saved<B, T>) -> Result<Diagnostics> {
+        let tokens = self.forward_tokens("diagnostics", saved)?;
+        let experts = self.config.num_experts();
+        let stats = self
+            .backend
+            .read(B::view(&saved.stats, stats_elements(&self.config)))?;
+        let counts = self.backend.read(B::view(&saved.counts, experts))?;
+        let offsets = self.backend.read(B::view(&saved.offsets, experts + 1))?;
+        let stats: Vec<f64> = stats.iter().map(|s| s.to_f64()).collect();
+        Ok(Diagnostics::new(
+            tokens,
+            self.config.top_k(),
+            &stats,
+            &counts,
+            &offsets,
+        ))
+    }
+
+    /// The routing of the last forward pass, read to the host: what was picked and what was kept. Waits for the device.
+    ///
+    /// # Errors
+    /// As [`losses`](Self::losses).
+    pub fn routing<T: Element>(&self, saved: &Saved<B, T>) -> Result<Routing<T::Acc>> {
+        let tokens = self.forward_tokens("routing", saved)?;
+        let size = Sizes::new(&self.config, tokens);
+        let read = |buffer, len| self.backend.read(B::view::<i32>(buffer, len));
+        Ok(Routing {
+            ids: read(&saved.ids, size.assignments)?,
+            weights: self
+                .backend
+                .read(B::view(&saved.weights, size.assignments))?,
+            assignment_to_row: read(&saved.assignment_to_row, size.assignments)?,
+            offsets: read(&saved.offsets, size.experts + 1)?,
+        })
+    }
+
+    fn forward_tokens<T: Element>(
+        &self,
+        operation: &'static str,
+        saved: &Saved<B, T>,
+    ) -> Result<usize> {
+        match saved.stage {
+            Stage::Forward { tokens } | Stage::Backward { tokens } => Ok(tokens),
+            Stage::Empty => {
+                let reason = "there was no forward pass with this `Saved`";
+                Err(Error::NotSaved { operation, reason })
+            }
+        }
+    }
+
+    fn router_input<'x, 'w, T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        weights: &Weights<'w, B, T, W>,
+        x: B::View<'x, T>,
+    ) -> RouterInput<'x, 'w, B, T, W> {
+        let logits = Logits::FromTokens {
+            x,
+            weight: weights.router,
+        };
+        RouterInput {
+            logits,
+            selection_bias: weights.selection_bias,
+        }
+    }
+
+    /// T of an x of `elements`, within what the buffers were made for.
+    fn tokens<T: Element>(
+        &self,
+        operation: &'static str,
+        elements: usize,
+        max_saved: usize,
+        workspace: &Workspace<B, T>,
+    ) -> Result<usize> {
+        let hidden = self.config.hidden_size();
+        let given = elements / hidden;
+        check::matrix(operation, "x", elements, ("T", given), ("H", hidden))?;
+        for (limit, reason) in [
+            (max_saved, "`Saved` was made for so many"),
+            (workspace.max_tokens, "`Workspace` was made for so many"),
+        ] {
+            if given > limit {
+                return Err(Error::TooManyTokens {
+                    operation,
+                    given,
+                    limit,
+                    reason,
+                });
+            }
+        }
+        Ok(given)
+    }
+}
+
+/// A routing on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Routing<A> {
+    /// [T, K], weight descending.
+    pub ids: Vec<i32>,
+    /// [T, K] as the combine used them: with [`Renormalize::AfterDrop`](crate::Renormalize::AfterDrop) renormalised, dropped ones 0.
+    pub weights: Vec<A>,
+    /// [T·K] assignment → row; −1: dropped.
+    pub assignment_to_row: Vec<i32>,
+    /// [E + 1] exclusive prefix sums of kept rows.
+    pub offsets: Vec<i32>,
+}
+
+/// Elements of the tensors of one pass.
+struct Sizes {
+    experts: usize,
+    assignments: usize,
+    rows: usize,
+    h: usize,
+    a: usize,
+    logits: usize,
+}
+
+impl Sizes {
+    fn new(config: &MoeConfig, tokens: usize) -> Self {
+        let (experts, inner) = (config.num_experts(), config.intermediate_size());
+        let rows = config.max_rows(tokens);
+        Self {
+            experts,
+            assignments: tokens * config.top_k(),
+            rows,
+            h: rows * 2 * inner,
+            a: rows * inner,
+            logits: tokens * experts,
+        }
+    }
+}
