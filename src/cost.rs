@@ -61,10 +61,12 @@ pub struct SavedBytes {
     pub topk_ids: u64,
     /// T·K weights, f32.
     pub topk_weights: u64,
-    /// Row → assignment and assignment → row, T·K i32 each.
+    /// Row → assignment (R) and assignment → row (T·K), i32.
     pub row_maps: u64,
-    /// Where each expert's rows begin, E + 1 i32.
+    /// Where each expert's rows begin, E + 1 i32, and how many assignments each had before dropping, E i32.
     pub offsets: u64,
+    /// The router's losses and sums, 5 + K + E f32.
+    pub statistics: u64,
     /// Log-sum-exp of each token's logits, T f32.
     pub logsumexp: u64,
 }
@@ -77,7 +79,8 @@ impl SavedBytes {
 
     /// Everything but h: what stays when backward computes h again from x, for 4·R·I·H more FLOPs.
     pub fn total_without_h(&self) -> u64 {
-        self.x + self.topk_ids + self.topk_weights + self.row_maps + self.offsets + self.logsumexp
+        let routing = self.topk_ids + self.topk_weights + self.row_maps + self.logsumexp;
+        self.x + routing + self.offsets + self.statistics
     }
 }
 
@@ -131,7 +134,7 @@ impl MoeConfig {
     /// for bf16 and f16, 4 for f32).
     ///
     /// # Math
-    /// In bf16 2·H + 4·I·K + 16·K + 4 bytes a token, and 4·(E + 1) for the batch; only the first two terms are large, and
+    /// In bf16 2·H + 4·I·K + 16·K + 4 bytes a token, and 4·(3·E + K + 6) for the batch; only the first two terms are large, and
     /// at constant I·K they do not depend on granularity. With a capacity that can drop, h has R rows instead of T·K.
     ///
     /// ```
@@ -153,8 +156,9 @@ impl MoeConfig {
             h: rows * 2 * intermediate * element,
             topk_ids: 4 * assignments,
             topk_weights: 4 * assignments,
-            row_maps: 2 * 4 * assignments,
-            offsets: 4 * (experts + 1),
+            row_maps: 4 * (assignments + rows),
+            offsets: 4 * (2 * experts + 1),
+            statistics: 4 * (5 + top_k + experts),
             logsumexp: 4 * tokens,
         }
     }

@@ -21,7 +21,12 @@ use crate::error::{Error, Result};
 /// let wave = |n: usize| (0..n).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>();
 /// let (x, router) = (wave(tokens * hidden), wave(experts * hidden));
 /// let (gate_up, down) = (wave(experts * 2 * inner * hidden), wave(experts * hidden * inner));
-/// let weights = Weights { router: &router[..], selection_bias: None, gate_up: &gate_up, down: &down };
+/// let weights = Weights::<Cpu, f32> {
+///     router: &router,
+///     selection_bias: None,
+///     gate_up: &gate_up,
+///     down: &down,
+/// };
 ///
 /// let mut saved = layer.saved::<f32>(tokens, Keep::Hidden)?;
 /// let mut workspace = layer.workspace::<f32>(tokens, Keep::Hidden)?;
@@ -31,13 +36,13 @@ use crate::error::{Error, Result};
 /// let output_grad = wave(tokens * hidden);
 /// let (mut x_grad, mut router_grad) = (vec![0.0; x.len()], vec![0.0; router.len()]);
 /// let (mut gate_up_grad, mut down_grad) = (vec![0.0; gate_up.len()], vec![0.0; down.len()]);
-/// let gradients = Gradients {
+/// let gradients = Gradients::<Cpu, f32> {
 ///     x: &mut x_grad,
 ///     router: WeightGrad::Overwrite(&mut router_grad[..]),
-///     gate_up: WeightGrad::Overwrite(&mut gate_up_grad),
-///     down: WeightGrad::Overwrite(&mut down_grad),
+///     gate_up: WeightGrad::Overwrite(&mut gate_up_grad[..]),
+///     down: WeightGrad::Overwrite(&mut down_grad[..]),
 /// };
-/// let input = BackwardInput { x: &x, output_grad: &output_grad, loss_gradient: 1.0 };
+/// let input = BackwardInput { x: &x[..], output_grad: &output_grad[..], loss_gradient: 1.0 };
 /// layer.backward(weights, input, &mut saved, &mut workspace, gradients)?;
 /// assert!(router_grad.iter().any(|&g| g != 0.0));
 /// # Ok::<(), millet::Error>(())
@@ -156,23 +161,8 @@ impl<B: Backend> MoeLayer<B> {
         &self.backend
     }
 
-    /// Bytes of [`saved`](Self::saved) for `tokens` tokens of type `T`: ids, weights and two maps of T·K, lse, offsets, counts,
-    /// statistics, and h [R, 2I] with [`Keep::Hidden`].
-    pub fn saved_bytes<T: Element>(&self, tokens: usize, keep: Keep) -> usize {
-        let (experts, top_k) = (self.config.num_experts(), self.config.top_k());
-        let (real, int) = (size_of::<T::Acc>(), size_of::<i32>());
-        let rows = self.config.max_rows(tokens);
-        let routing = tokens * top_k * (2 * int + real) + rows * int + tokens * real;
-        let totals = (2 * experts + 1) * int + stats_elements(&self.config) * real;
-        let h = if keep == Keep::Hidden {
-            rows * 2 * self.config.intermediate_size()
-        } else {
-            0
-        };
-        routing + totals + h * size_of::<T>()
-    }
-
-    /// Memory for up to `max_tokens` tokens between forward and backward.
+    /// Memory for up to `max_tokens` tokens between forward and backward: what
+    /// [`MoeConfig::saved_bytes`](crate::MoeConfig::saved_bytes) counts, without the caller's x.
     ///
     /// # Errors
     /// When T·K would pass 2³¹ or the device has too little memory.

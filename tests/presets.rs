@@ -304,11 +304,12 @@ fn costs_of_a_small_layer_by_hand() {
     let bf16 = config.saved_bytes(10, BF16);
     assert_eq!((bf16.x, bf16.h), (160, 320));
     assert_eq!((bf16.topk_ids, bf16.topk_weights), (80, 80));
-    assert_eq!((bf16.row_maps, bf16.offsets, bf16.logsumexp), (160, 28, 40));
+    assert_eq!((bf16.row_maps, bf16.offsets, bf16.logsumexp), (160, 52, 40));
+    assert_eq!(bf16.statistics, 4 * (5 + 2 + 6));
     // The contract's 2H + 4·I·K + O(K) bytes a token, O(K) spelt out.
     assert_eq!(
         bf16.total(),
-        10 * (2 * 8 + 4 * 4 * 2 + 16 * 2 + 4) + 4 * (6 + 1)
+        10 * (2 * 8 + 4 * 4 * 2 + 16 * 2 + 4) + 4 * (2 * 6 + 1) + 4 * (5 + 2 + 6)
     );
     assert_eq!(bf16.total_without_h(), bf16.total() - 320);
     let f32 = config.saved_bytes(10, F32);
@@ -357,9 +358,10 @@ fn capacity_bounds_the_rows_that_are_paid_for() {
         half.saved_bytes(16, BF16).h * 2,
         all.saved_bytes(16, BF16).h
     );
-    // Ids and maps hold every assignment, dropped or not.
+    // Ids, weights and one of the two maps hold every assignment, dropped or not; the other map only rows.
+    let dropped = all.max_rows(16) - half.max_rows(16);
     assert_eq!(
-        half.saved_bytes(16, BF16).total_without_h(),
+        half.saved_bytes(16, BF16).total_without_h() + 4 * dropped as u64,
         all.saved_bytes(16, BF16).total_without_h()
     );
     assert_eq!(loose.saved_bytes(16, BF16), all.saved_bytes(16, BF16));
@@ -372,7 +374,10 @@ fn capacity_bounds_the_rows_that_are_paid_for() {
 fn no_tokens_cost_nothing() {
     let config = preset("DeepSeek-V3").config;
     assert_eq!(config.forward_flops(0).total(), 0.0);
-    assert_eq!(config.saved_bytes(0, BF16).total(), 4 * 257);
+    assert_eq!(
+        config.saved_bytes(0, BF16).total(),
+        4 * (2 * 256 + 1) + 4 * (5 + 8 + 256)
+    );
     assert_eq!(config.arithmetic_intensity(0, BF16), 0.0);
     assert_eq!(config.padding_share(0, 128), 0.0);
 }
