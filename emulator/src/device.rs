@@ -204,32 +204,32 @@ impl Device {
             38 => value(self.l2_bytes),            // bytes
             39 => value(self.max_threads_per_multiprocessor),
             40 => 2,                                // copy engines
-            41 => 1,                                // unified addressing
-            42 => 32768,                            // texture 1D layered
-            43 => 2048,                             //
-            44 => 1,                                // tex2Dgather
-            45 | 46 => 32768,                       //
-            47..=49 => 16384,                       // texture 3D alternate
-            50 => 0,                                // PCI domain
-            51 => 32,                               // texture pitch alignment
-            52 | 53 => 32768,                       // cube maps
-            54 => 2046,                             //
-            55 => 32768,                            // surface 1D
-            56 => 131_072,                          // surface 2D
-            57 => 65536,                            //
-            58..=60 => 16384,                       // surface 3D
-            61 | 63 | 64 | 66 | 67 => 32768,        // layered surfaces, cube maps
-            62 | 65 => 2048,                        //
-            68 => 2046,                             //
-            69 => 268_435_456,                      // texture 1D linear
-            70 => 131_072,                          // texture 2D linear
-            71 => 65000,                            //
-            72 => 2_097_120,                        // bytes
-            73 | 74 => 32768,                       // texture 2D mipmapped
+            41 => 0,     // unified addressing: pinned memory has a device address of its own
+            42 => 32768, // texture 1D layered
+            43 => 2048,  //
+            44 => 1,     // tex2Dgather
+            45 | 46 => 32768, //
+            47..=49 => 16384, // texture 3D alternate
+            50 => 0,     // PCI domain
+            51 => 32,    // texture pitch alignment
+            52 | 53 => 32768, // cube maps
+            54 => 2046,  //
+            55 => 32768, // surface 1D
+            56 => 131_072, // surface 2D
+            57 => 65536, //
+            58..=60 => 16384, // surface 3D
+            61 | 63 | 64 | 66 | 67 => 32768, // layered surfaces, cube maps
+            62 | 65 => 2048, //
+            68 => 2046,  //
+            69 => 268_435_456, // texture 1D linear
+            70 => 131_072, // texture 2D linear
+            71 => 65000, //
+            72 => 2_097_120, // bytes
+            73 | 74 => 32768, // texture 2D mipmapped
             75 => value(self.compute_capability.0), //
             76 => value(self.compute_capability.1), //
-            77 => 32768,                            // texture 1D mipmapped
-            78..=80 => 1,                           // priorities, global L1, local L1
+            77 => 32768, // texture 1D mipmapped
+            78..=80 => 1, // priorities, global L1, local L1
             81 => value(self.shared_per_multiprocessor),
             82 => value(self.registers_per_multiprocessor),
             83..=86 => 0, // managed memory, multi-GPU board and group, host atomics

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod counters;
 pub mod device;
+mod driver;
 pub mod engine;
 pub mod exec;
 pub mod lower;
@@ -13,3 +14,4 @@ pub mod memory;
 pub mod numeric;
 pub mod options;
 pub mod ptx;
+pub mod report;

@@ -1,0 +1,144 @@
+//! Functions of our own, for tests and tools: options, findings, counters. They work before `cuInit`.
+
+use std::ffi::{CStr, c_char};
+
+use super::call::{HostPtr, Text, guarded, invalid};
+use super::result::CUresult;
+use super::schedule::Random;
+use super::state::{Locked, reserve};
+use crate::options::{Check, Options};
+
+/// Tells builds of this library apart: made from its sources by the build script.
+const BUILD: &CStr =
+    match CStr::from_bytes_with_nul(concat!(env!("CUDA_EMULATOR_BUILD"), "\0").as_bytes()) {
+        Ok(text) => text,
+        Err(_) => panic!("a NUL in the build's number"),
+    };
+
+/// The build of this library; its presence also tells that the driver is the emulator.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cudaEmulatorBuild() -> *const c_char {
+    BUILD.as_ptr()
+}
+
+/// Sets an option by the name and value of its environment variable (`CUDA_EMULATOR_SEED`, `7`); a null value goes back to the
+/// environment's. Applies to work that runs from now on.
+///
+/// Turning on `CUDA_EMULATOR_CHECK=all` makes a new device memory, and so must come before the first allocation.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cudaEmulatorSetOption(name: Text, value: Option<&c_char>) -> CUresult {
+    guarded("cudaEmulatorSetOption", || {
+        let name = name.get("name")?.to_owned();
+        let mut d = Locked::lock_or_init()?;
+        let mut overrides = d.overrides.clone();
+        match value {
+            None => _ = overrides.remove(&name),
+            Some(first) => {
+                // SAFETY: the caller passes a NUL-terminated string, as the documentation demands.
+                let value = unsafe { CStr::from_ptr(first) };
+                let Ok(value) = value.to_str() else {
+                    return invalid("`value` is not UTF-8");
+                };
+                overrides.insert(name.clone(), value.to_owned());
+            }
+        }
+        if !OPTIONS.contains(&name.as_str()) {
+            return invalid(format!(
+                "no option `{name}`: expected one of {}",
+                OPTIONS.join(", ")
+            ));
+        }
+        let get = |name: &str| {
+            overrides
+                .get(name)
+                .cloned()
+                .or_else(|| std::env::var(name).ok())
+        };
+        let options = Options::from_variables(get).or_else(invalid)?;
+        if options.check == Check::All && !d.memory.tracks_initialized() {
+            if !d.memory.live().is_empty() {
+                return invalid("CUDA_EMULATOR_CHECK=all must come before the first allocation");
+            }
+            d.memory = reserve(d.device.memory_bytes, &options)?.into();
+        }
+        if options.seed != d.options.seed {
+            d.random = options.seed.map(Random::new);
+        }
+        d.options = options;
+        d.overrides = overrides;
+        Ok(())
+    })
+}
+
+/// Options that can be set while the program runs.
+const OPTIONS: [&str; 8] = [
+    "CUDA_EMULATOR_CHECK",
+    "CUDA_EMULATOR_SEED",
+    "CUDA_EMULATOR_COUNT",
+    "CUDA_EMULATOR_MMA",
+    "CUDA_EMULATOR_ASYNC",
+    "CUDA_EMULATOR_LIMIT",
+    "CUDA_EMULATOR_THREADS",
+    "CUDA_EMULATOR_APPROX_SEED",
+];
+
+/// Variables that are read at other places.
+const OTHER_VARIABLES: [&str; 5] = [
+    "CUDA_EMULATOR_DEVICE",
+    "CUDA_EMULATOR_REPORT",
+    "CUDA_EMULATOR_COUNTERS",
+    "CUDA_EMULATOR_QUIET",
+    "CUDA_EMULATOR_LIBRARY",
+];
+
+/// Environment variables that look like ours and are none: likely misspelt.
+pub(super) fn unknown_variables() -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let known = |n: &str| OPTIONS.contains(&n) || OTHER_VARIABLES.contains(&n);
+    names
+        .filter(|n| n.starts_with("CUDA_EMULATOR_") && !known(n))
+        .collect()
+}
+
+/// Copies lines, each ended by a line feed, and a NUL; returns the bytes needed, NUL included, and copies nothing if there is less
+/// room.
+fn give(buffer: HostPtr, room: usize, lines: impl FnOnce(&Locked) -> Vec<String>) -> usize {
+    let mut needed = 0;
+    guarded("cudaEmulatorFindings", || {
+        let d = Locked::lock_or_init()?;
+        let mut text: Vec<u8> = Vec::new();
+        for line in lines(&d) {
+            text.extend_from_slice(line.as_bytes());
+            text.push(b'\n');
+        }
+        text.push(0);
+        needed = text.len();
+        if needed <= room {
+            buffer.write(&text)
+        } else {
+            Ok(())
+        }
+    });
+    needed
+}
+
+/// Findings so far, a JSON object a line. Returns the bytes needed; writes if `room` is enough.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cudaEmulatorFindings(buffer: HostPtr, room: usize) -> usize {
+    give(buffer, room, |d| d.report.findings.clone())
+}
+
+/// Counters of the launches so far, a JSON object a line. Returns the bytes needed; writes if `room` is enough.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cudaEmulatorCounters(buffer: HostPtr, room: usize) -> usize {
+    give(buffer, room, |d| d.report.counters.clone())
+}
+
+/// Forgets findings and counters.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cudaEmulatorClear() -> CUresult {
+    guarded("cudaEmulatorClear", || {
+        Locked::lock_or_init()?.report.clear();
+        Ok(())
+    })
+}

@@ -1,0 +1,640 @@
+//! Copies and fills.
+
+use std::sync::Arc;
+
+use super::call::{Handle, HostPtr, Outcome, Required, entry, fail, invalid, unsupported};
+use super::capture;
+use super::result::CUresult;
+use super::schedule::{self, Work, submit};
+use super::state::{Driver, Locked};
+use crate::check::{Finding, FindingKind};
+use crate::memory::{AccessError, AccessErrorKind};
+
+/// Bytes moved at a time between host and device.
+const CHUNK: usize = 1 << 20;
+
+/// One side of a copy.
+#[derive(Debug, Clone)]
+pub(super) enum Side {
+    Device(u64),
+    Host(HostPtr),
+    /// Host data that was read at submission.
+    Staged(Arc<[u8]>),
+}
+
+impl Side {
+    fn offset(&self, bytes: usize) -> Self {
+        match self {
+            Self::Device(address) => Self::Device(address.wrapping_add(bytes as u64)),
+            Self::Host(pointer) => Self::Host(pointer.offset(bytes)),
+            Self::Staged(data) => Self::Staged(Arc::clone(data)),
+        }
+    }
+}
+
+/// Rows of bytes; one row when linear.
+#[derive(Debug, Clone)]
+pub(super) struct Copy {
+    to: Side,
+    from: Side,
+    /// Bytes.
+    width: usize,
+    height: usize,
+    to_pitch: usize,
+    from_pitch: usize,
+}
+
+impl Copy {
+    fn linear(to: Side, from: Side, bytes: usize) -> Self {
+        Self {
+            to,
+            from,
+            width: bytes,
+            height: 1,
+            to_pitch: bytes,
+            from_pitch: bytes,
+        }
+    }
+
+    /// Bytes of host data that wait with the command.
+    pub(super) fn staged(&self) -> usize {
+        if let Side::Staged(data) = &self.from {
+            data.len()
+        } else {
+            0
+        }
+    }
+
+    /// Bytes from the first to the last one touched at a side with this pitch.
+    fn extent(&self, pitch: usize) -> Option<usize> {
+        (self.height - 1)
+            .checked_mul(pitch)?
+            .checked_add(self.width)
+    }
+}
+
+/// Rows of repetitions of a pattern.
+#[derive(Debug, Clone)]
+pub(super) struct Fill {
+    address: u64,
+    /// 1, 2 or 4 bytes.
+    pattern: Vec<u8>,
+    /// Elements.
+    width: usize,
+    height: usize,
+    /// Bytes.
+    pitch: usize,
+}
+
+/// A copy or fill that found its memory gone: the context breaks, as by a kernel's wild access.
+fn broken(d: &mut Driver, e: AccessError) -> Outcome {
+    let kind = match e.kind {
+        AccessErrorKind::UseAfterFree => FindingKind::UseAfterFree,
+        AccessErrorKind::OutOfBounds | AccessErrorKind::NotAnAllocation => FindingKind::OutOfBounds,
+    };
+    let message = format!("a copy or fill: {}", e.message);
+    d.report.find(&Finding {
+        kind,
+        message: message.clone(),
+        kernel: String::new(),
+        line: 0,
+        block: [0; 3],
+        thread: [0; 3],
+        address: Some(e.address),
+        count: 1,
+    });
+    fail(CUresult::ILLEGAL_ADDRESS, message)
+}
+
+pub(super) fn run(d: &mut Driver, copy: &Copy) -> Outcome {
+    for row in 0..copy.height {
+        let (to, from) = (row * copy.to_pitch, row * copy.from_pitch);
+        let mut at = 0;
+        while at < copy.width {
+            let bytes = CHUNK.min(copy.width - at);
+            piece(
+                d,
+                &copy.to.offset(to + at),
+                &copy.from.offset(from + at),
+                from + at,
+                bytes,
+            )?;
+            at += bytes;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a piece; `offset` is its place in staged data.
+fn piece(d: &mut Driver, to: &Side, from: &Side, offset: usize, bytes: usize) -> Outcome {
+    let memory = Arc::clone(&d.memory);
+    let result = match (to, from) {
+        (Side::Device(to), Side::Device(from)) => memory.copy(*to, *from, bytes as u64),
+        (Side::Device(to), Side::Staged(data)) => {
+            memory.copy_in(*to, &data[offset..offset + bytes])
+        }
+        (Side::Device(to), Side::Host(from)) => {
+            let mut buffer = vec![0; bytes];
+            from.read(&mut buffer)?;
+            memory.copy_in(*to, &buffer)
+        }
+        (Side::Host(to), Side::Device(from)) => {
+            let mut buffer = vec![0; bytes];
+            match memory.copy_out(*from, &mut buffer) {
+                Ok(()) => return to.write(&buffer),
+                Err(e) => Err(e),
+            }
+        }
+        (Side::Host(to), Side::Host(from)) => {
+            let mut buffer = vec![0; bytes];
+            from.read(&mut buffer)?;
+            return to.write(&buffer);
+        }
+        (Side::Host(to), Side::Staged(data)) => return to.write(&data[offset..offset + bytes]),
+        (Side::Staged(_), _) => return invalid("staged data is no destination"),
+    };
+    result.or_else(|e| broken(d, e))
+}
+
+pub(super) fn run_fill(d: &mut Driver, fill: &Fill) -> Outcome {
+    let bytes = (fill.width * fill.pattern.len()) as u64;
+    for row in 0..fill.height {
+        let address = fill.address + (row * fill.pitch) as u64;
+        let filled = d.memory.fill(address, bytes, &fill.pattern);
+        filled.or_else(|e| broken(d, e))?;
+    }
+    Ok(())
+}
+
+/// The address in device memory of what a program calls a device pointer: also pinned host memory by its host address.
+fn device_address(d: &Driver, address: u64, bytes: usize) -> Outcome<u64> {
+    let address = match super::memory::pinned_at(d, address as usize) {
+        Some((base, p)) if p.device.is_some() => p.device.unwrap_or(0) + (address - base as u64),
+        _ => address,
+    };
+    match d.memory.check_range(address, bytes as u64) {
+        None => Ok(address),
+        Some(e) => invalid(e.message),
+    }
+}
+
+/// Whether the range is page-locked, so that copies may touch it later.
+fn is_pinned(d: &Driver, pointer: HostPtr, bytes: usize) -> bool {
+    super::memory::pinned_at(d, pointer.0)
+        .is_some_and(|(base, p)| pointer.0 + bytes <= base + p.bytes)
+}
+
+/// What a copy waits for before the call returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Return {
+    /// The whole copy.
+    Done,
+    /// As the driver: pageable memory is read, or written, before the call returns, everything else later.
+    Asynchronous,
+}
+
+fn copy(d: &mut Locked, stream: Handle, mut copy: Copy, until: Return) -> Outcome {
+    if copy.width == 0 || copy.height == 0 {
+        return d.stream(stream).map(|_| ());
+    }
+    if until == Return::Done {
+        capture::refuse_unsafe(d)?;
+    }
+    let stream = d.stream(stream)?;
+    for (pitch, name) in [(copy.to_pitch, "destination"), (copy.from_pitch, "source")] {
+        if copy.height > 1 && pitch < copy.width {
+            return invalid(format!(
+                "rows of {} bytes, the {name}'s pitch is {pitch}",
+                copy.width
+            ));
+        }
+    }
+    let extents = copy.extent(copy.to_pitch).zip(copy.extent(copy.from_pitch));
+    let (to_bytes, from_bytes) = extents.need("the size, which overflows,")?;
+    let capturing = capture::is_capturing(d, stream);
+    let mut wait = until == Return::Done;
+    if let Side::Device(address) = copy.from {
+        copy.from = Side::Device(device_address(d, address, from_bytes)?);
+    }
+    match copy.to {
+        Side::Device(address) => copy.to = Side::Device(device_address(d, address, to_bytes)?),
+        Side::Host(pointer) if pointer.is_null() => return invalid("the host pointer is null"),
+        Side::Host(pointer) => wait |= !is_pinned(d, pointer, to_bytes) && !capturing,
+        Side::Staged(_) => {}
+    }
+    if let Side::Host(pointer) = copy.from
+        && (pointer.is_null() || !capturing && !is_pinned(d, pointer, from_bytes))
+    {
+        let mut data = vec![0; from_bytes];
+        pointer.read(&mut data)?;
+        copy.from = Side::Staged(data.into());
+    }
+    submit(d, stream, Work::Copy(copy))?;
+    if wait {
+        let position = d.streams.get(&stream).map_or(0, |s| s.submitted);
+        schedule::finish(d, stream, position)?;
+    }
+    Ok(())
+}
+
+fn linear(
+    name: &'static str,
+    stream: Handle,
+    to: Side,
+    from: Side,
+    bytes: usize,
+    until: Return,
+) -> CUresult {
+    entry(name, |d| {
+        copy(d, stream, Copy::linear(to, from, bytes), until)
+    })
+}
+
+/// Host to device, done on return.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemcpyHtoD_v2(to: u64, from: HostPtr, bytes: usize) -> CUresult {
+    linear(
+        "cuMemcpyHtoD",
+        0,
+        Side::Device(to),
+        Side::Host(from),
+        bytes,
+        Return::Done,
+    )
+}
+
+/// Device to host, done on return.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemcpyDtoH_v2(to: HostPtr, from: u64, bytes: usize) -> CUresult {
+    linear(
+        "cuMemcpyDtoH",
+        0,
+        Side::Host(to),
+        Side::Device(from),
+        bytes,
+        Return::Done,
+    )
+}
+
+/// Device to device, in the legacy default stream; the host does not wait.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) -> CUresult {
+    linear(
+        "cuMemcpyDtoD",
+        0,
+        Side::Device(to),
+        Side::Device(from),
+        bytes,
+        Return::Asynchronous,
+    )
+}
+
+/// Host to device.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemcpyHtoDAsync_v2(
+    to: u64,
+    from: HostPtr,
+    bytes: usize,
+    stream: Handle,
+) -> CUresult {
+    let (to, from) = (Side::Device(to), Side::Host(from));
+    linear(
+        "cuMemcpyHtoDAsync",
+        stream,
+        to,
+        from,
+        bytes,
+        Return::Asynchronous,
+    )
+}
+
+/// Device to host; into pageable memory it is done on return.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemcpyDtoHAsync_v2(
+    to: HostPtr,
+    from: u64,
+    bytes: usize,
+    stream: Handle,
+) -> CUresult {
+    let (to, from) = (Side::Host(to), Side::Device(from));
+    linear(
+        "cuMemcpyDtoHAsync",
+        stream,
+        to,
+        from,
+        bytes,
+        Return::Asynchronous,
+    )
+}
+
+/// Device to device.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemcpyDtoDAsync_v2(
+    to: u64,
+    from: u64,
+    bytes: usize,
+    stream: Handle,
+) -> CUresult {
+    let (to, from) = (Side::Device(to), Side::Device(from));
+    linear(
+        "cuMemcpyDtoDAsync",
+        stream,
+        to,
+        from,
+        bytes,
+        Return::Asynchronous,
+    )
+}
+
+/// Host or device by the address.
+fn either(d: &Driver, address: u64) -> Side {
+    match d.memory.allocation_at(address) {
+        Some(_) => Side::Device(address),
+        None if address >= crate::memory::GLOBAL_BASE
+            && address >> 40 == crate::memory::GLOBAL_BASE >> 40 =>
+        {
+            // In the device's window, though in no allocation: the range check says so.
+            Side::Device(address)
+        }
+        None => Side::Host(HostPtr(address as usize)),
+    }
+}
+
+/// Either way, by the addresses; done on return unless both are on the device.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemcpy(to: u64, from: u64, bytes: usize) -> CUresult {
+    entry("cuMemcpy", |d| {
+        let (to, from) = (either(d, to), either(d, from));
+        let device = matches!((&to, &from), (Side::Device(_), Side::Device(_)));
+        let until = if device {
+            Return::Asynchronous
+        } else {
+            Return::Done
+        };
+        copy(d, 0, Copy::linear(to, from, bytes), until)
+    })
+}
+
+/// Either way, by the addresses.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemcpyAsync(
+    to: u64,
+    from: u64,
+    bytes: usize,
+    stream: Handle,
+) -> CUresult {
+    entry("cuMemcpyAsync", |d| {
+        let (to, from) = (either(d, to), either(d, from));
+        copy(
+            d,
+            stream,
+            Copy::linear(to, from, bytes),
+            Return::Asynchronous,
+        )
+    })
+}
+
+/// Between contexts, which share the one device here.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemcpyPeerAsync(
+    to: u64,
+    to_context: Handle,
+    from: u64,
+    from_context: Handle,
+    bytes: usize,
+    stream: Handle,
+) -> CUresult {
+    entry("cuMemcpyPeerAsync", |d| {
+        d.check_context(to_context)?;
+        d.check_context(from_context)?;
+        let linear = Copy::linear(Side::Device(to), Side::Device(from), bytes);
+        copy(d, stream, linear, Return::Asynchronous)
+    })
+}
+
+/// One side of a [`Rectangle`].
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct RectangleSide {
+    x_bytes: usize,
+    y: usize,
+    /// 1 host, 2 device, 3 array, 4 by the address.
+    memory_type: u32,
+    host: HostPtr,
+    device: u64,
+    array: Handle,
+    pitch: usize,
+}
+
+/// `CUDA_MEMCPY2D`.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Rectangle {
+    from: RectangleSide,
+    to: RectangleSide,
+    width_bytes: usize,
+    height: usize,
+}
+
+fn rectangle(d: &mut Locked, r: &Rectangle, stream: Handle, until: Return) -> Outcome {
+    let side = |s: &RectangleSide| {
+        let base = match s.memory_type {
+            1 => Side::Host(s.host),
+            2 => Side::Device(s.device),
+            4 => either(d, s.device),
+            3 => return unsupported("CUDA arrays"),
+            other => return invalid(format!("{other} is no CUmemorytype (1 to 4)")),
+        };
+        let offset =
+            s.y.checked_mul(s.pitch)
+                .and_then(|y| y.checked_add(s.x_bytes));
+        Ok(base.offset(offset.need("an offset, which overflows,")?))
+    };
+    let (to, from) = (side(&r.to)?, side(&r.from)?);
+    // A pitch of 0 means rows without gaps.
+    let pitch = |p: usize| if p == 0 { r.width_bytes } else { p };
+    let (to_pitch, from_pitch) = (pitch(r.to.pitch), pitch(r.from.pitch));
+    let (width, height) = (r.width_bytes, r.height);
+    copy(
+        d,
+        stream,
+        Copy {
+            to,
+            from,
+            width,
+            height,
+            to_pitch,
+            from_pitch,
+        },
+        until,
+    )
+}
+
+/// A rectangle, done on return.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemcpy2D_v2(r: Option<&Rectangle>) -> CUresult {
+    entry("cuMemcpy2D", |d| {
+        rectangle(d, r.need("pCopy")?, 0, Return::Done)
+    })
+}
+
+/// A rectangle, done on return.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemcpy2DUnaligned_v2(r: Option<&Rectangle>) -> CUresult {
+    cuMemcpy2D_v2(r)
+}
+
+/// A rectangle.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemcpy2DAsync_v2(r: Option<&Rectangle>, stream: Handle) -> CUresult {
+    entry("cuMemcpy2DAsync", |d| {
+        rectangle(d, r.need("pCopy")?, stream, Return::Asynchronous)
+    })
+}
+
+fn fill(
+    name: &'static str,
+    stream: Handle,
+    address: u64,
+    pattern: &[u8],
+    rows: [usize; 3],
+) -> CUresult {
+    entry(name, |d| {
+        let stream = d.stream(stream)?;
+        let [width, height, pitch] = rows;
+        let size = pattern.len();
+        if !address.is_multiple_of(size as u64) || (height > 1 && !pitch.is_multiple_of(size)) {
+            return invalid(format!(
+                "address {address:#x} or pitch {pitch} is no multiple of {size}"
+            ));
+        }
+        if width == 0 || height == 0 {
+            return Ok(());
+        }
+        let row = width.checked_mul(size).need("the size, which overflows,")?;
+        if height > 1 && pitch < row {
+            return invalid(format!("rows of {row} bytes, the pitch is {pitch}"));
+        }
+        let extent = (height - 1)
+            .checked_mul(pitch)
+            .and_then(|e| e.checked_add(row));
+        let address = device_address(d, address, extent.need("the size, which overflows,")?)?;
+        let pattern = pattern.to_vec();
+        submit(
+            d,
+            stream,
+            Work::Fill(Fill {
+                address,
+                pattern,
+                width,
+                height,
+                pitch,
+            }),
+        )
+    })
+}
+
+/// Fills bytes, in the legacy default stream; the host does not wait.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemsetD8_v2(address: u64, value: u8, count: usize) -> CUresult {
+    fill("cuMemsetD8", 0, address, &[value], [count, 1, 0])
+}
+
+/// Fills 16-bit values, in the legacy default stream; the host does not wait.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemsetD16_v2(address: u64, value: u16, count: usize) -> CUresult {
+    fill(
+        "cuMemsetD16",
+        0,
+        address,
+        &value.to_le_bytes(),
+        [count, 1, 0],
+    )
+}
+
+/// Fills 32-bit values, in the legacy default stream; the host does not wait.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemsetD32_v2(address: u64, value: u32, count: usize) -> CUresult {
+    fill(
+        "cuMemsetD32",
+        0,
+        address,
+        &value.to_le_bytes(),
+        [count, 1, 0],
+    )
+}
+
+/// Fills bytes.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemsetD8Async(
+    address: u64,
+    value: u8,
+    count: usize,
+    stream: Handle,
+) -> CUresult {
+    fill("cuMemsetD8Async", stream, address, &[value], [count, 1, 0])
+}
+
+/// Fills 16-bit values.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemsetD16Async(
+    address: u64,
+    value: u16,
+    count: usize,
+    stream: Handle,
+) -> CUresult {
+    fill(
+        "cuMemsetD16Async",
+        stream,
+        address,
+        &value.to_le_bytes(),
+        [count, 1, 0],
+    )
+}
+
+/// Fills 32-bit values.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemsetD32Async(
+    address: u64,
+    value: u32,
+    count: usize,
+    stream: Handle,
+) -> CUresult {
+    fill(
+        "cuMemsetD32Async",
+        stream,
+        address,
+        &value.to_le_bytes(),
+        [count, 1, 0],
+    )
+}
+
+/// Fills rows of 32-bit values.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemsetD2D32_v2(
+    address: u64,
+    pitch: usize,
+    value: u32,
+    width: usize,
+    height: usize,
+) -> CUresult {
+    fill(
+        "cuMemsetD2D32",
+        0,
+        address,
+        &value.to_le_bytes(),
+        [width, height, pitch],
+    )
+}
+
+/// Fills rows of bytes.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemsetD2D8_v2(
+    address: u64,
+    pitch: usize,
+    value: u8,
+    width: usize,
+    height: usize,
+) -> CUresult {
+    fill("cuMemsetD2D8", 0, address, &[value], [width, height, pitch])
+}

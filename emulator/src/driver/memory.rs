@@ -1,0 +1,418 @@
+//! Device memory and page-locked host memory.
+
+use super::call::{Handle, HostPtr, Out, Outcome, Required, entry, fail, invalid, unsupported};
+use super::capture;
+use super::result::CUresult;
+use super::schedule::{Work, finish_context, submit};
+use super::state::{Allocation, Driver, Locked, Pinned, find};
+
+/// Flags of `cuMemHostAlloc` and `cuMemHostRegister` that are defined.
+const HOST_FLAGS: u32 = 0xf;
+
+/// Allocates, doing submitted work (which may free) when nothing is left.
+fn allocate(d: &mut Locked, context: Handle, bytes: usize) -> Outcome<u64> {
+    if bytes == 0 {
+        return invalid("0 bytes");
+    }
+    let mut address = d.memory.allocate(bytes as u64, 256);
+    if address.is_none() {
+        let contexts: Vec<_> = d.contexts.keys().copied().collect();
+        for c in contexts {
+            // What is broken elsewhere is not this call's to tell.
+            let _ = finish_context(d, c);
+        }
+        address = d.memory.allocate(bytes as u64, 256);
+    }
+    let Some(address) = address else {
+        let (used, all) = (d.memory.used(), d.memory.capacity());
+        let message = format!("{bytes} bytes, {used} of {all} are in use");
+        return fail(CUresult::OUT_OF_MEMORY, message);
+    };
+    let new = Allocation {
+        context,
+        bytes: bytes as u64,
+        host: None,
+        freed: false,
+        pool: None,
+    };
+    d.allocations.insert(address, new);
+    Ok(address)
+}
+
+/// Ends an allocation now.
+pub(super) fn release(d: &mut Driver, address: u64) -> Outcome {
+    d.allocations.remove(&address);
+    d.memory
+        .free(address)
+        .or_else(|e| fail(CUresult::ILLEGAL_ADDRESS, e.message))
+}
+
+/// The program's live allocation that starts at `address`.
+fn allocation(d: &mut Driver, address: u64) -> Outcome<&mut Allocation> {
+    match d.allocations.get_mut(&address) {
+        Some(a) if a.freed => invalid(format!("{address:#x} was freed before")),
+        Some(a) => Ok(a),
+        None => {
+            let inside = d.memory.allocation_at(address);
+            let hint = inside.map_or(String::new(), |(b, n)| {
+                format!(", but inside the {n} bytes at {b:#x}")
+            });
+            invalid(format!(
+                "{address:#x} is not the start of a live allocation{hint}"
+            ))
+        }
+    }
+}
+
+/// Allocates device memory.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemAlloc_v2(out: Out<'_, u64>, bytes: usize) -> CUresult {
+    entry("cuMemAlloc", |d| {
+        let out = out.need("dptr")?;
+        let context = d.current()?;
+        capture::refuse_unsafe(d)?;
+        out.write(allocate(d, context, bytes)?);
+        Ok(())
+    })
+}
+
+/// Allocates rows with a pitch that is a multiple of 512 bytes.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemAllocPitch_v2(
+    out: Out<'_, u64>,
+    pitch: Out<'_, usize>,
+    width: usize,
+    height: usize,
+    element: u32,
+) -> CUresult {
+    entry("cuMemAllocPitch", |d| {
+        let (out, pitch) = (out.need("dptr")?, pitch.need("pPitch")?);
+        if ![4, 8, 16].contains(&element) {
+            return invalid(format!("elements of {element} bytes, expected 4, 8 or 16"));
+        }
+        let context = d.current()?;
+        capture::refuse_unsafe(d)?;
+        let row = width.checked_next_multiple_of(512);
+        let bytes = row
+            .and_then(|r| r.checked_mul(height))
+            .need("the size, which overflows,")?;
+        out.write(allocate(d, context, bytes)?);
+        pitch.write(row.unwrap_or(0));
+        Ok(())
+    })
+}
+
+/// Frees device memory; submitted work is done first.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemFree_v2(address: u64) -> CUresult {
+    entry("cuMemFree", |d| {
+        let context = d.current()?;
+        capture::refuse_unsafe(d)?;
+        let a = allocation(d, address)?;
+        if a.host.is_some() {
+            return invalid("pinned host memory is freed by cuMemFreeHost");
+        }
+        let owner = a.context;
+        finish_context(d, context)?;
+        if owner != context {
+            finish_context(d, owner)?;
+        }
+        release(d, address)
+    })
+}
+
+/// Allocates in a stream's order: other streams must wait before they use it.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemAllocAsync(
+    out: Out<'_, u64>,
+    bytes: usize,
+    stream: Handle,
+) -> CUresult {
+    entry("cuMemAllocAsync", |d| {
+        let out = out.need("dptr")?;
+        let address = allocate_in(d, bytes, stream)?;
+        out.write(address);
+        Ok(())
+    })
+}
+
+fn allocate_in(d: &mut Locked, bytes: usize, stream: Handle) -> Outcome<u64> {
+    let stream = d.stream(stream)?;
+    capture::check_legacy(d, stream)?;
+    if capture::is_capturing(d, stream) {
+        capture::refuse_on(d, stream, "allocates in (allocate before the capture)")?;
+    }
+    let context = d.streams.get(&stream).map_or(0, |s| s.context);
+    allocate(d, context, bytes)
+}
+
+/// Allocates from a pool in a stream's order.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemAllocFromPoolAsync(
+    out: Out<'_, u64>,
+    bytes: usize,
+    pool: Handle,
+    stream: Handle,
+) -> CUresult {
+    entry("cuMemAllocFromPoolAsync", |d| {
+        let out = out.need("dptr")?;
+        find(&mut d.pools, pool, "memory pool")?;
+        let address = allocate_in(d, bytes, stream)?;
+        if let Some(a) = d.allocations.get_mut(&address) {
+            a.pool = Some(pool);
+        }
+        out.write(address);
+        Ok(())
+    })
+}
+
+/// Frees in a stream's order.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemFreeAsync(address: u64, stream: Handle) -> CUresult {
+    entry("cuMemFreeAsync", |d| {
+        let stream = d.stream(stream)?;
+        if capture::is_capturing(d, stream) {
+            capture::refuse_on(d, stream, "frees in (free after the capture)")?;
+        }
+        capture::check_legacy(d, stream)?;
+        let a = allocation(d, address)?;
+        if a.host.is_some() {
+            return invalid("pinned host memory is freed by cuMemFreeHost");
+        }
+        a.freed = true;
+        submit(d, stream, Work::Free(address))
+    })
+}
+
+/// Free and all bytes of the device.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemGetInfo_v2(free: Out<'_, usize>, total: Out<'_, usize>) -> CUresult {
+    entry("cuMemGetInfo", |d| {
+        let (free, total) = (free.need("free")?, total.need("total")?);
+        d.current()?;
+        let all = d.memory.capacity();
+        let host = d
+            .allocations
+            .values()
+            .filter(|a| a.host.is_some())
+            .map(|a| a.bytes)
+            .sum::<u64>();
+        free.write((all + host).saturating_sub(d.memory.used()).min(all) as usize);
+        total.write(all as usize);
+        Ok(())
+    })
+}
+
+/// The page-locked range that holds `address`, with its start.
+pub(super) fn pinned_at(d: &Driver, address: usize) -> Option<(usize, Pinned)> {
+    let (&base, &pinned) = d.pinned.range(..=address).next_back()?;
+    (address - base < pinned.bytes).then_some((base, pinned))
+}
+
+fn host_alloc(out: Out<'_, u64>, bytes: usize, flags: u32) -> CUresult {
+    entry("cuMemHostAlloc", |d| {
+        let out = out.need("pp")?;
+        if flags & !HOST_FLAGS != 0 {
+            return invalid(format!("flags {flags:#x} have bits that are not defined"));
+        }
+        let context = d.current()?;
+        capture::refuse_unsafe(d)?;
+        let address = allocate(d, context, bytes)?;
+        // The host writes it unseen, so it counts as written from the start.
+        d.memory
+            .fill(address, bytes as u64, &[0])
+            .or_else(|e| fail(CUresult::UNKNOWN, e.message))?;
+        let host = d.memory.host(address) as usize;
+        if let Some(a) = d.allocations.get_mut(&address) {
+            a.host = Some(host);
+        }
+        d.pinned.insert(
+            host,
+            Pinned {
+                bytes,
+                flags,
+                context,
+                device: Some(address),
+            },
+        );
+        out.write(host as u64);
+        Ok(())
+    })
+}
+
+/// Page-locked host memory, which kernels reach by the address of [`cuMemHostGetDevicePointer_v2`].
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemHostAlloc(out: Out<'_, u64>, bytes: usize, flags: u32) -> CUresult {
+    host_alloc(out, bytes, flags)
+}
+
+/// As [`cuMemHostAlloc`] without flags.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemAllocHost_v2(out: Out<'_, u64>, bytes: usize) -> CUresult {
+    host_alloc(out, bytes, 0)
+}
+
+/// Frees page-locked host memory; submitted work is done first.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemFreeHost(pointer: HostPtr) -> CUresult {
+    entry("cuMemFreeHost", |d| {
+        let context = d.current()?;
+        capture::refuse_unsafe(d)?;
+        let Some(Pinned {
+            device: Some(address),
+            ..
+        }) = d.pinned.get(&pointer.0).copied()
+        else {
+            return invalid(format!(
+                "{:#x} is not the start of pinned memory",
+                pointer.0
+            ));
+        };
+        finish_context(d, context)?;
+        d.pinned.remove(&pointer.0);
+        release(d, address)
+    })
+}
+
+/// Page-locks host memory of the program's: copies from and to it become asynchronous.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemHostRegister_v2(
+    pointer: HostPtr,
+    bytes: usize,
+    flags: u32,
+) -> CUresult {
+    entry("cuMemHostRegister", |d| {
+        let context = d.current()?;
+        capture::refuse_unsafe(d)?;
+        if flags & !HOST_FLAGS != 0 || pointer.is_null() || bytes == 0 {
+            return invalid(format!(
+                "pointer {:#x}, {bytes} bytes, flags {flags:#x}",
+                pointer.0
+            ));
+        }
+        let end = pointer
+            .0
+            .checked_add(bytes)
+            .need("the size, which overflows,")?;
+        let before = d.pinned.range(..end).next_back();
+        if before.is_some_and(|(base, p)| base + p.bytes > pointer.0) {
+            return fail(
+                CUresult::HOST_MEMORY_ALREADY_REGISTERED,
+                "part of the range is pinned",
+            );
+        }
+        d.pinned.insert(
+            pointer.0,
+            Pinned {
+                bytes,
+                flags,
+                context,
+                device: None,
+            },
+        );
+        Ok(())
+    })
+}
+
+/// Ends what [`cuMemHostRegister_v2`] began; submitted work is done first.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemHostUnregister(pointer: HostPtr) -> CUresult {
+    entry("cuMemHostUnregister", |d| {
+        let context = d.current()?;
+        capture::refuse_unsafe(d)?;
+        if d.pinned.get(&pointer.0).is_none_or(|p| p.device.is_some()) {
+            let message = format!("{:#x} is not the start of registered memory", pointer.0);
+            return fail(CUresult::HOST_MEMORY_NOT_REGISTERED, message);
+        }
+        finish_context(d, context)?;
+        d.pinned.remove(&pointer.0);
+        Ok(())
+    })
+}
+
+/// The address by which kernels reach pinned memory.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemHostGetDevicePointer_v2(
+    out: Out<'_, u64>,
+    pointer: HostPtr,
+    flags: u32,
+) -> CUresult {
+    entry("cuMemHostGetDevicePointer", |d| {
+        let out = out.need("pdptr")?;
+        d.current()?;
+        if flags != 0 {
+            return invalid(format!("flags must be 0, not {flags}"));
+        }
+        match pinned_at(d, pointer.0) {
+            Some((
+                base,
+                Pinned {
+                    device: Some(address),
+                    ..
+                },
+            )) => {
+                out.write(address + (pointer.0 - base) as u64);
+                Ok(())
+            }
+            Some(_) => {
+                unsupported("kernels cannot reach registered host memory: use cuMemHostAlloc")
+            }
+            None => invalid(format!("{:#x} is not pinned memory", pointer.0)),
+        }
+    })
+}
+
+/// The flags pinned memory was allocated with.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemHostGetFlags(out: Out<'_, u32>, pointer: HostPtr) -> CUresult {
+    entry("cuMemHostGetFlags", |d| {
+        let out = out.need("pFlags")?;
+        match pinned_at(d, pointer.0) {
+            Some((
+                _,
+                Pinned {
+                    flags,
+                    device: Some(_),
+                    ..
+                },
+            )) => {
+                out.write(flags);
+                Ok(())
+            }
+            _ => invalid(format!("{:#x} was not given by cuMemHostAlloc", pointer.0)),
+        }
+    })
+}
+
+/// Memory that host and device share by one address is not supported (attribute 83 says so).
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemAllocManaged(
+    _out: Out<'_, u64>,
+    _bytes: usize,
+    _flags: u32,
+) -> CUresult {
+    entry("cuMemAllocManaged", |_| unsupported("managed memory"))
+}
+
+/// Managed memory is not supported.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemAdvise_v2(
+    _address: u64,
+    _bytes: usize,
+    _advice: u32,
+    _location: u64,
+) -> CUresult {
+    entry("cuMemAdvise", |_| unsupported("managed memory"))
+}
+
+/// Managed memory is not supported.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemPrefetchAsync_v2(
+    _address: u64,
+    _bytes: usize,
+    _location: u64,
+    _flags: u32,
+    _stream: Handle,
+) -> CUresult {
+    entry("cuMemPrefetchAsync", |_| unsupported("managed memory"))
+}

@@ -1,0 +1,452 @@
+//! Streams: queues of commands, and what decides which command runs next.
+//!
+//! A command carries a [`Clock`]: how far every other stream must have come before it may run. Events, the legacy default stream's
+//! implicit waits and the host's own waits all end up in it, so that "may run" and "happens after" are one question.
+//!
+//! Without a seed only what is waited for runs, oldest first: work that a program forgot to wait for has not happened yet. With a
+//! seed any command that may run can be next, and some run early, at submission.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::call::{Failure, Handle, HostPtr, Outcome, fail, host_function};
+use super::copy::{Copy, Fill};
+use super::launch::KernelLaunch;
+use super::result::CUresult;
+use super::state::{Driver, Locked, Recorded};
+use super::{capture, copy, launch, memory};
+
+/// Commands that may wait in all queues together before the oldest are run.
+const MOST_PENDING: usize = 4096;
+/// Bytes of copied host data that may wait.
+const MOST_STAGED: usize = 256 << 20;
+
+/// A stream's queue. Positions count its commands from 1.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) context: Handle,
+    /// Waits for, and is waited for by, the legacy default stream.
+    pub(super) blocking: bool,
+    pub(super) priority: i32,
+    pub(super) queue: VecDeque<Command>,
+    pub(super) submitted: u64,
+    pub(super) completed: u64,
+    /// A thread is executing the head, which was taken off the queue.
+    running: bool,
+    /// What commands submitted from now on come after.
+    pub(super) clock: Clock,
+    pub(super) capture: Option<StreamCapture>,
+}
+
+/// A stream that is being captured.
+#[derive(Debug, Clone)]
+pub(super) struct StreamCapture {
+    pub(super) capture: Handle,
+    /// Nodes that the next one comes after.
+    pub(super) frontier: Vec<usize>,
+}
+
+impl Stream {
+    pub(super) fn new(context: Handle, blocking: bool, priority: i32) -> Self {
+        Self {
+            context,
+            blocking,
+            priority,
+            queue: VecDeque::new(),
+            submitted: 0,
+            completed: 0,
+            running: false,
+            clock: Clock::default(),
+            capture: None,
+        }
+    }
+}
+
+/// Positions in streams, by stream.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Clock(BTreeMap<Handle, u64>);
+
+impl Clock {
+    pub(super) fn advance(&mut self, stream: Handle, position: u64) {
+        let at = self.0.entry(stream).or_default();
+        *at = position.max(*at);
+    }
+
+    pub(super) fn merge(&mut self, other: &Clock) {
+        for (&stream, &position) in &other.0 {
+            self.advance(stream, position);
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Command {
+    position: u64,
+    /// Place among all commands of the process.
+    sequence: u64,
+    after: Arc<Clock>,
+    work: Work,
+}
+
+/// What a command does.
+#[derive(Debug, Clone)]
+pub(super) enum Work {
+    Kernel(Arc<KernelLaunch>),
+    Copy(Copy),
+    Fill(Fill),
+    /// The end of a stream-ordered allocation.
+    Free(u64),
+    /// An event, and the record's place among all commands.
+    Record(Handle, u64),
+    /// Only the order matters.
+    Nothing,
+    Host(HostCall),
+    Graph(Arc<Vec<Node>>),
+}
+
+/// A node of a graph; `after` holds the indices of the nodes it comes after, all smaller than its own.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) work: Work,
+    pub(super) after: Vec<usize>,
+}
+
+/// A function of the program's, run in a stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum HostCall {
+    Function(extern "C" fn(*mut c_void), HostPtr),
+    Callback(
+        extern "C" fn(Handle, CUresult, *mut c_void),
+        Handle,
+        HostPtr,
+    ),
+}
+
+/// A small generator (splitmix64): the same seed gives the same order.
+#[derive(Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % bound as u64) as usize
+    }
+}
+
+/// Submits work to a stream, or adds it to the graph that the stream is captured into.
+pub(super) fn submit(d: &mut Locked, stream: Handle, work: Work) -> Outcome {
+    if capture::is_capturing(d, stream) {
+        return capture::add(d, stream, work);
+    }
+    enqueue(d, stream, work)?;
+    run_early(d);
+    limit_pending(d);
+    let context = d.streams.get(&stream).map_or(0, |s| s.context);
+    d.check_context(context)
+}
+
+/// Puts a command into a stream's queue and returns its position.
+pub(super) fn enqueue(d: &mut Driver, stream: Handle, work: Work) -> Outcome<u64> {
+    capture::check_legacy(d, stream)?;
+    let after = join(d, stream);
+    let sequence = d.sequence;
+    d.sequence += 1;
+    let Some(s) = d.streams.get_mut(&stream) else {
+        return fail(CUresult::INVALID_HANDLE, "the stream is gone");
+    };
+    s.submitted += 1;
+    let position = s.submitted;
+    let work = match work {
+        // The record's place is known only now.
+        Work::Record(event, _) => Work::Record(event, sequence),
+        work => work,
+    };
+    if let Work::Record(event, _) = work
+        && let Some(e) = d.events.get_mut(&event)
+    {
+        let mut clock = Clock::clone(&after);
+        clock.advance(stream, position);
+        e.captured = None;
+        let clock = Arc::new(clock);
+        e.recorded = Some(Recorded {
+            stream,
+            position,
+            sequence,
+            clock,
+            time: None,
+        });
+    }
+    s.queue.push_back(Command {
+        position,
+        sequence,
+        after,
+        work,
+    });
+    Ok(position)
+}
+
+/// What the stream's next command comes after: its own order, the host's waits, and the legacy default stream's rule.
+fn join(d: &mut Driver, stream: Handle) -> Arc<Clock> {
+    let mut clock = d.host_clock.clone();
+    let Some((context, blocking, own)) = d
+        .streams
+        .get(&stream)
+        .map(|s| (s.context, s.blocking, &s.clock))
+    else {
+        return Arc::default();
+    };
+    clock.merge(own);
+    let legacy = d.contexts.get(&context).map(|c| c.legacy);
+    if blocking {
+        let waits = |other: &Handle| Some(stream) == legacy || Some(*other) == legacy;
+        let others = d
+            .streams
+            .iter()
+            .filter(|(h, s)| **h != stream && s.context == context);
+        for (&other, s) in others.filter(|(h, s)| s.blocking && waits(h)) {
+            clock.merge(&s.clock);
+            clock.advance(other, s.submitted);
+        }
+    }
+    clock.0.retain(|h, _| d.streams.contains_key(h));
+    if let Some(s) = d.streams.get_mut(&stream) {
+        s.clock = clock.clone();
+    }
+    Arc::new(clock)
+}
+
+/// Runs commands until the stream has completed its last position, `position`; the host has then waited for all that the stream
+/// waited for. Says whether the context still works.
+pub(super) fn finish(d: &mut Locked, stream: Handle, position: u64) -> Outcome {
+    let context = d.streams.get(&stream).map_or(0, |s| s.context);
+    run_until(d, vec![(stream, position)]);
+    d.check_context(context)?;
+    if let Some(clock) = d.streams.get(&stream).map(|s| s.clock.clone()) {
+        d.host_clock.merge(&clock);
+        d.host_clock.advance(stream, position);
+    }
+    Ok(())
+}
+
+/// As [`finish`], for a position that may be older than the stream's last.
+pub(super) fn run_to(d: &mut Locked, stream: Handle, position: u64) -> Outcome {
+    let context = d.streams.get(&stream).map(|s| s.context);
+    run_until(d, vec![(stream, position)]);
+    context.map_or(Ok(()), |c| d.check_context(c))
+}
+
+/// Runs everything in the context's streams.
+pub(super) fn finish_context(d: &mut Locked, context: Handle) -> Outcome {
+    let goals = || -> Vec<_> {
+        let streams = d.streams.iter().filter(|(_, s)| s.context == context);
+        streams.map(|(&h, s)| (h, s.submitted)).collect()
+    };
+    let goals = goals();
+    run_until(d, goals.clone());
+    for (stream, position) in goals {
+        d.host_clock.advance(stream, position);
+    }
+    d.check_context(context)
+}
+
+/// Whether the stream has come to `position`.
+pub(super) fn completed(d: &Driver, stream: Handle, position: u64) -> bool {
+    d.streams
+        .get(&stream)
+        .is_none_or(|s| s.completed >= position)
+}
+
+/// Runs one command that the position needs, if it has not been reached: how a program that only polls makes progress.
+pub(super) fn poll(d: &mut Locked, stream: Handle, position: u64) -> bool {
+    let needed = needed(d, &[(stream, position)]);
+    if let Some(next) = choose(d, &needed) {
+        step(d, next);
+    }
+    completed(d, stream, position)
+}
+
+fn run_until(d: &mut Locked, goals: Vec<(Handle, u64)>) {
+    let needed = needed(d, &goals);
+    while needed.iter().any(|(&s, &p)| !completed(d, s, p)) {
+        match choose(d, &needed) {
+            Some(stream) => step(d, stream),
+            None => {
+                let running = d.streams.values().any(|s| s.running);
+                assert!(running, "no command can run, yet some wait");
+                d.wait_for_others();
+            }
+        }
+    }
+}
+
+/// How far each stream must come for the goals, their dependencies included.
+fn needed(d: &Driver, goals: &[(Handle, u64)]) -> HashMap<Handle, u64> {
+    let mut needed = HashMap::new();
+    let mut open = goals.to_vec();
+    while let Some((stream, position)) = open.pop() {
+        let Some(s) = d.streams.get(&stream) else {
+            continue;
+        };
+        let before = needed.get(&stream).copied().unwrap_or(s.completed);
+        if position <= before {
+            continue;
+        }
+        needed.insert(stream, position);
+        let new = s
+            .queue
+            .iter()
+            .filter(|c| c.position > before && c.position <= position);
+        open.extend(new.flat_map(|c| c.after.0.iter().map(|(&h, &p)| (h, p))));
+    }
+    needed
+}
+
+/// The stream whose head runs next.
+fn choose(d: &mut Driver, needed: &HashMap<Handle, u64>) -> Option<Handle> {
+    if d.random.is_some() {
+        let mut ready = ready(d);
+        ready.sort_unstable();
+        let random = d.random.as_mut()?;
+        return (!ready.is_empty()).then(|| ready[random.below(ready.len())].1);
+    }
+    let ready = ready(d).into_iter();
+    ready
+        .filter(|(_, h)| needed.get(h).is_some_and(|&p| !completed(d, *h, p)))
+        .min()
+        .map(|(_, h)| h)
+}
+
+/// Streams whose head may run, with the head's place among all commands.
+fn ready(d: &Driver) -> Vec<(u64, Handle)> {
+    let streams = d.streams.iter().filter(|(_, s)| !s.running);
+    let heads = streams.filter_map(|(&h, s)| s.queue.front().map(|c| (h, c)));
+    heads
+        .filter(|(h, c)| {
+            c.after
+                .0
+                .iter()
+                .all(|(&s, &p)| s == *h || completed(d, s, p))
+        })
+        .map(|(h, c)| (c.sequence, h))
+        .collect()
+}
+
+/// With a seed, some commands run before anything waits for them, as on a card that is quick.
+fn run_early(d: &mut Locked) {
+    while d.random.as_mut().is_some_and(|r| r.below(2) == 0) {
+        match choose(d, &HashMap::new()) {
+            Some(stream) => step(d, stream),
+            None => return,
+        }
+    }
+}
+
+/// Keeps the queues' size in bounds.
+fn limit_pending(d: &mut Locked) {
+    let over = |d: &Driver| {
+        let queues = || d.streams.values().map(|s| &s.queue);
+        let staged = |c: &Command| {
+            if let Work::Copy(copy) = &c.work {
+                copy.staged()
+            } else {
+                0
+            }
+        };
+        queues().map(VecDeque::len).sum::<usize>() > MOST_PENDING
+            || queues().flatten().map(staged).sum::<usize>() > MOST_STAGED
+    };
+    // The sum costs as much as the queues are long, so it is not taken every time.
+    if !d.sequence.is_multiple_of(64) || !over(d) {
+        return;
+    }
+    let all = d.streams.iter().map(|(&h, s)| (h, s.submitted)).collect();
+    run_until(d, all);
+}
+
+/// Executes the head of a stream's queue.
+fn step(d: &mut Locked, stream: Handle) {
+    let Some(s) = d.streams.get_mut(&stream) else {
+        return;
+    };
+    let Some(command) = s.queue.pop_front() else {
+        return;
+    };
+    let context = s.context;
+    s.running = true;
+    let result = execute(d, context, &command.work);
+    if let Some(s) = d.streams.get_mut(&stream) {
+        s.running = false;
+        s.completed = s.completed.max(command.position);
+    }
+    if let Err(failure) = result {
+        break_context(d, context, failure);
+    }
+    d.announce();
+}
+
+fn execute(d: &mut Locked, context: Handle, work: &Work) -> Outcome {
+    match work {
+        Work::Kernel(kernel) => launch::run(d, kernel),
+        Work::Copy(copy) => copy::run(d, copy),
+        Work::Fill(fill) => copy::run_fill(d, fill),
+        Work::Free(address) => memory::release(d, *address),
+        Work::Record(event, sequence) => {
+            let recorded = d.events.get_mut(event).and_then(|e| e.recorded.as_mut());
+            // A later record has replaced this one when the number differs.
+            if let Some(r) = recorded.filter(|r| r.sequence == *sequence) {
+                r.time = Some(Instant::now());
+            }
+            Ok(())
+        }
+        Work::Nothing => Ok(()),
+        Work::Host(call) => {
+            let call = *call;
+            d.unlocked(|| {
+                host_function(|| match call {
+                    HostCall::Function(f, data) => f(data.0 as *mut c_void),
+                    HostCall::Callback(f, stream, data) => {
+                        f(stream, CUresult::SUCCESS, data.0 as *mut c_void);
+                    }
+                });
+            });
+            Ok(())
+        }
+        Work::Graph(nodes) => execute_graph(d, context, nodes),
+    }
+}
+
+/// Runs a graph's nodes in an order that its edges allow.
+fn execute_graph(d: &mut Locked, context: Handle, nodes: &[Node]) -> Outcome {
+    let mut done = vec![false; nodes.len()];
+    for left in (1..=nodes.len()).rev() {
+        let ready: Vec<_> = (0..nodes.len())
+            .filter(|&i| !done[i] && nodes[i].after.iter().all(|&a| done[a]))
+            .collect();
+        assert!(!ready.is_empty(), "{left} nodes wait for each other");
+        let pick = d.random.as_mut().map_or(0, |r| r.below(ready.len()));
+        execute(d, context, &nodes[ready[pick]].work)?;
+        done[ready[pick]] = true;
+    }
+    Ok(())
+}
+
+/// A kernel failed: nothing else of its context runs, and every later call returns the error.
+fn break_context(d: &mut Driver, context: Handle, failure: Failure) {
+    for s in d.streams.values_mut().filter(|s| s.context == context) {
+        s.queue.clear();
+        s.completed = s.submitted;
+    }
+    if let Some(c) = d.contexts.get_mut(&context) {
+        c.broken.get_or_insert(failure);
+    }
+}

@@ -1,0 +1,424 @@
+//! The objects behind the handles, and the lock around them.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+use std::time::Instant;
+
+use super::call::{Failure, Handle, Outcome, fail, invalid, say};
+use super::capture::Capture;
+use super::function::Function;
+use super::graph::Graph;
+use super::module::Module;
+use super::pool::Pool;
+use super::report::Reporter;
+use super::result::CUresult;
+use super::schedule::{Clock, Node, Random, Stream};
+use crate::device::Device;
+use crate::memory::DeviceMemory;
+use crate::options::Options;
+
+/// Everything of the process. There is one device, number 0.
+pub(super) struct Driver {
+    pub(super) device: &'static Device,
+    pub(super) memory: Arc<DeviceMemory>,
+    pub(super) options: Options,
+    /// Options set by the program, which come before the environment's.
+    pub(super) overrides: HashMap<String, String>,
+    pub(super) random: Option<Random>,
+    pub(super) primary: Primary,
+    pub(super) contexts: HashMap<Handle, Context>,
+    pub(super) streams: HashMap<Handle, Stream>,
+    pub(super) events: HashMap<Handle, Event>,
+    pub(super) modules: HashMap<Handle, Module>,
+    pub(super) functions: HashMap<Handle, Function>,
+    pub(super) captures: HashMap<Handle, Capture>,
+    pub(super) graphs: HashMap<Handle, Graph>,
+    /// Graph and index of each node that was given a handle.
+    pub(super) nodes: HashMap<Handle, (Handle, usize)>,
+    pub(super) executables: HashMap<Handle, Executable>,
+    pub(super) pools: HashMap<Handle, Pool>,
+    /// The program's allocations by address.
+    pub(super) allocations: BTreeMap<u64, Allocation>,
+    /// Host ranges of `cuMemHostRegister` and of pinned allocations, by address.
+    pub(super) pinned: BTreeMap<usize, Pinned>,
+    pub(super) report: Reporter,
+    /// What the host has waited for.
+    pub(super) host_clock: Clock,
+    /// Commands submitted so far.
+    pub(super) sequence: u64,
+    handles: u64,
+}
+
+/// The device's primary context.
+#[derive(Debug, Default)]
+pub(super) struct Primary {
+    pub(super) context: Option<Handle>,
+    pub(super) retained: u32,
+    pub(super) flags: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) flags: u32,
+    pub(super) primary: bool,
+    /// The legacy default stream.
+    pub(super) legacy: Handle,
+    /// Per-thread default streams.
+    pub(super) per_thread: HashMap<ThreadId, Handle>,
+    /// What a kernel did to the context: every later call returns it.
+    pub(super) broken: Option<Failure>,
+    pub(super) limits: HashMap<u32, usize>,
+    pub(super) cache_config: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Event {
+    pub(super) context: Handle,
+    pub(super) timing: bool,
+    pub(super) recorded: Option<Recorded>,
+    /// The event was last recorded in a capture: which, and after which nodes.
+    pub(super) captured: Option<(Handle, Vec<usize>)>,
+}
+
+/// The last record of an event.
+#[derive(Debug, Clone)]
+pub(super) struct Recorded {
+    pub(super) stream: Handle,
+    pub(super) position: u64,
+    /// The record's place among all commands.
+    pub(super) sequence: u64,
+    pub(super) clock: Arc<Clock>,
+    /// When the command ran.
+    pub(super) time: Option<Instant>,
+}
+
+/// An instantiated graph.
+#[derive(Debug, Clone)]
+pub(super) struct Executable {
+    pub(super) context: Handle,
+    pub(super) nodes: Arc<Vec<Node>>,
+    pub(super) flags: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allocation {
+    pub(super) context: Handle,
+    pub(super) bytes: u64,
+    /// Host address of a pinned allocation.
+    pub(super) host: Option<usize>,
+    /// A stream-ordered free was submitted.
+    pub(super) freed: bool,
+    pub(super) pool: Option<Handle>,
+}
+
+/// Page-locked host memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pinned {
+    pub(super) bytes: usize,
+    pub(super) flags: u32,
+    pub(super) context: Handle,
+    /// Device address of an allocation of ours; `None` for registered memory.
+    pub(super) device: Option<u64>,
+}
+
+/// Kinds of handles, in their upper bits: above every address that a process can have.
+#[derive(Debug, Clone, Copy)]
+#[repr(u64)]
+pub(super) enum Kind {
+    Context = 1,
+    Stream,
+    Event,
+    Module,
+    Function,
+    Capture,
+    Graph,
+    Node,
+    Executable,
+    Pool,
+}
+
+static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
+static SOMETHING_ENDED: Condvar = Condvar::new();
+
+thread_local! {
+    /// The thread's stack of current contexts.
+    static CURRENT: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The driver's state, locked; the lock is let go while a function of the program's runs.
+pub(super) struct Locked {
+    guard: Option<MutexGuard<'static, Option<Driver>>>,
+}
+
+fn lock() -> MutexGuard<'static, Option<Driver>> {
+    // A panic inside the driver was already reported; what it left is still memory-safe.
+    DRIVER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Locked {
+    /// # Errors
+    /// `CUDA_ERROR_NOT_INITIALIZED` before `cuInit`.
+    pub(super) fn lock() -> Outcome<Self> {
+        let guard = lock();
+        if guard.is_none() {
+            return fail(CUresult::NOT_INITIALIZED, "cuInit was not called");
+        }
+        Ok(Self { guard: Some(guard) })
+    }
+
+    /// As [`Locked::lock`], and what `cuInit` does where it was not called.
+    pub(super) fn lock_or_init() -> Outcome<Self> {
+        let mut guard = lock();
+        if guard.is_none() {
+            *guard = Some(Driver::new()?);
+        }
+        Ok(Self { guard: Some(guard) })
+    }
+
+    /// Runs a function of the program's without the lock.
+    pub(super) fn unlocked(&mut self, body: impl FnOnce()) {
+        self.guard = None;
+        body();
+        self.guard = Some(lock());
+    }
+
+    /// Waits until another thread's command ended.
+    pub(super) fn wait_for_others(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            let guard = SOMETHING_ENDED
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner);
+            self.guard = Some(guard);
+        }
+    }
+
+    /// Wakes the threads in [`Locked::wait_for_others`].
+    pub(super) fn announce(&self) {
+        SOMETHING_ENDED.notify_all();
+    }
+}
+
+impl Deref for Locked {
+    type Target = Driver;
+
+    fn deref(&self) -> &Driver {
+        self.guard
+            .as_ref()
+            .and_then(|g| g.as_ref())
+            .expect("locked and initialised")
+    }
+}
+
+impl DerefMut for Locked {
+    fn deref_mut(&mut self) -> &mut Driver {
+        self.guard
+            .as_mut()
+            .and_then(|g| g.as_mut())
+            .expect("locked and initialised")
+    }
+}
+
+impl Driver {
+    fn new() -> Outcome<Self> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let options = Options::from_variables(variable).or_else(invalid)?;
+        for name in super::control::unknown_variables() {
+            say(&format!(
+                "{name} is no variable of the emulator's and is ignored"
+            ));
+        }
+        let key = variable("CUDA_EMULATOR_DEVICE").unwrap_or_else(|| "a100".into());
+        let device = Device::from_key(&key)
+            .or_else(|e| invalid(format!("CUDA_EMULATOR_DEVICE={key}: {e}")))?;
+        Ok(Self {
+            device,
+            memory: Arc::new(reserve(device.memory_bytes, &options)?),
+            random: options.seed.map(Random::new),
+            report: Reporter::new(variable).or_else(invalid)?,
+            options,
+            overrides: HashMap::new(),
+            primary: Primary::default(),
+            contexts: HashMap::new(),
+            streams: HashMap::new(),
+            events: HashMap::new(),
+            modules: HashMap::new(),
+            functions: HashMap::new(),
+            captures: HashMap::new(),
+            graphs: HashMap::new(),
+            nodes: HashMap::new(),
+            executables: HashMap::new(),
+            pools: HashMap::new(),
+            allocations: BTreeMap::new(),
+            pinned: BTreeMap::new(),
+            host_clock: Clock::default(),
+            sequence: 0,
+            handles: 0,
+        })
+    }
+
+    /// A handle that was never used before.
+    pub(super) fn handle(&mut self, kind: Kind) -> Handle {
+        self.handles += 1;
+        (kind as u64) << 48 | self.handles << 4
+    }
+
+    pub(super) fn new_context(&mut self, flags: u32, primary: bool) -> Handle {
+        let handle = self.handle(Kind::Context);
+        let legacy = self.new_stream(handle, true, 0);
+        let context = Context {
+            flags,
+            primary,
+            legacy,
+            per_thread: HashMap::new(),
+            broken: None,
+            limits: HashMap::new(),
+            cache_config: 0,
+        };
+        self.contexts.insert(handle, context);
+        handle
+    }
+
+    pub(super) fn new_stream(&mut self, context: Handle, blocking: bool, priority: i32) -> Handle {
+        let handle = self.handle(Kind::Stream);
+        self.streams
+            .insert(handle, Stream::new(context, blocking, priority));
+        handle
+    }
+
+    /// A context that exists, broken or not.
+    pub(super) fn context(&mut self, handle: Handle) -> Outcome<&mut Context> {
+        if handle == 0 {
+            return fail(
+                CUresult::INVALID_CONTEXT,
+                "no context is current to the calling thread",
+            );
+        }
+        self.contexts.get_mut(&handle).ok_or_else(|| {
+            let was_ours = handle >> 48 == Kind::Context as u64;
+            let (code, what) = if was_ours {
+                (CUresult::CONTEXT_IS_DESTROYED, "was destroyed")
+            } else {
+                (CUresult::INVALID_CONTEXT, "is no context")
+            };
+            Failure {
+                code,
+                message: format!("{handle:#x} {what}"),
+            }
+        })
+    }
+
+    /// The error that a kernel left in the context, if any.
+    pub(super) fn check_context(&mut self, handle: Handle) -> Outcome {
+        match &self.context(handle)?.broken {
+            None => Ok(()),
+            Some(failure) => Err(failure.clone()),
+        }
+    }
+
+    /// The calling thread's context, which must be usable.
+    pub(super) fn current(&mut self) -> Outcome<Handle> {
+        let handle = current_handle();
+        self.check_context(handle)?;
+        Ok(handle)
+    }
+
+    /// The stream that a program names: 0 and 1 are the legacy default stream, 2 is the thread's default stream. Its context must be
+    /// usable.
+    pub(super) fn stream(&mut self, handle: Handle) -> Outcome<Handle> {
+        match handle {
+            0 | 1 => {
+                let context = self.current()?;
+                Ok(self.context(context)?.legacy)
+            }
+            2 => {
+                let context = self.current()?;
+                let thread = std::thread::current().id();
+                if let Some(&stream) = self.context(context)?.per_thread.get(&thread) {
+                    return Ok(stream);
+                }
+                let stream = self.new_stream(context, true, 0);
+                self.context(context)?.per_thread.insert(thread, stream);
+                Ok(stream)
+            }
+            _ => {
+                let context = find(&mut self.streams, handle, "stream")?.context;
+                self.check_context(context)?;
+                Ok(handle)
+            }
+        }
+    }
+
+    pub(super) fn event(&mut self, handle: Handle) -> Outcome<&mut Event> {
+        let context = find(&mut self.events, handle, "event")?.context;
+        self.check_context(context)?;
+        find(&mut self.events, handle, "event")
+    }
+
+    pub(super) fn function(&mut self, handle: Handle) -> Outcome<&mut Function> {
+        find(&mut self.functions, handle, "function")
+    }
+
+    pub(super) fn module(&mut self, handle: Handle) -> Outcome<&mut Module> {
+        find(&mut self.modules, handle, "module")
+    }
+}
+
+/// The object of a handle.
+///
+/// # Errors
+/// `CUDA_ERROR_INVALID_HANDLE`.
+pub(super) fn find<'a, T>(
+    objects: &'a mut HashMap<Handle, T>,
+    handle: Handle,
+    what: &str,
+) -> Outcome<&'a mut T> {
+    objects.get_mut(&handle).ok_or_else(|| Failure {
+        code: CUresult::INVALID_HANDLE,
+        message: match handle {
+            0 => format!("the {what} is null"),
+            _ => format!("{handle:#x} is no live {what}: never created, or destroyed before"),
+        },
+    })
+}
+
+/// Device memory of the card's size, or of as much address space as the host gives.
+pub(super) fn reserve(bytes: u64, options: &Options) -> Outcome<DeviceMemory> {
+    let track = options.check == crate::options::Check::All;
+    let mut bytes = bytes;
+    loop {
+        match DeviceMemory::with_tracking(bytes, track) {
+            Ok(memory) => return Ok(memory),
+            Err(_) if bytes > 1 << 28 => bytes /= 2,
+            Err(e) => {
+                let message = format!("no address space for {bytes} bytes of device memory: {e}");
+                return fail(CUresult::OUT_OF_MEMORY, message);
+            }
+        }
+    }
+}
+
+/// The calling thread's current context, 0 if none.
+pub(super) fn current_handle() -> Handle {
+    CURRENT.with_borrow(|stack| stack.last().copied().unwrap_or(0))
+}
+
+/// Replaces the calling thread's current context; 0 takes it away.
+pub(super) fn set_current(context: Handle) {
+    CURRENT.with_borrow_mut(|stack| {
+        stack.pop();
+        if context != 0 {
+            stack.push(context);
+        }
+    });
+}
+
+pub(super) fn push_current(context: Handle) {
+    CURRENT.with_borrow_mut(|stack| stack.push(context));
+}
+
+pub(super) fn pop_current() -> Option<Handle> {
+    CURRENT.with_borrow_mut(Vec::pop)
+}
