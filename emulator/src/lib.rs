@@ -15,3 +15,5 @@ pub mod numeric;
 pub mod options;
 pub mod ptx;
 pub mod report;
+
+pub use driver::module_text;

@@ -147,6 +147,19 @@ fn architecture(entry: &Entry) -> String {
     format!("{what}_{}{suffix}", entry.sm)
 }
 
+/// The PTX text in the bytes of a module: the text itself, or what [`ptx_for`] finds in a fat binary.
+///
+/// # Errors
+/// A sentence, for bytes that are neither or that do not fit the device.
+pub fn module_text(bytes: &[u8], device: &Device) -> Result<String, String> {
+    let fat = bytes.get(..4) == Some(&CONTAINER.to_le_bytes());
+    let text = match fat {
+        true => ptx_for(bytes, device).map_err(|failure| failure.message)?,
+        false => bytes.to_vec(),
+    };
+    String::from_utf8(text).map_err(|e| format!("neither a fat binary nor PTX text: {e}"))
+}
+
 /// The PTX text in a fat binary that fits the device best: its own architecture-specific one, else the newest that is not newer than
 /// the device.
 ///

@@ -31,3 +31,5 @@ mod result;
 mod schedule;
 mod state;
 mod stream;
+
+pub use fatbin::module_text;
