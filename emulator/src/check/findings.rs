@@ -63,6 +63,12 @@ impl Findings {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn total(&self, kind: FindingKind) -> u64 {
+        let of_kind = self.by_place.values().filter(|f| f.kind == kind);
+        of_kind.map(|f| f.count).sum()
+    }
+
     pub(super) fn into_list(self) -> Vec<Finding> {
         let mut list: Vec<_> = self.by_place.into_iter().collect();
         list.sort_by_key(|(p, f)| (p.line, p.other_line, f.kind as u32));

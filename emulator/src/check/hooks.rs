@@ -126,6 +126,14 @@ impl<'a> GridChecker<'a> {
             .add(finding);
     }
 
+    /// Counts a repeat of a finding; false if it is new.
+    pub(super) fn known(&self, finding: &Report) -> bool {
+        self.findings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .count(finding.place())
+    }
+
     /// All findings of the launch, by PTX line.
     pub fn finish(self) -> Vec<Finding> {
         self.findings

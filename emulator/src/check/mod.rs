@@ -1,8 +1,12 @@
 //! What the checkers found, and the checkers.
 
+mod clock;
 mod findings;
 pub mod hooks;
 mod race;
+mod shadow;
+#[cfg(test)]
+mod tests;
 
 /// One kind of mistake at one place; repeats at the same place are counted, not listed.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,4 +38,14 @@ pub enum FindingKind {
     AsyncHazard,
     LimitExceeded,
     OrderDependence,
+}
+
+/// The set bits of a lane mask, lowest first.
+#[inline(always)]
+pub(crate) fn lanes_of(mut mask: u32) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let lane = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (lane < 32).then_some(lane)
+    })
 }
