@@ -12,8 +12,8 @@ fn main() {
     for name in ["TARGET", "PROFILE", "OPT_LEVEL", "DEBUG"] {
         std::env::var(name).unwrap_or_default().hash(&mut hasher);
     }
-    let build = format!("{:016x}", hasher.finish());
-    println!("cargo:rustc-env=CUDA_EMULATOR_BUILD={build}");
+    let build = format!("cuda-emulator-build-{:016x}", hasher.finish());
+    println!("cargo:rustc-env=EMULATOR_BUILD_ID={build}");
     // The loader's build script reads this as DEP_CUDA_EMULATOR_BUILD.
     println!("cargo:build={build}");
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {

@@ -10,7 +10,7 @@ use crate::options::{Check, Options};
 
 /// Tells builds of this library apart: made from its sources by the build script.
 const BUILD: &CStr =
-    match CStr::from_bytes_with_nul(concat!(env!("CUDA_EMULATOR_BUILD"), "\0").as_bytes()) {
+    match CStr::from_bytes_with_nul(concat!(env!("EMULATOR_BUILD_ID"), "\0").as_bytes()) {
         Ok(text) => text,
         Err(_) => panic!("a NUL in the build's number"),
     };

@@ -225,3 +225,70 @@ fn decompress(entry: &Entry, payload: &[u8]) -> Outcome<Vec<u8>> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ZSTD: &[u8] = include_bytes!("../../tests/data/scale_zstd.fatbin");
+    const LZ4: &[u8] = include_bytes!("../../tests/data/scale_lz4.fatbin");
+    const PLAIN: &[u8] = include_bytes!("../../tests/data/scale_plain.fatbin");
+    const MACHINE_CODE: &[u8] = include_bytes!("../../tests/data/scale_machine_code.fatbin");
+    const SPECIFIC: &[u8] = include_bytes!("../../tests/data/scale_90a.fatbin");
+
+    fn text(bytes: &[u8], device: &str) -> Outcome<String> {
+        let text = ptx_for(bytes, Device::from_key(device).unwrap())?;
+        let text = String::from_utf8(text).unwrap();
+        Ok(text.trim_end_matches('\0').to_owned())
+    }
+
+    #[test]
+    fn every_compression_holds_the_same_text() {
+        let plain = text(PLAIN, "a100").unwrap();
+        assert!(plain.contains(".target sm_80") && plain.contains(".visible .entry scale("));
+        assert_eq!(text(LZ4, "a100").unwrap(), plain);
+        assert_eq!(text(ZSTD, "a100").unwrap(), plain);
+    }
+
+    #[test]
+    fn the_newest_text_that_fits_is_chosen() {
+        for (device, target) in [("a100", 80), ("rtx3090", 80), ("rtx4090", 89), ("h100", 89)] {
+            let text = text(ZSTD, device).unwrap();
+            assert!(text.contains(&format!(".target sm_{target}\n")), "{device}");
+        }
+        assert!(text(SPECIFIC, "h100").unwrap().contains(".target sm_90a"));
+        for (bytes, device, there) in [
+            (SPECIFIC, "a100", "compute_90a"),
+            (SPECIFIC, "b200", "compute_90a"),
+            (MACHINE_CODE, "a100", "sm_80"),
+        ] {
+            let failure = text(bytes, device).unwrap_err();
+            assert_eq!(failure.code, CUresult::NO_BINARY_FOR_GPU);
+            assert!(failure.message.contains(there), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn several_containers_are_one_image() {
+        let both = [SPECIFIC, LZ4].concat();
+        assert!(text(&both, "a100").unwrap().contains(".target sm_80"));
+        assert!(text(&both, "h100").unwrap().contains(".target sm_90a"));
+    }
+
+    #[test]
+    fn damage_is_an_error_and_no_crash() {
+        for good in [ZSTD, LZ4, PLAIN] {
+            for length in 16..good.len() {
+                assert!(text(&good[..length], "rtx4090").is_err(), "cut to {length}");
+            }
+            for at in 0..good.len().min(700) {
+                for bit in [0, 3, 7] {
+                    let mut bad = good.to_vec();
+                    bad[at] ^= 1 << bit;
+                    // Any answer but a panic: some bits do not matter.
+                    let _ = ptx_for(&bad, Device::from_key("rtx4090").unwrap());
+                }
+            }
+        }
+    }
+}
