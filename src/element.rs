@@ -246,7 +246,7 @@ pub(crate) fn row_sum<A: Real>(values: impl Iterator<Item = A>) -> A {
     let mut width = 16;
     while width > 0 {
         for lane in 0..width {
-            lanes[lane] = lanes[lane] + lanes[lane + width];
+            lanes[lane] += lanes[lane + width];
         }
         width /= 2;
     }

@@ -74,8 +74,8 @@ pub(crate) fn dispatch<A: Real>(
     }
     for e in 0..experts {
         offsets[e + 1] += offsets[e];
-        place[e] = offsets[e];
     }
+    place.copy_from_slice(&offsets[..experts]);
     for (assignment, &id) in ids.iter().enumerate() {
         if let Some(expert) = expert_of(id) {
             sorted[place[expert] as usize] = assignment as i32;

@@ -34,7 +34,7 @@ pub(crate) fn scratch_elements<T: Element, W: Element<Acc = T::Acc>>(
     let statistics = tokens.div_ceil(PANEL) * padded(stats_elements(config));
     let routing = Layout::new::<T, W>(config);
     let forward = statistics + routing.weight + parallel::lanes() * routing.lane;
-    forward.max(weight_grad_lane::<T, W>(config) * parallel::lanes())
+    forward.max(weight_grad_lane(config) * parallel::lanes())
 }
 
 /// Pieces of scratch: the router weight in the accumulation type, and per lane a panel of logits, of tokens, and three rows.
@@ -148,6 +148,7 @@ pub(crate) fn forward<T: Element, W: Element<Acc = T::Acc>>(
 }
 
 /// Router backward; see [`Backend::router_backward`](crate::Backend::router_backward).
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn backward<T: Element, W: Element<Acc = T::Acc>>(
     config: &MoeConfig,
     tokens: usize,
@@ -258,7 +259,7 @@ pub(crate) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
         experts * hidden,
         || format!("[E={experts}, H={hidden}]"),
     )?;
-    let lane = weight_grad_lane::<T, W>(config);
+    let lane = weight_grad_lane(config);
     check::workspace(OPERATION, scratch.len(), lane * parallel::lanes())?;
 
     // A task is a slice of columns; tokens are gone through in order, so the sum is the same however many lanes there are.
@@ -302,7 +303,7 @@ pub(crate) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
 const GRAD_COLUMNS: usize = 128;
 const GRAD_TOKENS: usize = 512;
 
-fn weight_grad_lane<T: Element, W: Element<Acc = T::Acc>>(config: &MoeConfig) -> usize {
+fn weight_grad_lane(config: &MoeConfig) -> usize {
     padded(config.num_experts() * GRAD_COLUMNS) + padded(GRAD_TOKENS * GRAD_COLUMNS)
 }
 
@@ -685,49 +686,45 @@ fn route_backward<A: Real>(
         .capacity()
         .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop);
     let sigmoid = router.score_function == ScoreFunction::Sigmoid;
-    let straight_through = router.single_expert == SingleExpert::StraightThrough;
-    let softmax_over_picked = router.score_function == ScoreFunction::SoftmaxAfterTopK;
-
-    // The full distribution p is needed for dense gradients only.
-    let dense = !sigmoid && !(softmax_over_picked && !straight_through) && !renormalized;
-    if dense || loss.any() {
+    // Are the weights entries of the full softmax (or do they pretend to be, straight-through)?
+    let full = !renormalized
+        && match router.score_function {
+            ScoreFunction::SoftmaxAfterTopK => {
+                router.single_expert == SingleExpert::StraightThrough
+            }
+            ScoreFunction::SoftmaxBeforeTopK => true,
+            ScoreFunction::Sigmoid => false,
+        };
+    if full || loss.any() {
         for (p, &z) in probability.iter_mut().zip(row.logits) {
             *p = (z - row.lse).exp();
         }
     }
 
-    if renormalized || (softmax_over_picked && !straight_through) {
-        // w = scale·softmax over the picked (or surviving); for sigmoid σ' = σ(1−σ) takes the place of σ.
-        let mean = row_sum(slots().map(|(_, w, g)| w / scale * g));
-        for (id, w, g) in slots() {
-            let e = id as usize;
-            let factor = if sigmoid {
-                A::ONE - row.logits[e].sigmoid()
-            } else {
-                A::ONE
-            };
-            grad[e] += w * (g - mean) * factor;
-        }
-    } else if sigmoid {
-        let s = |id: i32| row.logits[id as usize].sigmoid();
-        let many = row.ids.len() > 1;
-        let (sum, mean) = if many {
-            let sum = row_sum(slots().map(|(id, ..)| s(id))) + A::from_f64(SIGMOID_EPSILON);
-            (sum, row_sum(slots().map(|(id, _, g)| s(id) / sum * g)))
-        } else {
-            (A::ONE, A::ZERO)
-        };
-        for (id, _, g) in slots() {
-            grad[id as usize] += scale / sum * (g - mean) * s(id) * (A::ONE - s(id));
-        }
-    } else {
-        // Weights are entries of the full softmax (or pretend to be, straight-through).
+    if full {
         let mean = row_sum(slots().map(|(id, _, g)| probability[id as usize] * (g * scale)));
         for (grad, &p) in grad.iter_mut().zip(probability.iter()) {
             *grad += -(p * mean);
         }
         for (id, _, g) in slots() {
             grad[id as usize] += probability[id as usize] * (g * scale);
+        }
+    } else {
+        // w/scale is normalised over the picked (or surviving) experts, unless a sigmoid is alone; the slope of a sigmoid's
+        // logarithm is 1 − σ, that of an exponential's is 1.
+        let alone = sigmoid && row.ids.len() == 1;
+        let mean = match alone {
+            true => A::ZERO,
+            false => row_sum(slots().map(|(_, w, g)| w / scale * g)),
+        };
+        for (id, w, g) in slots() {
+            let e = id as usize;
+            let slope = if sigmoid {
+                A::ONE - row.logits[e].sigmoid()
+            } else {
+                A::ONE
+            };
+            grad[e] += w * (g - mean) * slope;
         }
     }
 
