@@ -29,8 +29,6 @@ fn the_emulator_is_the_driver() {
         b"emulated".map(|b| b as _)
     );
     assert_eq!(code(CudaContext::new(1)), Code::CUDA_ERROR_INVALID_DEVICE);
-    let error = code(CudaContext::new(-1));
-    assert_eq!(error, Code::CUDA_ERROR_INVALID_DEVICE);
 }
 
 #[test]
@@ -59,16 +57,12 @@ fn attributes_of_the_device() {
         unsafe { symbol(c"cuDeviceGetAttribute") };
     for wrong in [0, -1, 5000] {
         // SAFETY: `value` is a live integer.
-        assert_eq!(
-            unsafe { get(&mut value, wrong, 0) },
-            Code::CUDA_ERROR_INVALID_VALUE
-        );
+        let result = unsafe { get(&mut value, wrong, 0) };
+        assert_eq!(result, Code::CUDA_ERROR_INVALID_VALUE);
     }
     // SAFETY: a null pointer is an error, not an access.
-    assert_eq!(
-        unsafe { get(null_mut(), 1, 0) },
-        Code::CUDA_ERROR_INVALID_VALUE
-    );
+    let result = unsafe { get(null_mut(), 1, 0) };
+    assert_eq!(result, Code::CUDA_ERROR_INVALID_VALUE);
 }
 
 /// A function of the loaded driver that cudarc has no suitable binding of.
@@ -132,6 +126,8 @@ fn pinned_memory() {
     stream.synchronize().unwrap();
     pinned.as_mut_slice().unwrap().fill(0.0);
     stream.memcpy_dtoh(&device, &mut pinned).unwrap();
+    // Without this the copy may not have run: cudarc orders pinned memory by events only once there are several streams.
+    stream.synchronize().unwrap();
     assert_eq!(pinned.as_slice().unwrap(), [1.5; 256]);
     let mut address = 0;
     let host = pinned.as_ptr().unwrap() as *mut c_void;
@@ -355,16 +351,14 @@ fn what_is_missing_is_refused() {
     // SAFETY: refused before anything is touched.
     let result = unsafe { sys::cuMemAllocManaged(&mut address, 16, 1) };
     assert_eq!(result, Code::CUDA_ERROR_NOT_SUPPORTED);
-    assert_eq!(
+    assert!(
         emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("loud"))
             .unwrap()
-            .is_err(),
-        true
+            .is_err()
     );
-    assert_eq!(
+    assert!(
         emulator_loader::set_option("CUDA_EMULATOR_COLOUR", Some("1"))
             .unwrap()
-            .is_err(),
-        true
+            .is_err()
     );
 }

@@ -182,19 +182,20 @@ fn the_legacy_default_stream_waits_for_blocking_streams_only() {
 fn per_thread_default_streams_are_unordered_between_threads() {
     let _turn = alone();
     let context = context();
-    let per_thread = 2 as sys::CUstream;
+    // CU_STREAM_PER_THREAD.
+    let per_thread = || 2 as sys::CUstream;
     let (source, target) = (Cell::new(), Cell::new());
-    source.set(5, per_thread);
+    source.set(5, per_thread());
     let seen = std::thread::scope(|s| {
         let other = s.spawn(|| {
             context.bind_to_thread().unwrap();
-            target.copy(&source, per_thread);
-            target.get(per_thread)
+            target.copy(&source, per_thread());
+            target.get(per_thread())
         });
         other.join().unwrap()
     });
     assert_eq!(seen, 0, "the other thread's stream has no reason to run");
-    assert_eq!(source.get(per_thread), 5);
+    assert_eq!(source.get(per_thread()), 5);
 }
 
 #[test]
@@ -290,7 +291,9 @@ fn event_times() {
         assert!((0.0..1e4).contains(&time), "{time}");
         result::event::record(untimed, null_mut()).unwrap();
         assert_eq!(sys::cuEventElapsedTime_v2(&mut time, a, untimed), invalid);
-        [a, b, untimed].map(|e| result::event::destroy(e).unwrap());
+        for e in [a, b, untimed] {
+            result::event::destroy(e).unwrap();
+        }
     }
 }
 

@@ -235,7 +235,10 @@ pub(super) fn finish(d: &mut Locked, stream: Handle, position: u64) -> Outcome {
         d.host_clock.merge(&clock);
         d.host_clock.advance(stream, position);
     }
-    Ok(())
+    match d.refused.take() {
+        None => Ok(()),
+        Some(failure) => Err(failure),
+    }
 }
 
 /// As [`finish`], for a position that may be older than the stream's last.
@@ -388,8 +391,11 @@ fn step(d: &mut Locked, stream: Handle) {
         s.running = false;
         s.completed = s.completed.max(command.position);
     }
-    if let Err(failure) = result {
-        break_context(d, context, failure);
+    match result {
+        Ok(()) => {}
+        // Not the device's doing: host memory that cannot be reached.
+        Err(failure) if failure.code == CUresult::INVALID_VALUE => d.refused = Some(failure),
+        Err(failure) => break_context(d, context, failure),
     }
     d.announce();
 }

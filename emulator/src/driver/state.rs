@@ -45,6 +45,8 @@ pub(super) struct Driver {
     /// Host ranges of `cuMemHostRegister` and of pinned allocations, by address.
     pub(super) pinned: BTreeMap<usize, Pinned>,
     pub(super) report: Reporter,
+    /// A copy that could not reach host memory; the next wait for a stream returns it.
+    pub(super) refused: Option<Failure>,
     /// What the host has waited for.
     pub(super) host_clock: Clock,
     /// Commands submitted so far.
@@ -253,6 +255,7 @@ impl Driver {
             pools: HashMap::new(),
             allocations: BTreeMap::new(),
             pinned: BTreeMap::new(),
+            refused: None,
             host_clock: Clock::default(),
             sequence: 0,
             handles: 0,
