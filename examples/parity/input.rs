@@ -1,0 +1,172 @@
+//! The file that is read: its tensors, checked against its config.
+
+use millet::{Element, MoeConfig};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::{Result, config};
+
+const X: &str = "x";
+const ROUTER: &str = "router.weight";
+const BIAS: &str = "router.selection_bias";
+const GATE_UP: &str = "experts.gate_up_proj";
+const DOWN: &str = "experts.down_proj";
+const GRAD: &str = "grad_output";
+const NAMES: [&str; 6] = [X, ROUTER, BIAS, GATE_UP, DOWN, GRAD];
+
+/// Metadata keys that are read or, as `format` that Hugging Face tools write, mean nothing here.
+const METADATA: [&str; 2] = ["config", "format"];
+
+/// A file whose tensors are there, f32 or bf16, and of the shapes that its config gives.
+pub(crate) struct Input<'a> {
+    pub(crate) config: MoeConfig,
+    pub(crate) tokens: usize,
+    x: TensorView<'a>,
+    router: TensorView<'a>,
+    bias: Option<TensorView<'a>>,
+    gate_up: TensorView<'a>,
+    down: TensorView<'a>,
+    grad_output: TensorView<'a>,
+}
+
+/// An input's tensors in the layer's types.
+pub(crate) struct Tensors<T, W> {
+    pub(crate) x: Vec<T>,
+    pub(crate) router: Vec<W>,
+    pub(crate) bias: Option<Vec<f32>>,
+    pub(crate) gate_up: Vec<T>,
+    pub(crate) down: Vec<T>,
+    pub(crate) grad_output: Vec<T>,
+}
+
+impl<'a> Input<'a> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let malformed = |error| format!("not a safetensors file: {error}");
+        let file = SafeTensors::deserialize(bytes).map_err(malformed)?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(malformed)?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        if let Some(key) = metadata
+            .keys()
+            .filter(|key| !METADATA.contains(&key.as_str()))
+            .min()
+        {
+            return Err(format!("unknown metadata key {key:?}; expected `config`"));
+        }
+        let json = metadata
+            .get("config")
+            .ok_or("the metadata key `config` is missing: the layer's configuration, as JSON")?;
+        let config = config::parse(json)?;
+        if let Some(name) = file
+            .names()
+            .into_iter()
+            .filter(|name| !NAMES.contains(name))
+            .min()
+        {
+            let names = NAMES.join(", ");
+            return Err(format!("unknown tensor {name:?}; expected {names}"));
+        }
+
+        let tensor = |name: &str| {
+            let missing = |_| format!("tensor `{name}` is missing");
+            let tensor = file.tensor(name).map_err(missing)?;
+            match tensor.dtype() {
+                Dtype::F32 | Dtype::BF16 => Ok(tensor),
+                other => Err(format!("`{name}` must be F32 or BF16, but is {other}")),
+            }
+        };
+        let (h, i) = (config.hidden_size(), config.intermediate_size());
+        let e = config.num_experts();
+        let x = tensor(X)?;
+        let tokens = match *x.shape() {
+            [tokens, width] if width == h => tokens,
+            ref other => {
+                return Err(format!(
+                    "`x` must be [T, hidden_size={h}], but is {other:?}"
+                ));
+            }
+        };
+        let of_shape = |name: &str, symbols: &str, shape: &[usize]| {
+            let tensor = tensor(name)?;
+            if tensor.shape() == shape {
+                Ok(tensor)
+            } else {
+                let given = tensor.shape();
+                Err(format!(
+                    "`{name}` must be {symbols} = {shape:?}, but is {given:?}"
+                ))
+            }
+        };
+        let bias = file.names().contains(&BIAS);
+        let bias = bias.then(|| of_shape(BIAS, "[num_experts]", &[e]));
+        Ok(Self {
+            tokens,
+            router: of_shape(ROUTER, "[num_experts, hidden_size]", &[e, h])?,
+            bias: bias.transpose()?,
+            gate_up: of_shape(
+                GATE_UP,
+                "[num_experts, 2·intermediate_size, hidden_size]",
+                &[e, 2 * i, h],
+            )?,
+            down: of_shape(
+                DOWN,
+                "[num_experts, hidden_size, intermediate_size]",
+                &[e, h, i],
+            )?,
+            grad_output: of_shape(GRAD, "[T of `x`, hidden_size]", &[tokens, h])?,
+            x,
+            config,
+        })
+    }
+
+    /// The type that the router weight was given in.
+    pub(crate) fn router_dtype(&self) -> Dtype {
+        self.router.dtype()
+    }
+
+    /// Rounds every tensor to its type in the layer.
+    pub(crate) fn tensors<T: Element<Acc = f32>, W: Element<Acc = f32>>(
+        &self,
+    ) -> Result<Tensors<T, W>> {
+        Ok(Tensors {
+            x: convert(X, &self.x)?,
+            router: convert(ROUTER, &self.router)?,
+            bias: self
+                .bias
+                .as_ref()
+                .map(|bias| convert(BIAS, bias))
+                .transpose()?,
+            gate_up: convert(GATE_UP, &self.gate_up)?,
+            down: convert(DOWN, &self.down)?,
+            grad_output: convert(GRAD, &self.grad_output)?,
+        })
+    }
+}
+
+/// Rounds to `T`. A finite value that would become infinite is refused; infinities and NaN that are there stay.
+fn convert<T: Element<Acc = f32>>(name: &str, tensor: &TensorView<'_>) -> Result<Vec<T>> {
+    let data = tensor.data();
+    let round = |value: f32| {
+        let rounded = T::narrow(value);
+        if value.is_finite() && !rounded.widen().is_finite() {
+            return Err(format!(
+                "`{name}` holds {value:e}, too large for {}",
+                T::NAME
+            ));
+        }
+        Ok(rounded)
+    };
+    if tensor.dtype() == Dtype::BF16 {
+        // A bf16 is the upper half of an f32.
+        let (pairs, _) = data.as_chunks::<2>();
+        pairs
+            .iter()
+            .map(|&[low, high]| round(f32::from_le_bytes([0, 0, low, high])))
+            .collect()
+    } else {
+        let (quads, _) = data.as_chunks::<4>();
+        quads
+            .iter()
+            .map(|&quad| round(f32::from_le_bytes(quad)))
+            .collect()
+    }
+}
