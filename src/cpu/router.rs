@@ -696,8 +696,10 @@ fn route_backward<A: Real>(
             ScoreFunction::Sigmoid => false,
         };
     if full || loss.any() {
-        for (p, &z) in probability.iter_mut().zip(row.logits) {
-            *p = (z - row.lse).exp();
+        // Not e^(z − lse): lse has lost ln Σ where the logits are large, and p would not sum to 1.
+        let (_, sum) = exponentials(row.logits, probability);
+        for p in probability.iter_mut() {
+            *p = *p / sum;
         }
     }
 
