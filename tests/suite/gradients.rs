@@ -1,0 +1,352 @@
+//! Central finite differences through the whole layer, in f64, for every gradient path, with random cotangents.
+
+use millet::{
+    AuxScale, Capacity, DropPolicy, Keep, Losses, MoeConfig, MoeLayer, ScoreFunction, SingleExpert,
+    Weights,
+};
+
+use crate::generate::{base, configs};
+use crate::harness::{Outcome, Problem, Tensor, TestBackend, run};
+
+backend_tests!(
+    every_path_against_finite_differences,
+    both_scales_of_the_balance_loss,
+    straight_through_is_the_gradient_of_the_full_softmax,
+    a_dropped_choice_still_moves_the_router,
+    keeping_the_routing_only_changes_no_bit,
+    weight_gradients_accumulate,
+);
+
+const STEP: f64 = 1e-5;
+/// Truncation STEP²·f‴/6 and rounding 1e-16·L/STEP are both near 1e-10.
+const TOLERANCE: f64 = 3e-8;
+
+/// The loss ⟨output, output_grad⟩ + loss_gradient·(aux + z) as a function of the tensors.
+struct Loss<B: TestBackend> {
+    layer: MoeLayer<B>,
+    saved: millet::Saved<B, f64>,
+    workspace: millet::Workspace<B, f64>,
+    loss_gradient: f64,
+    routing: Option<(Vec<i32>, Vec<i32>)>,
+}
+
+impl<B: TestBackend> Loss<B> {
+    fn new(config: &MoeConfig, tokens: usize, loss_gradient: f64) -> Self {
+        let layer = MoeLayer::new(B::create(), config.clone());
+        let saved = layer.saved(tokens, Keep::Nothing).unwrap();
+        let workspace = layer.workspace(tokens, Keep::Nothing).unwrap();
+        Self {
+            layer,
+            saved,
+            workspace,
+            loss_gradient,
+            routing: None,
+        }
+    }
+
+    fn at(&mut self, problem: &Problem) -> f64 {
+        let backend = self.layer.backend();
+        let tensor = |values: &[f64]| Tensor::<B, f64>::new(backend, values);
+        let x = tensor(&problem.x);
+        let (router, bias) = (tensor(&problem.router), problem.bias.as_deref().map(tensor));
+        let (gate_up, down) = (tensor(&problem.gate_up), tensor(&problem.down));
+        let weights = Weights {
+            router: router.view(),
+            selection_bias: bias.as_ref().map(|bias| bias.view()),
+            gate_up: gate_up.view(),
+            down: down.view(),
+        };
+        let mut output = Tensor::<B, f64>::garbage(backend, problem.x.len());
+        let (saved, workspace) = (&mut self.saved, &mut self.workspace);
+        self.layer
+            .forward(weights, x.view(), output.view_mut(), saved, workspace)
+            .unwrap();
+        let routing = self.layer.routing(saved).unwrap();
+        let routing = (routing.ids, routing.assignment_to_row);
+        // What is picked and kept is piecewise constant: a step must stay on its piece.
+        assert_eq!(
+            *self.routing.get_or_insert(routing.clone()),
+            routing,
+            "choose another seed"
+        );
+        let (aux, z) = self.layer.losses(saved).unwrap();
+        let output = output.to_f64(backend);
+        let inner: f64 = output
+            .iter()
+            .zip(&problem.output_grad)
+            .map(|(o, g)| o * g)
+            .sum();
+        inner + self.loss_gradient * (aux + z)
+    }
+
+    /// d loss / d values[i].
+    fn slope(
+        &mut self,
+        problem: &mut Problem,
+        values: fn(&mut Problem) -> &mut Vec<f64>,
+        i: usize,
+    ) -> f64 {
+        let at = values(problem)[i];
+        values(problem)[i] = at + STEP;
+        let above = self.at(problem);
+        values(problem)[i] = at - STEP;
+        let below = self.at(problem);
+        values(problem)[i] = at;
+        (above - below) / (2.0 * STEP)
+    }
+}
+
+type Field = (
+    &'static str,
+    fn(&mut Problem) -> &mut Vec<f64>,
+    fn(&Outcome) -> &Vec<f64>,
+);
+
+const FIELDS: [Field; 4] = [
+    ("x", |p| &mut p.x, |o| &o.x_grad),
+    ("router", |p| &mut p.router, |o| &o.router_grad),
+    ("gate_up", |p| &mut p.gate_up, |o| &o.gate_up_grad),
+    ("down", |p| &mut p.down, |o| &o.down_grad),
+];
+
+fn check_fields<B: TestBackend>(
+    config: &MoeConfig,
+    problem: &Problem,
+    loss_gradient: f64,
+    fields: &[Field],
+) -> Outcome {
+    let outcome = run::<B, f64, f64>(config, problem, Keep::Hidden, loss_gradient);
+    let mut loss = Loss::<B>::new(config, problem.tokens, loss_gradient);
+    let mut problem = problem.clone();
+    loss.at(&problem);
+    for (name, values, gradient) in fields {
+        let analytic = gradient(&outcome);
+        let largest = analytic.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+        assert!(
+            largest > 1e-3,
+            "{name}: a gradient that is 0 checks nothing: {config:?}"
+        );
+        for (i, &analytic) in analytic.iter().enumerate() {
+            let slope = loss.slope(&mut problem, *values, i);
+            assert!(
+                (slope - analytic).abs() < TOLERANCE * (1.0 + largest),
+                "{name}[{i}]: finite difference {slope}, gradient {analytic}: {config:?}"
+            );
+        }
+    }
+    outcome
+}
+
+fn dropped(outcome: &Outcome) -> usize {
+    outcome
+        .assignment_to_row
+        .iter()
+        .filter(|&&row| row < 0)
+        .count()
+}
+
+fn straight_through(config: &MoeConfig) -> bool {
+    config.router().single_expert() == SingleExpert::StraightThrough
+}
+
+fn every_path_against_finite_differences<B: TestBackend>() {
+    for (seed, config) in configs(4, 2, 8, 3).iter().enumerate() {
+        if straight_through(config) {
+            continue; // its gradient is not that of its value, by definition
+        }
+        let problem = Problem::random(config, 9, 100 + seed as u64);
+        let outcome = check_fields::<B>(config, &problem, 0.7, &FIELDS);
+        if config.expert_capacity(9) < 9 && config.top_k() < 8 {
+            assert!(dropped(&outcome) > 0, "nothing dropped: {config:?}");
+        }
+    }
+}
+
+fn both_scales_of_the_balance_loss<B: TestBackend>() {
+    for scale in [AuxScale::PerAssignment, AuxScale::PerToken] {
+        for losses in [Losses::new(0.8, 0.0), Losses::new(0.0, 0.1)] {
+            let config = base(4, 2, 8, 3)
+                .losses(losses.aux_scale(scale))
+                .build()
+                .unwrap();
+            let problem = Problem::random(&config, 7, 5);
+            check_fields::<B>(&config, &problem, 2.0, &FIELDS[..2]);
+        }
+    }
+}
+
+fn straight_through_is_the_gradient_of_the_full_softmax<B: TestBackend>() {
+    for scale in [1.0, 2.5] {
+        for capacity in [None, Some(Capacity::new(0.8).policy(DropPolicy::Position))] {
+            let config = |score_function, single_expert, losses| {
+                let mut builder = base(4, 3, 6, 1)
+                    .score_function(score_function)
+                    .single_expert(single_expert)
+                    .scaling_factor(scale)
+                    .losses(losses);
+                if let Some(capacity) = capacity {
+                    builder = builder.capacity(capacity);
+                }
+                builder.build().unwrap()
+            };
+            let through = config(
+                ScoreFunction::SoftmaxAfterTopK,
+                SingleExpert::StraightThrough,
+                Losses::new(0.3, 0.05),
+            );
+            let problem = Problem::random(&through, 8, 31);
+            // The experts' gradients are those of the value, whose weight is the constant `scale`.
+            let outcome = check_fields::<B>(&through, &problem, 1.0, &FIELDS[2..]);
+            for (&w, &row) in outcome.weights.iter().zip(&outcome.assignment_to_row) {
+                assert_eq!(w, scale, "row {row}");
+            }
+            assert_eq!(dropped(&outcome) > 0, capacity.is_some());
+
+            // The router's gradient is that of the losses, by finite differences of the value, plus what a layer weighted by
+            // the full softmax has.
+            let full = config(
+                ScoreFunction::SoftmaxBeforeTopK,
+                SingleExpert::Refuse,
+                Losses::default(),
+            );
+            let full = run::<B, f64, f64>(&full, &problem, Keep::Hidden, 1.0);
+            full.assert_same_routing(&outcome, "both pick the largest logit");
+            assert!(full.router_grad.iter().any(|g| g.abs() > 1e-2));
+            let mut loss = Loss::<B>::new(&through, problem.tokens, 1.0);
+            let mut moved = problem.clone();
+            for (i, &gradient) in outcome.router_grad.iter().enumerate() {
+                let of_losses = loss.slope(&mut moved, |p| &mut p.router, i);
+                let expected = of_losses + full.router_grad[i];
+                assert!(
+                    (gradient - expected).abs() < TOLERANCE * 4.0,
+                    "{gradient} {expected}"
+                );
+            }
+        }
+    }
+}
+
+/// Without renormalisation a dropped assignment stays in the softmax: dz = −w·Σ w_j g_j, not 0.
+fn a_dropped_choice_still_moves_the_router<B: TestBackend>() {
+    use crate::harness::{dispatch, route, route_backward};
+    let config = MoeConfig::builder(1, 1, 3, 2)
+        .capacity(Capacity::new(0.75).policy(DropPolicy::Position))
+        .build()
+        .unwrap();
+    // Both tokens want experts 0 and 1; C = ceil(4/3·0.75) = 1, so the second token loses both, the first none.
+    let logits = [1.0, 0.5, -1.0, 2.0, -0.5, -9.0];
+    let routed = route::<B, f64>(&config, &logits, None);
+    let backend = B::create();
+    let (plan, weights) = dispatch::<B, f64>(&backend, &config, &routed.ids, &routed.weights);
+    assert_eq!(plan.assignment_to_row.read(&backend), [0, 1, -1, -1]);
+    // One survivor of the first token: pretend the backward pass found g = 0 for its second choice.
+    let (w0, w1) = (weights[0], weights[1]);
+    let g = 0.8;
+    let grad = route_backward::<B, f64>(
+        &config,
+        &logits,
+        &routed,
+        &weights,
+        &[g, 0.0, 0.0, 0.0],
+        1.0,
+    );
+    let expected = [w0 * (g - w0 * g), -w1 * w0 * g, 0.0, 0.0, 0.0, 0.0];
+    for (got, want) in grad.iter().zip(expected) {
+        assert!((got - want).abs() < 1e-15, "{got} {want}");
+    }
+    assert!(expected[1].abs() > 0.1);
+}
+
+fn keeping_the_routing_only_changes_no_bit<B: TestBackend>() {
+    use millet::half::{bf16, f16};
+    for (seed, config) in configs(6, 5, 8, 3).iter().enumerate() {
+        let problem = Problem::random(config, 23, seed as u64);
+        let both = [Keep::Routing, Keep::Hidden];
+        let [a, b] = both.map(|keep| run::<B, f64, f64>(config, &problem, keep, 1.0));
+        a.assert_same_bits(&b, "f64");
+        let [a, b] = both.map(|keep| run::<B, f32, f32>(config, &problem, keep, 1.0));
+        a.assert_same_bits(&b, "f32");
+        let [a, b] = both.map(|keep| run::<B, bf16, f32>(config, &problem, keep, 1.0));
+        a.assert_same_bits(&b, "bf16");
+        let [a, b] = both.map(|keep| run::<B, f16, f16>(config, &problem, keep, 1.0));
+        a.assert_same_bits(&b, "f16");
+    }
+}
+
+/// `Accumulate` adds, in the accumulation type, what `Overwrite` writes.
+fn weight_gradients_accumulate<B: TestBackend>() {
+    use millet::{BackwardInput, Gradients, WeightGrad};
+    let config = base(6, 5, 4, 2).build().unwrap();
+    let problem = Problem::random(&config, 11, 3);
+    let overwritten = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
+
+    let layer = MoeLayer::new(B::create(), config.clone());
+    let backend = layer.backend();
+    let tensor = |values: &[f64]| Tensor::<B, f32>::from_f64(backend, values);
+    let (x, output_grad, router) = (
+        tensor(&problem.x),
+        tensor(&problem.output_grad),
+        tensor(&problem.router),
+    );
+    let (gate_up, down) = (tensor(&problem.gate_up), tensor(&problem.down));
+    let weights = Weights {
+        router: router.view(),
+        selection_bias: None,
+        gate_up: gate_up.view(),
+        down: down.view(),
+    };
+    let mut saved = layer.saved::<f32>(11, Keep::Hidden).unwrap();
+    let mut workspace = layer.workspace::<f32>(11, Keep::Hidden).unwrap();
+    let mut output = Tensor::<B, f32>::garbage(backend, problem.x.len());
+    let start = |values: &[f64]| Tensor::<B, f32>::filled(backend, values.len(), 2.0);
+    let mut sums = (
+        start(&problem.router),
+        start(&problem.gate_up),
+        start(&problem.down),
+    );
+    for pass in 1..=2 {
+        layer
+            .forward(
+                weights,
+                x.view(),
+                output.view_mut(),
+                &mut saved,
+                &mut workspace,
+            )
+            .unwrap();
+        let mut x_grad = Tensor::<B, f32>::garbage(backend, problem.x.len());
+        let gradients = Gradients {
+            x: x_grad.view_mut(),
+            router: WeightGrad::Accumulate(sums.0.view_mut()),
+            gate_up: WeightGrad::Accumulate(sums.1.view_mut()),
+            down: WeightGrad::Accumulate(sums.2.view_mut()),
+        };
+        let input = BackwardInput {
+            x: x.view(),
+            output_grad: output_grad.view(),
+            loss_gradient: 1.0,
+        };
+        layer
+            .backward(weights, input, &mut saved, &mut workspace, gradients)
+            .unwrap();
+        let pairs = [
+            (&sums.0, &overwritten.router_grad),
+            (&sums.1, &overwritten.gate_up_grad),
+            (&sums.2, &overwritten.down_grad),
+        ];
+        for (sum, gradient) in pairs {
+            for (sum, &gradient) in sum.to_f64(backend).into_iter().zip(gradient) {
+                let mut expected = 2.0f32;
+                for _ in 0..pass {
+                    expected += gradient as f32;
+                }
+                assert_eq!(sum as f32, expected, "pass {pass}");
+            }
+        }
+        assert_eq!(
+            x_grad.to_f64(backend),
+            overwritten.x_grad,
+            "x is overwritten"
+        );
+    }
+}

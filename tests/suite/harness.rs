@@ -1,0 +1,428 @@
+//! Runs a backend on host tensors. Every value goes in and comes out as `f64`, which holds all types exactly.
+
+use millet::{
+    Backend, BackwardInput, Cpu, DispatchOutput, Element, Gradients, Keep, Logits, MoeConfig,
+    MoeLayer, Real, RouterInput, RouterOutput, RouterSaved, RowMap, Scalar, ScoreFunction,
+    WeightGrad, Weights, stats_elements,
+};
+
+use crate::generate::Rng;
+
+/// A backend that tests can fill.
+pub(crate) trait TestBackend: Backend + Sized {
+    fn create() -> Self;
+    fn upload<T: Scalar>(&self, host: &[T]) -> Self::Buffer<T>;
+}
+
+impl TestBackend for Cpu {
+    fn create() -> Self {
+        Self
+    }
+    fn upload<T: Scalar>(&self, host: &[T]) -> Vec<T> {
+        host.to_vec()
+    }
+}
+
+/// Device memory that knows its length.
+pub(crate) struct Tensor<B: TestBackend, T: Scalar> {
+    buffer: B::Buffer<T>,
+    len: usize,
+}
+
+impl<B: TestBackend, T: Scalar> Tensor<B, T> {
+    pub(crate) fn new(backend: &B, host: &[T]) -> Self {
+        Self {
+            buffer: backend.upload(host),
+            len: host.len(),
+        }
+    }
+
+    /// Filled with something that is not a result.
+    pub(crate) fn filled(backend: &B, len: usize, value: T) -> Self {
+        Self::new(backend, &vec![value; len])
+    }
+
+    pub(crate) fn view(&self) -> B::View<'_, T> {
+        B::view(&self.buffer, self.len)
+    }
+
+    pub(crate) fn view_mut(&mut self) -> B::ViewMut<'_, T> {
+        B::view_mut(&mut self.buffer, self.len)
+    }
+
+    pub(crate) fn read(&self, backend: &B) -> Vec<T> {
+        backend.read(self.view()).unwrap()
+    }
+}
+
+pub(crate) fn narrow<T: Element>(values: &[f64]) -> Vec<T> {
+    values
+        .iter()
+        .map(|&v| T::narrow(T::Acc::from_f64(v)))
+        .collect()
+}
+
+pub(crate) fn widen<T: Element>(values: &[T]) -> Vec<f64> {
+    values.iter().map(|v| v.widen().to_f64()).collect()
+}
+
+impl<B: TestBackend, T: Element> Tensor<B, T> {
+    pub(crate) fn from_f64(backend: &B, values: &[f64]) -> Self {
+        Self::new(backend, &narrow::<T>(values))
+    }
+
+    /// NaN everywhere: whatever is not written is seen.
+    pub(crate) fn garbage(backend: &B, len: usize) -> Self {
+        Self::filled(backend, len, T::narrow(T::Acc::NAN))
+    }
+
+    pub(crate) fn to_f64(&self, backend: &B) -> Vec<f64> {
+        widen(&self.read(backend))
+    }
+}
+
+/// Everything a layer's forward and backward read.
+#[derive(Debug, Clone)]
+pub(crate) struct Problem {
+    pub(crate) tokens: usize,
+    pub(crate) x: Vec<f64>,
+    pub(crate) router: Vec<f64>,
+    pub(crate) bias: Option<Vec<f64>>,
+    pub(crate) gate_up: Vec<f64>,
+    pub(crate) down: Vec<f64>,
+    pub(crate) output_grad: Vec<f64>,
+}
+
+impl Problem {
+    /// Scaled so that every intermediate is of order 1. A sigmoid router gets a selection bias.
+    pub(crate) fn random(config: &MoeConfig, tokens: usize, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+        let experts = config.num_experts();
+        let over_root = |n: usize| 1.0 / (n as f64).sqrt();
+        Self {
+            tokens,
+            x: rng.normals(tokens * hidden, 1.0),
+            router: rng.normals(experts * hidden, over_root(hidden)),
+            bias: (config.router().score_function() == ScoreFunction::Sigmoid)
+                .then(|| rng.normals(experts, 0.2)),
+            gate_up: rng.normals(experts * 2 * inner * hidden, 1.4 * over_root(hidden)),
+            down: rng.normals(experts * hidden * inner, 1.4 * over_root(inner)),
+            output_grad: rng.normals(tokens * hidden, 1.0),
+        }
+    }
+
+    /// Every tensor rounded to the type it will have.
+    pub(crate) fn rounded<T: Element, W: Element<Acc = T::Acc>>(&self) -> Self {
+        let round = |values: &[f64]| widen(&narrow::<T>(values));
+        Self {
+            tokens: self.tokens,
+            x: round(&self.x),
+            router: widen(&narrow::<W>(&self.router)),
+            bias: self
+                .bias
+                .as_deref()
+                .map(|bias| widen(&narrow::<T::Acc>(bias))),
+            gate_up: round(&self.gate_up),
+            down: round(&self.down),
+            output_grad: round(&self.output_grad),
+        }
+    }
+}
+
+/// Everything they write.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Outcome {
+    pub(crate) output: Vec<f64>,
+    pub(crate) ids: Vec<i32>,
+    /// As the combine used them.
+    pub(crate) weights: Vec<f64>,
+    pub(crate) assignment_to_row: Vec<i32>,
+    pub(crate) offsets: Vec<i32>,
+    /// Load balancing, z.
+    pub(crate) losses: Vec<f64>,
+    pub(crate) x_grad: Vec<f64>,
+    pub(crate) router_grad: Vec<f64>,
+    pub(crate) gate_up_grad: Vec<f64>,
+    pub(crate) down_grad: Vec<f64>,
+}
+
+impl Outcome {
+    pub(crate) fn floats(&self) -> [(&'static str, &[f64]); 7] {
+        [
+            ("output", &self.output),
+            ("weights", &self.weights),
+            ("losses", &self.losses),
+            ("x_grad", &self.x_grad),
+            ("router_grad", &self.router_grad),
+            ("gate_up_grad", &self.gate_up_grad),
+            ("down_grad", &self.down_grad),
+        ]
+    }
+
+    pub(crate) fn assert_same_routing(&self, other: &Self, what: &str) {
+        assert_eq!(self.ids, other.ids, "ids: {what}");
+        assert_eq!(self.offsets, other.offsets, "offsets: {what}");
+        assert_eq!(
+            self.assignment_to_row, other.assignment_to_row,
+            "maps: {what}"
+        );
+    }
+
+    /// Bit for bit: −0 is not +0.
+    pub(crate) fn assert_same_bits(&self, other: &Self, what: &str) {
+        self.assert_same_routing(other, what);
+        for ((name, mine), (_, theirs)) in self.floats().into_iter().zip(other.floats()) {
+            let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert!(bits(mine) == bits(theirs), "{name} differs in bits: {what}");
+        }
+    }
+}
+
+/// Forward and backward of a layer, weight gradients overwritten over garbage.
+pub(crate) fn run<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
+    config: &MoeConfig,
+    problem: &Problem,
+    keep: Keep,
+    loss_gradient: f64,
+) -> Outcome {
+    let layer = MoeLayer::new(B::create(), config.clone());
+    let backend = layer.backend();
+    let tensor = |values: &[f64]| Tensor::<B, T>::from_f64(backend, values);
+    let (x, output_grad) = (tensor(&problem.x), tensor(&problem.output_grad));
+    let (gate_up, down) = (tensor(&problem.gate_up), tensor(&problem.down));
+    let router = Tensor::<B, W>::from_f64(backend, &problem.router);
+    let bias = problem
+        .bias
+        .as_deref()
+        .map(|b| Tensor::<B, T::Acc>::from_f64(backend, b));
+    let weights = Weights {
+        router: router.view(),
+        selection_bias: bias.as_ref().map(|bias| bias.view()),
+        gate_up: gate_up.view(),
+        down: down.view(),
+    };
+    let mut saved = layer.saved::<T>(problem.tokens, keep).unwrap();
+    let mut workspace = layer.workspace::<T>(problem.tokens, keep).unwrap();
+    let mut output = Tensor::<B, T>::garbage(backend, problem.x.len());
+    layer
+        .forward(
+            weights,
+            x.view(),
+            output.view_mut(),
+            &mut saved,
+            &mut workspace,
+        )
+        .unwrap();
+    let routing = layer.routing(&saved).unwrap();
+    let (aux, z) = layer.losses(&saved).unwrap();
+
+    let garbage = |values: &[f64]| Tensor::<B, T>::garbage(backend, values.len());
+    let (mut x_grad, mut gate_up_grad) = (garbage(&problem.x), garbage(&problem.gate_up));
+    let mut down_grad = garbage(&problem.down);
+    let mut router_grad = Tensor::<B, W>::garbage(backend, problem.router.len());
+    let gradients = Gradients {
+        x: x_grad.view_mut(),
+        router: WeightGrad::Overwrite(router_grad.view_mut()),
+        gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
+        down: WeightGrad::Overwrite(down_grad.view_mut()),
+    };
+    let input = BackwardInput {
+        x: x.view(),
+        output_grad: output_grad.view(),
+        loss_gradient,
+    };
+    layer
+        .backward(weights, input, &mut saved, &mut workspace, gradients)
+        .unwrap();
+    Outcome {
+        output: output.to_f64(backend),
+        ids: routing.ids,
+        weights: widen(&routing.weights),
+        assignment_to_row: routing.assignment_to_row,
+        offsets: routing.offsets,
+        losses: vec![aux.to_f64(), z.to_f64()],
+        x_grad: x_grad.to_f64(backend),
+        router_grad: router_grad.to_f64(backend),
+        gate_up_grad: gate_up_grad.to_f64(backend),
+        down_grad: down_grad.to_f64(backend),
+    }
+}
+
+/// A router's results on given logits.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RouterOutcome {
+    pub(crate) ids: Vec<i32>,
+    pub(crate) weights: Vec<f64>,
+    pub(crate) lse: Vec<f64>,
+    pub(crate) counts: Vec<i32>,
+    pub(crate) stats: Vec<f64>,
+}
+
+impl RouterOutcome {
+    pub(crate) fn aux(&self) -> f64 {
+        self.stats[0]
+    }
+    pub(crate) fn z(&self) -> f64 {
+        self.stats[1]
+    }
+    pub(crate) fn bad_rows(&self) -> f64 {
+        self.stats[2]
+    }
+    pub(crate) fn entropy(&self) -> f64 {
+        self.stats[3]
+    }
+    pub(crate) fn top1_share(&self) -> f64 {
+        self.stats[4]
+    }
+    pub(crate) fn slot_weights(&self, config: &MoeConfig) -> &[f64] {
+        &self.stats[5..5 + config.top_k()]
+    }
+    pub(crate) fn expert_sums(&self, config: &MoeConfig) -> &[f64] {
+        &self.stats[5 + config.top_k()..]
+    }
+}
+
+fn scratch<B: TestBackend, T: Element>(
+    backend: &B,
+    config: &MoeConfig,
+    tokens: usize,
+) -> Tensor<B, T::Acc> {
+    Tensor::garbage(backend, backend.scratch_elements::<T>(config, tokens))
+}
+
+/// Router forward on logits [T, E].
+pub(crate) fn route<B: TestBackend, A: Real>(
+    config: &MoeConfig,
+    logits: &[f64],
+    bias: Option<&[f64]>,
+) -> RouterOutcome {
+    let backend = &B::create();
+    let (experts, top_k) = (config.num_experts(), config.top_k());
+    let tokens = logits.len() / experts;
+    let logits = Tensor::<B, A>::from_f64(backend, logits);
+    let bias = bias.map(|bias| Tensor::<B, A>::from_f64(backend, bias));
+    let mut ids = Tensor::<B, i32>::filled(backend, tokens * top_k, -7);
+    let mut weights = Tensor::<B, A>::garbage(backend, tokens * top_k);
+    let mut lse = Tensor::<B, A>::garbage(backend, tokens);
+    let mut counts = Tensor::<B, i32>::filled(backend, experts, -7);
+    let mut stats = Tensor::<B, A>::garbage(backend, stats_elements(config));
+    let output = RouterOutput {
+        ids: ids.view_mut(),
+        weights: weights.view_mut(),
+        lse: lse.view_mut(),
+        counts: counts.view_mut(),
+        stats: stats.view_mut(),
+    };
+    let input = RouterInput {
+        logits: Logits::Given(logits.view()),
+        selection_bias: bias.as_ref().map(|bias| bias.view()),
+    };
+    let mut scratch = scratch::<B, A>(backend, config, tokens);
+    backend
+        .router_forward::<A, A>(config, tokens, input, output, scratch.view_mut())
+        .unwrap();
+    RouterOutcome {
+        ids: ids.read(backend),
+        weights: weights.to_f64(backend),
+        lse: lse.to_f64(backend),
+        counts: counts.read(backend),
+        stats: stats.to_f64(backend),
+    }
+}
+
+/// Router backward on logits [T, E]; `weights` as dispatch left them.
+pub(crate) fn route_backward<B: TestBackend, A: Real>(
+    config: &MoeConfig,
+    logits: &[f64],
+    forward: &RouterOutcome,
+    weights: &[f64],
+    weights_grad: &[f64],
+    loss_gradient: f64,
+) -> Vec<f64> {
+    let backend = &B::create();
+    let tokens = logits.len() / config.num_experts();
+    let device = |values: &[f64]| Tensor::<B, A>::from_f64(backend, values);
+    let (logits, weights) = (device(logits), device(weights));
+    let (lse, weights_grad) = (device(&forward.lse), device(weights_grad));
+    let ids = Tensor::<B, i32>::new(backend, &forward.ids);
+    let counts = Tensor::<B, i32>::new(backend, &forward.counts);
+    let saved = RouterSaved {
+        ids: ids.view(),
+        weights: weights.view(),
+        lse: lse.view(),
+        counts: counts.view(),
+    };
+    let input = RouterInput {
+        logits: Logits::Given(logits.view()),
+        selection_bias: None,
+    };
+    let mut logits_grad = Tensor::<B, A>::garbage(backend, tokens * config.num_experts());
+    let mut scratch = scratch::<B, A>(backend, config, tokens);
+    backend
+        .router_backward::<A, A>(
+            config,
+            tokens,
+            input,
+            saved,
+            weights_grad.view(),
+            loss_gradient,
+            logits_grad.view_mut(),
+            scratch.view_mut(),
+        )
+        .unwrap();
+    logits_grad.to_f64(backend)
+}
+
+/// A dispatch plan on the device.
+pub(crate) struct DevicePlan<B: TestBackend> {
+    pub(crate) offsets: Tensor<B, i32>,
+    pub(crate) row_to_assignment: Tensor<B, i32>,
+    pub(crate) assignment_to_row: Tensor<B, i32>,
+}
+
+impl<B: TestBackend> DevicePlan<B> {
+    pub(crate) fn map(&self) -> RowMap<'_, B> {
+        RowMap {
+            offsets: self.offsets.view(),
+            row_to_assignment: self.row_to_assignment.view(),
+            assignment_to_row: self.assignment_to_row.view(),
+        }
+    }
+}
+
+/// Dispatch of ids [T, K]; weights [T, K] come back as it left them.
+pub(crate) fn dispatch<B: TestBackend, A: Real>(
+    backend: &B,
+    config: &MoeConfig,
+    ids: &[i32],
+    weights: &[f64],
+) -> (DevicePlan<B>, Vec<f64>) {
+    let tokens = ids.len() / config.top_k();
+    let garbage = |len| Tensor::<B, i32>::filled(backend, len, i32::MIN);
+    let mut plan = DevicePlan {
+        offsets: garbage(config.num_experts() + 1),
+        row_to_assignment: garbage(config.max_rows(tokens)),
+        assignment_to_row: garbage(ids.len()),
+    };
+    let ids = Tensor::<B, i32>::new(backend, ids);
+    let mut weights = Tensor::<B, A>::from_f64(backend, weights);
+    let mut scratch = scratch::<B, A>(backend, config, tokens);
+    let output = DispatchOutput {
+        offsets: plan.offsets.view_mut(),
+        row_to_assignment: plan.row_to_assignment.view_mut(),
+        assignment_to_row: plan.assignment_to_row.view_mut(),
+    };
+    backend
+        .dispatch::<A>(
+            config,
+            tokens,
+            ids.view(),
+            weights.view_mut(),
+            output,
+            scratch.view_mut(),
+        )
+        .unwrap();
+    let weights = weights.to_f64(backend);
+    (plan, weights)
+}

@@ -1,0 +1,556 @@
+//! The layer once more, from its definition: scalar loops, no blocks, no shared code. In `f64` it is what is right; in `f32`
+//! with storage rounded where a kernel would store (h, a, y, w·a, dh, dX̃ and the results), it shows what error is to be
+//! expected of a type.
+
+use std::fmt::Debug;
+use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
+
+use millet::{AuxScale, DropPolicy, MoeConfig, Renormalize, ScoreFunction, SingleExpert};
+
+use crate::harness::{Outcome, Problem};
+
+/// `f32` or `f64`.
+pub(crate) trait Number:
+    Copy
+    + Debug
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+{
+    const MAX: Self;
+    const NEG_INFINITY: Self;
+    fn of(value: f64) -> Self;
+    fn f64(self) -> f64;
+    fn exp(self) -> Self;
+    fn ln(self) -> Self;
+}
+
+macro_rules! number {
+    ($type:ty) => {
+        impl Number for $type {
+            const MAX: Self = <$type>::MAX;
+            const NEG_INFINITY: Self = <$type>::NEG_INFINITY;
+            fn of(value: f64) -> Self {
+                value as $type
+            }
+            fn f64(self) -> f64 {
+                f64::from(self)
+            }
+            fn exp(self) -> Self {
+                <$type>::exp(self)
+            }
+            fn ln(self) -> Self {
+                <$type>::ln(self)
+            }
+        }
+    };
+}
+number!(f32);
+number!(f64);
+
+fn sigmoid<N: Number>(z: N) -> N {
+    N::of(1.0) / (N::of(1.0) + (-z).exp())
+}
+
+fn sum<N: Number>(values: impl IntoIterator<Item = N>) -> N {
+    values
+        .into_iter()
+        .fold(N::of(0.0), |sum, value| sum + value)
+}
+
+pub(crate) struct Oracle<'a, N> {
+    pub(crate) config: &'a MoeConfig,
+    /// To the tokens' storage type and back.
+    pub(crate) store: fn(N) -> N,
+    /// To the router weight's storage type and back.
+    pub(crate) store_router: fn(N) -> N,
+}
+
+/// What the router makes of logits.
+#[derive(Debug, Clone)]
+pub(crate) struct Routed<N> {
+    /// Logits with every value comparable.
+    pub(crate) logits: Vec<Vec<N>>,
+    pub(crate) bad: Vec<bool>,
+    pub(crate) ids: Vec<i32>,
+    pub(crate) weights: Vec<N>,
+    pub(crate) lse: Vec<N>,
+    pub(crate) counts: Vec<i32>,
+    /// Softmax over all experts, of each token.
+    pub(crate) softmax: Vec<Vec<N>>,
+    /// The distribution whose balance is the auxiliary loss.
+    pub(crate) distribution: Vec<Vec<N>>,
+    /// Its sums over the rows that are not bad.
+    pub(crate) expert_sums: Vec<N>,
+    pub(crate) aux: N,
+    pub(crate) z: N,
+}
+
+/// What dispatch makes of a routing.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Plan<N> {
+    pub(crate) offsets: Vec<i32>,
+    pub(crate) row_to_assignment: Vec<i32>,
+    pub(crate) assignment_to_row: Vec<i32>,
+    pub(crate) weights: Vec<N>,
+}
+
+impl<'a> Oracle<'a, f64> {
+    pub(crate) fn exact(config: &'a MoeConfig) -> Self {
+        Self {
+            config,
+            store: |v| v,
+            store_router: |v| v,
+        }
+    }
+}
+
+impl<N: Number> Oracle<'_, N> {
+    fn scale(&self) -> N {
+        N::of(self.config.router().scaling_factor())
+    }
+
+    pub(crate) fn capacity(&self, tokens: usize) -> Option<usize> {
+        let capacity = self.config.capacity()?;
+        let mean = (tokens * self.config.top_k()) as f64 / self.config.num_experts() as f64;
+        let limit = (mean * capacity.factor()).ceil() as usize;
+        (limit < tokens).then_some(limit)
+    }
+
+    /// A row's comparable logits, and whether it is bad.
+    fn clean(&self, row: &[N]) -> (Vec<N>, bool) {
+        let mut bad = false;
+        let row: Vec<N> = row
+            .iter()
+            .map(|&z| match z.f64() {
+                v if v.is_nan() => {
+                    bad = true;
+                    N::NEG_INFINITY
+                }
+                v if v == f64::INFINITY => {
+                    bad = true;
+                    N::MAX
+                }
+                _ => z,
+            })
+            .collect();
+        if row.iter().all(|&z| z == N::NEG_INFINITY) {
+            return (vec![N::of(0.0); row.len()], true);
+        }
+        (row, bad)
+    }
+
+    fn softmax(row: &[N]) -> (Vec<N>, N) {
+        let max = row
+            .iter()
+            .fold(N::NEG_INFINITY, |m, &z| if z > m { z } else { m });
+        let exps: Vec<N> = row.iter().map(|&z| (z - max).exp()).collect();
+        let total = sum(exps.iter().copied());
+        (exps.iter().map(|&e| e / total).collect(), max + total.ln())
+    }
+
+    /// The K best of `allowed`, by (score, lower index).
+    fn best(scores: &[N], allowed: impl Iterator<Item = usize>, count: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = allowed.collect();
+        order.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).unwrap().then(a.cmp(&b)));
+        order.truncate(count);
+        order
+    }
+
+    fn pick(&self, logits: &[N], bias: Option<&[N]>) -> Vec<usize> {
+        let (experts, top_k) = (self.config.num_experts(), self.config.top_k());
+        let sigmoid_router = self.config.router().score_function() == ScoreFunction::Sigmoid;
+        let scores: Vec<N> = (0..experts)
+            .map(|e| match (sigmoid_router, bias) {
+                (false, _) => logits[e],
+                _ if logits[e] == N::NEG_INFINITY => N::NEG_INFINITY,
+                (true, None) => sigmoid(logits[e]),
+                (true, Some(bias)) => sigmoid(logits[e]) + bias[e],
+            })
+            .collect();
+        let mut picked = match self.config.router().groups() {
+            None => Self::best(&scores, 0..experts, top_k),
+            Some(limit) => {
+                let size = experts / limit.groups;
+                let group_scores: Vec<N> = (0..limit.groups)
+                    .map(|g| {
+                        let members = g * size..(g + 1) * size;
+                        let count = if sigmoid_router { 2 } else { 1 };
+                        sum(Self::best(&scores, members, count)
+                            .iter()
+                            .map(|&e| scores[e]))
+                    })
+                    .collect();
+                let groups = Self::best(&group_scores, 0..limit.groups, limit.selected);
+                let allowed = (0..experts).filter(|e| groups.contains(&(e / size)));
+                Self::best(&scores, allowed, top_k)
+            }
+        };
+        if bias.is_some() {
+            // Slots are ordered by weight, which does not know the bias.
+            let own: Vec<N> = logits.iter().map(|&z| sigmoid(z)).collect();
+            picked = Self::best(&own, picked.into_iter(), top_k);
+        }
+        picked
+    }
+
+    fn weigh(&self, logits: &[N], softmax: &[N], picked: &[usize]) -> Vec<N> {
+        let scale = self.scale();
+        match self.config.router().score_function() {
+            ScoreFunction::SoftmaxAfterTopK => {
+                let own: Vec<N> = picked.iter().map(|&e| logits[e]).collect();
+                Self::softmax(&own)
+                    .0
+                    .into_iter()
+                    .map(|w| w * scale)
+                    .collect()
+            }
+            ScoreFunction::SoftmaxBeforeTopK => {
+                picked.iter().map(|&e| softmax[e] * scale).collect()
+            }
+            ScoreFunction::Sigmoid => {
+                let own: Vec<N> = picked.iter().map(|&e| sigmoid(logits[e])).collect();
+                let total = match own.len() {
+                    1 => N::of(1.0),
+                    _ => sum(own.iter().copied()) + N::of(1e-20),
+                };
+                own.into_iter().map(|s| s / total * scale).collect()
+            }
+            other => panic!("the oracle does not know {other:?}"),
+        }
+    }
+
+    fn aux_factor(&self, tokens: usize) -> f64 {
+        let (experts, tokens) = (self.config.num_experts() as f64, tokens as f64);
+        let losses = self.config.losses();
+        let per = match losses.scale() {
+            AuxScale::PerAssignment => self.config.top_k() as f64,
+            AuxScale::PerToken => 1.0,
+            other => panic!("the oracle does not know {other:?}"),
+        };
+        losses.aux() * experts / (per * tokens * tokens)
+    }
+
+    /// Logits [T, E] → routing and losses.
+    pub(crate) fn route(&self, logits: &[N], bias: Option<&[N]>) -> Routed<N> {
+        let experts = self.config.num_experts();
+        let tokens = logits.len() / experts;
+        let zero = N::of(0.0);
+        let mut routed = Routed {
+            logits: Vec::new(),
+            bad: Vec::new(),
+            ids: Vec::new(),
+            weights: Vec::new(),
+            lse: Vec::new(),
+            counts: vec![0; experts],
+            softmax: Vec::new(),
+            distribution: Vec::new(),
+            expert_sums: vec![zero; experts],
+            aux: zero,
+            z: zero,
+        };
+        let mut squares = zero;
+        for row in logits.chunks_exact(experts) {
+            let (row, bad) = self.clean(row);
+            let (softmax, lse) = Self::softmax(&row);
+            let picked = self.pick(&row, bias);
+            routed.weights.extend(self.weigh(&row, &softmax, &picked));
+            let distribution = match self.config.router().score_function() {
+                ScoreFunction::Sigmoid => {
+                    let total = sum(row.iter().map(|&z| sigmoid(z))) + N::of(1e-20);
+                    row.iter().map(|&z| sigmoid(z) / total).collect()
+                }
+                _ => softmax.clone(),
+            };
+            for e in picked {
+                routed.ids.push(e as i32);
+                routed.counts[e] += 1;
+            }
+            if !bad {
+                squares += lse * lse;
+                for (total, &p) in routed.expert_sums.iter_mut().zip(&distribution) {
+                    *total += p;
+                }
+            }
+            routed.logits.push(row);
+            routed.bad.push(bad);
+            routed.lse.push(lse);
+            routed.softmax.push(softmax);
+            routed.distribution.push(distribution);
+        }
+        if tokens > 0 {
+            let pairs = routed.expert_sums.iter().zip(&routed.counts);
+            let balance = sum(pairs.map(|(&p, &n)| p * N::of(f64::from(n))));
+            routed.aux = N::of(self.aux_factor(tokens)) * balance;
+            routed.z = N::of(self.config.losses().z() / tokens as f64) * squares;
+        }
+        routed
+    }
+
+    /// Routing → plan. Ids outside 0..E are sentinels.
+    pub(crate) fn dispatch(&self, ids: &[i32], weights: &[N]) -> Plan<N> {
+        let (experts, top_k) = (self.config.num_experts(), self.config.top_k());
+        let tokens = ids.len() / top_k;
+        let mut plan = Plan {
+            offsets: vec![0],
+            row_to_assignment: Vec::new(),
+            assignment_to_row: vec![-1; ids.len()],
+            weights: weights.to_vec(),
+        };
+        for e in 0..experts {
+            let mut own: Vec<usize> = (0..ids.len()).filter(|&a| ids[a] == e as i32).collect();
+            if let Some(limit) = self.capacity(tokens) {
+                let policy = self.config.capacity().unwrap().drop_policy();
+                match policy {
+                    DropPolicy::Position => {}
+                    // Sorting is stable, so ties go to the lower token.
+                    DropPolicy::Probability => {
+                        own.sort_by(|&a, &b| weights[b].partial_cmp(&weights[a]).unwrap());
+                    }
+                    DropPolicy::SlotMajor => own.sort_by_key(|a| a % top_k),
+                    other => panic!("the oracle does not know {other:?}"),
+                }
+                own.truncate(limit);
+                own.sort();
+            }
+            for assignment in own {
+                plan.assignment_to_row[assignment] = plan.row_to_assignment.len() as i32;
+                plan.row_to_assignment.push(assignment as i32);
+            }
+            plan.offsets.push(plan.row_to_assignment.len() as i32);
+        }
+        if self.renormalizes() {
+            for token in 0..tokens {
+                let slots = token * top_k..(token + 1) * top_k;
+                let kept = |a: usize| plan.assignment_to_row[a] >= 0;
+                let total = sum(slots.clone().filter(|&a| kept(a)).map(|a| weights[a]));
+                for a in slots {
+                    plan.weights[a] = match kept(a) {
+                        false => N::of(0.0),
+                        true if total > N::of(0.0) => weights[a] / total * self.scale(),
+                        true => weights[a],
+                    };
+                }
+            }
+        }
+        plan
+    }
+
+    fn renormalizes(&self) -> bool {
+        let capacity = self.config.capacity();
+        capacity.is_some_and(|c| c.renormalization() == Renormalize::AfterDrop)
+    }
+
+    /// ∂w_i/∂z_e of one token [K][E], before anything is dropped.
+    fn weight_jacobian(&self, logits: &[N], softmax: &[N], picked: &[usize]) -> Vec<Vec<N>> {
+        let (zero, one, scale) = (N::of(0.0), N::of(1.0), self.scale());
+        let router = self.config.router();
+        let mut jacobian = vec![vec![zero; logits.len()]; picked.len()];
+        let delta = |same: bool| if same { one } else { zero };
+        let full = router.score_function() == ScoreFunction::SoftmaxBeforeTopK
+            || router.single_expert() == SingleExpert::StraightThrough;
+        for (i, row) in jacobian.iter_mut().enumerate() {
+            let own = picked[i];
+            if full {
+                for (e, d) in row.iter_mut().enumerate() {
+                    *d = scale * softmax[own] * (delta(e == own) - softmax[e]);
+                }
+            } else if router.score_function() == ScoreFunction::SoftmaxAfterTopK {
+                let chosen: Vec<N> = picked.iter().map(|&e| logits[e]).collect();
+                let (w, _) = Self::softmax(&chosen);
+                for (j, &e) in picked.iter().enumerate() {
+                    row[e] = scale * w[i] * (delta(i == j) - w[j]);
+                }
+            } else {
+                let s: Vec<N> = picked.iter().map(|&e| sigmoid(logits[e])).collect();
+                let total = sum(s.iter().copied()) + N::of(1e-20);
+                for (j, &e) in picked.iter().enumerate() {
+                    let slope = s[j] * (one - s[j]);
+                    let outer = match picked.len() {
+                        1 => one,
+                        _ => delta(i == j) / total - s[i] / total / total,
+                    };
+                    row[e] = scale * outer * slope;
+                }
+            }
+        }
+        jacobian
+    }
+
+    /// Gradients of the combine weights and of `loss_gradient`·(aux + z) → gradient of the logits [T, E].
+    pub(crate) fn route_backward(
+        &self,
+        routed: &Routed<N>,
+        plan: &Plan<N>,
+        weights_grad: &[N],
+        loss_gradient: f64,
+    ) -> Vec<N> {
+        let (experts, top_k) = (self.config.num_experts(), self.config.top_k());
+        let tokens = routed.bad.len();
+        let (zero, one) = (N::of(0.0), N::of(1.0));
+        let mut grads = vec![zero; tokens * experts];
+        for (token, grad) in grads.chunks_exact_mut(experts).enumerate() {
+            if routed.bad[token] {
+                continue;
+            }
+            let slots = token * top_k..(token + 1) * top_k;
+            let (logits, softmax) = (&routed.logits[token], &routed.softmax[token]);
+            let picked: Vec<usize> = routed.ids[slots.clone()]
+                .iter()
+                .map(|&e| e as usize)
+                .collect();
+            let jacobian = self.weight_jacobian(logits, softmax, &picked);
+            let mut g = weights_grad[slots.clone()].to_vec();
+            if self.renormalizes() {
+                // w'_i = scale·w_i/W over the kept: pull g back through that first.
+                let raw = &routed.weights[slots.clone()];
+                let kept: Vec<bool> = slots.map(|a| plan.assignment_to_row[a] >= 0).collect();
+                let total = sum((0..top_k).filter(|&i| kept[i]).map(|i| raw[i]));
+                let outer = g.clone();
+                for j in 0..top_k {
+                    let terms = (0..top_k).filter(|&i| kept[i]).map(|i| {
+                        let same = if i == j { one / total } else { zero };
+                        outer[i] * self.scale() * (same - raw[i] / total / total)
+                    });
+                    g[j] = if kept[j] { sum(terms) } else { zero };
+                }
+            }
+            for (i, row) in jacobian.iter().enumerate() {
+                for (total, &d) in grad.iter_mut().zip(row) {
+                    *total += g[i] * d;
+                }
+            }
+
+            let v: Vec<N> = (routed.counts.iter())
+                .map(|&n| N::of(self.aux_factor(tokens) * loss_gradient * f64::from(n)))
+                .collect();
+            let p = &routed.distribution[token];
+            let mean = sum(p.iter().zip(&v).map(|(&p, &v)| p * v));
+            let z_factor = N::of(2.0 * self.config.losses().z() / tokens as f64 * loss_gradient);
+            for e in 0..experts {
+                let slope = match self.config.router().score_function() {
+                    ScoreFunction::Sigmoid => one - sigmoid(logits[e]),
+                    _ => one,
+                };
+                grad[e] += p[e] * slope * (v[e] - mean);
+                grad[e] += z_factor * routed.lse[token] * softmax[e];
+            }
+        }
+        grads
+    }
+
+    /// The whole layer, forward and backward of ⟨output, output_grad⟩ + `loss_gradient`·(aux + z).
+    pub(crate) fn layer(&self, problem: &Problem, loss_gradient: f64) -> Outcome {
+        let (hidden, inner) = (self.config.hidden_size(), self.config.intermediate_size());
+        let (experts, top_k) = (self.config.num_experts(), self.config.top_k());
+        let tokens = problem.tokens;
+        let convert = |values: &[f64]| values.iter().map(|&v| N::of(v)).collect::<Vec<N>>();
+        let (x, router) = (convert(&problem.x), convert(&problem.router));
+        let (gate_up, down) = (convert(&problem.gate_up), convert(&problem.down));
+        let output_grad = convert(&problem.output_grad);
+        let bias = problem.bias.as_deref().map(convert);
+        let zero = N::of(0.0);
+        let (store, one) = (self.store, N::of(1.0));
+
+        let mut logits = vec![zero; tokens * experts];
+        for t in 0..tokens {
+            for e in 0..experts {
+                let terms = (0..hidden).map(|i| x[t * hidden + i] * router[e * hidden + i]);
+                logits[t * experts + e] = sum(terms);
+            }
+        }
+        let routed = self.route(&logits, bias.as_deref());
+        let plan = self.dispatch(&routed.ids, &routed.weights);
+
+        let mut output = vec![zero; tokens * hidden];
+        let mut weights_grad = vec![zero; tokens * top_k];
+        let mut x_sums = vec![zero; tokens * hidden];
+        let mut gate_up_grad = vec![zero; gate_up.len()];
+        let mut down_grad = vec![zero; down.len()];
+        for t in 0..tokens {
+            let x = &x[t * hidden..(t + 1) * hidden];
+            let d_out = &output_grad[t * hidden..(t + 1) * hidden];
+            for slot in 0..top_k {
+                let assignment = t * top_k + slot;
+                if plan.assignment_to_row[assignment] < 0 {
+                    continue;
+                }
+                let (e, w) = (routed.ids[assignment] as usize, plan.weights[assignment]);
+                let gate_up_at = |j: usize, i: usize| (e * 2 * inner + j) * hidden + i;
+                let down_at = |i: usize, j: usize| (e * hidden + i) * inner + j;
+
+                let h: Vec<N> = (0..2 * inner)
+                    .map(|j| store(sum((0..hidden).map(|i| x[i] * gate_up[gate_up_at(j, i)]))))
+                    .collect();
+                let a: Vec<N> = (0..inner)
+                    .map(|j| store(h[j] * sigmoid(h[j]) * h[inner + j]))
+                    .collect();
+                for i in 0..hidden {
+                    let y = store(sum((0..inner).map(|j| a[j] * down[down_at(i, j)])));
+                    output[t * hidden + i] += w * y;
+                }
+
+                let a_grad: Vec<N> = (0..inner)
+                    .map(|j| sum((0..hidden).map(|i| d_out[i] * down[down_at(i, j)])))
+                    .collect();
+                weights_grad[assignment] = sum((0..inner).map(|j| a_grad[j] * a[j]));
+                let mut h_grad = vec![zero; 2 * inner];
+                for j in 0..inner {
+                    let (gate, up, s) = (h[j], h[inner + j], sigmoid(h[j]));
+                    let d = w * a_grad[j];
+                    h_grad[j] = store(d * up * (s + gate * s * (one - s)));
+                    h_grad[inner + j] = store(d * gate * s);
+                }
+                for j in 0..inner {
+                    let weighted = store(w * a[j]);
+                    for i in 0..hidden {
+                        down_grad[down_at(i, j)] += d_out[i] * weighted;
+                    }
+                }
+                for j in 0..2 * inner {
+                    for i in 0..hidden {
+                        gate_up_grad[gate_up_at(j, i)] += h_grad[j] * x[i];
+                    }
+                }
+                for i in 0..hidden {
+                    let terms = (0..2 * inner).map(|j| h_grad[j] * gate_up[gate_up_at(j, i)]);
+                    x_sums[t * hidden + i] += store(sum(terms));
+                }
+            }
+        }
+
+        let logits_grad = self.route_backward(&routed, &plan, &weights_grad, loss_gradient);
+        let mut router_grad = vec![zero; router.len()];
+        for t in 0..tokens {
+            for e in 0..experts {
+                let dz = logits_grad[t * experts + e];
+                for i in 0..hidden {
+                    x_sums[t * hidden + i] += dz * router[e * hidden + i];
+                    router_grad[e * hidden + i] += dz * x[t * hidden + i];
+                }
+            }
+        }
+
+        let stored = |values: Vec<N>| values.into_iter().map(|v| store(v).f64()).collect();
+        let plain = |values: Vec<N>| values.into_iter().map(N::f64).collect();
+        Outcome {
+            output: stored(output),
+            ids: routed.ids,
+            weights: plain(plan.weights),
+            assignment_to_row: plan.assignment_to_row,
+            offsets: plan.offsets,
+            losses: vec![routed.aux.f64(), routed.z.f64()],
+            x_grad: stored(x_sums),
+            router_grad: router_grad
+                .into_iter()
+                .map(|v| (self.store_router)(v).f64())
+                .collect(),
+            gate_up_grad: stored(gate_up_grad),
+            down_grad: stored(down_grad),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The whole layer and the router against the oracle: f64 closely, the storage types by how far the oracle itself, computed in
+//! that type, is from f64.
+
+use millet::half::{bf16, f16};
+use millet::{Element, Keep, MoeConfig};
+
+use crate::generate::{base, configs};
+use crate::harness::{Outcome, Problem, TestBackend, run};
+use crate::oracle::{Number, Oracle};
+
+backend_tests!(
+    f64_every_configuration,
+    f32_every_configuration,
+    bf16_every_configuration,
+    bf16_with_an_f32_router,
+    f16_every_configuration,
+    wide_and_odd_sizes,
+);
+
+fn max_error(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let errors = got.iter().zip(want).map(|(g, w)| (g - w).abs());
+    // A NaN must not hide.
+    errors.fold(0.0f64, |m, e| if m.is_nan() || e <= m { m } else { e })
+}
+
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|v| v * v).sum::<f64>().sqrt()
+}
+
+fn relative_error(got: &[f64], want: &[f64]) -> f64 {
+    let difference = norm(got.iter().zip(want).map(|(g, w)| g - w));
+    let size = norm(want.iter().copied());
+    if size == 0.0 {
+        difference
+    } else {
+        difference / size
+    }
+}
+
+fn check_exact<B: TestBackend>(config: &MoeConfig, problem: &Problem) {
+    let want = Oracle::exact(config).layer(problem, 0.7);
+    let got = run::<B, f64, f64>(config, problem, Keep::Hidden, 0.7);
+    got.assert_same_routing(&want, &format!("{config:?}"));
+    for ((name, got), (_, want)) in got.floats().into_iter().zip(want.floats()) {
+        let largest = want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+        let (max, relative) = (max_error(got, want), relative_error(got, want));
+        assert!(max < 1e-12 * largest, "{name}: {max:e}: {config:?}");
+        assert!(relative < 1e-12, "{name}: {relative:e}: {config:?}");
+    }
+}
+
+/// `max|out − ref64| < 2·max|same type − ref64| + 1e-5`, and the relative Frobenius norm below 1.5 times the same type's, and
+/// below `frobenius` where there are enough elements for a norm to mean something.
+fn check_type<B: TestBackend, T: Element, W: Element<Acc = T::Acc>, N: Number>(
+    config: &MoeConfig,
+    problem: &Problem,
+    (store, store_router): (fn(N) -> N, fn(N) -> N),
+    frobenius: f64,
+) {
+    let problem = problem.rounded::<T, W>();
+    let exact = Oracle::exact(config).layer(&problem, 0.7);
+    let same = Oracle {
+        config,
+        store,
+        store_router,
+    }
+    .layer(&problem, 0.7);
+    let got = run::<B, T, W>(config, &problem, Keep::Hidden, 0.7);
+    got.assert_same_routing(&exact, &format!("{config:?}"));
+    let compared = |outcome: &Outcome| outcome.floats().map(|(_, v)| v.to_vec());
+    let (same, exact) = (compared(&same), compared(&exact));
+    for (((name, got), same), exact) in got.floats().into_iter().zip(&same).zip(&exact) {
+        let (max, allowed) = (max_error(got, exact), 2.0 * max_error(same, exact) + 1e-5);
+        assert!(max < allowed, "{name}: {max:e} ≥ {allowed:e}: {config:?}");
+        let (got, same) = (relative_error(got, exact), relative_error(same, exact));
+        // A handful of numbers may cancel; many do not.
+        assert!(
+            exact.len() < 100 || got < frobenius,
+            "{name}: relative {got:e}: {config:?}"
+        );
+        assert!(
+            got < 1.5 * same + 2e-6,
+            "{name}: relative {got:e} beside {same:e}: {config:?}"
+        );
+    }
+}
+
+fn problems() -> impl Iterator<Item = (MoeConfig, Problem)> {
+    configs(7, 5, 8, 3)
+        .into_iter()
+        .enumerate()
+        .map(|(seed, config)| {
+            let problem = Problem::random(&config, 33, 1000 + seed as u64);
+            (config, problem)
+        })
+}
+
+fn f64_every_configuration<B: TestBackend>() {
+    for (config, problem) in problems() {
+        check_exact::<B>(&config, &problem);
+    }
+}
+
+fn f32_every_configuration<B: TestBackend>() {
+    for (config, problem) in problems() {
+        check_type::<B, f32, f32, f32>(&config, &problem, (|v| v, |v| v), 2e-6);
+    }
+}
+
+fn bf16_every_configuration<B: TestBackend>() {
+    let round: fn(f32) -> f32 = |v| bf16::from_f32(v).to_f32();
+    for (config, problem) in problems() {
+        check_type::<B, bf16, bf16, f32>(&config, &problem, (round, round), 8e-3);
+    }
+}
+
+fn bf16_with_an_f32_router<B: TestBackend>() {
+    let round: fn(f32) -> f32 = |v| bf16::from_f32(v).to_f32();
+    for (config, problem) in problems().step_by(3) {
+        check_type::<B, bf16, f32, f32>(&config, &problem, (round, |v| v), 8e-3);
+    }
+}
+
+fn f16_every_configuration<B: TestBackend>() {
+    let round: fn(f32) -> f32 = |v| f16::from_f32(v).to_f32();
+    for (config, problem) in problems() {
+        check_type::<B, f16, f16, f32>(&config, &problem, (round, round), 1e-3);
+    }
+}
+
+/// Sizes 1, odd sizes, sizes past every block of the implementation.
+fn wide_and_odd_sizes<B: TestBackend>() {
+    let sizes = [
+        (1, 1, 1, 3, 2),
+        (1, 3, 5, 7, 2),
+        (2, 7, 1, 5, 5),
+        (130, 1, 5, 7, 3),
+        (129, 37, 33, 6, 2),
+        (257, 3, 2, 130, 6),
+        (40, 300, 7, 3, 2),
+        (900, 5, 3, 2, 2),
+    ];
+    for (seed, (tokens, hidden, inner, experts, top_k)) in sizes.into_iter().enumerate() {
+        let config = base(hidden, inner, experts, top_k).build().unwrap();
+        let problem = Problem::random(&config, tokens, 77 + seed as u64);
+        check_exact::<B>(&config, &problem);
+        let round: fn(f32) -> f32 = |v| bf16::from_f32(v).to_f32();
+        check_type::<B, f32, f32, f32>(&config, &problem, (|v| v, |v| v), 2e-6);
+        check_type::<B, bf16, f32, f32>(&config, &problem, (round, |v| v), 8e-3);
+    }
+}
