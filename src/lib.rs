@@ -1,6 +1,54 @@
-//! CUDA kernels for fine-grained Mixture-of-Experts layers, forward and backward, behind a safe Rust API with a CPU
-//! reference that defines what is right.
+//! Fine-grained Mixture-of-Experts layers, forward and backward: router, capacity dropping, permutation and grouped SwiGLU experts,
+//! deterministic, behind one trait of operations, with a CPU reference that defines what is right.
+//!
+//! Start with [`MoeConfig`] (what a layer is) and [`MoeLayer`] (forward and backward, written once over a [`Backend`]). The
+//! operations can be called by themselves through [`Backend`]. [`presets`] has published layers, [`scaling_law`] says which
+//! granularity pays.
+//!
+//! # Operations
+//!
+//! In the order a token meets them; the file in `src/cpu/` that defines an operation has its name.
+//!
+//! | operation | forward | backward |
+//! |---|---|---|
+//! | router | [`router_forward`](Backend::router_forward) | [`router_backward`](Backend::router_backward), [`router_weight_grad`](Backend::router_weight_grad) |
+//! | dispatch | [`dispatch`](Backend::dispatch) | has no gradient |
+//! | up, with the gather and SwiGLU | [`experts_up`](Backend::experts_up) | [`experts_up_weight_grad`](Backend::experts_up_weight_grad), [`experts_input_grad`](Backend::experts_input_grad) |
+//! | down, with the combine | [`experts_down`](Backend::experts_down) | [`experts_down_backward`](Backend::experts_down_backward), [`experts_down_weight_grad`](Backend::experts_down_weight_grad) |
+//! | permute, for trainers that move rows themselves | [`permute`](Backend::permute) | [`permute_backward`](Backend::permute_backward) |
+//! | unpermute | [`unpermute`](Backend::unpermute) | [`unpermute_backward`](Backend::unpermute_backward) |
+//!
+//! On [`Cpu`] every operation takes `f32`, [`bf16`](half::bf16), [`f16`](half::f16) and, for checking, `f64` ([`Element`]).
+//!
+//! # Layouts
+//!
+//! Row-major. T tokens, H hidden size, I width of one expert, E experts, K top-k, R routed rows.
+//!
+//! | tensor | shape | type |
+//! |---|---|---|
+//! | x, output and their gradients | \[T, H\] | `T: Element` |
+//! | router weight | \[E, H\] | `T`, or its accumulation type |
+//! | router logits | \[T, E\] | accumulation type: `f32`, or `f64` for `f64` |
+//! | gate_up | \[E, 2I, H\], gate rows first, then up rows | `T` |
+//! | down | \[E, H, I\] | `T` |
+//! | ids, weights | \[T, K\], weight descending | `i32`, accumulation type |
+//! | offsets | \[E + 1\], exclusive prefix sums of kept rows | `i32` |
+//! | row → assignment (t·K + slot) | \[max rows\], by expert, then token; −1 after the last | `i32` |
+//! | assignment → row | \[T·K\], −1: dropped | `i32` |
+//!
+//! Ids below 0 or from E on, given to [`dispatch`](Backend::dispatch) by the caller, are sentinels: no row, no capacity, gradient 0.
+//!
+//! # Promises
+//!
+//! - Two runs on the same inputs and machine give the same bits, forward and backward.
+//! - An operation allocates nothing: memory is made once, by [`MoeLayer::saved`] and [`MoeLayer::workspace`].
+//! - Nothing needs the host to look at device data between operations.
+//! - What does not fit is an [`Error`] that names the operation, what was expected and what was given, before anything is written.
 #![deny(missing_docs)]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod backend;
 mod check;
