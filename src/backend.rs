@@ -221,7 +221,7 @@ pub trait Backend {
         scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
 
-    /// d_down[e] = Σ dO[t]ᵀ·(w·a)[r]: → [E, H, I]. An expert without rows gets exactly 0, written.
+    /// `d_down[e] = Σ dO[t]ᵀ·(w·a)[r]`: → [E, H, I]. An expert without rows gets exactly 0, written.
     ///
     /// # Errors
     /// When a shape does not fit.
@@ -237,7 +237,7 @@ pub trait Backend {
         scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
 
-    /// d_gate_up[e] = Σ dh[r]ᵀ·x[t]: → [E, 2I, H]. An expert without rows gets exactly 0, written.
+    /// `d_gate_up[e] = Σ dh[r]ᵀ·x[t]`: → [E, 2I, H]. An expert without rows gets exactly 0, written.
     ///
     /// # Errors
     /// When a shape does not fit.
@@ -253,7 +253,7 @@ pub trait Backend {
         scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
 
-    /// dX[t] = Σ_slot (dh·gate_up)[row] + dz[t]·Wᵣ: → `x_grad` [T, H].
+    /// `dX[t] = Σ_slot (dh·gate_up)[row] + dz[t]·Wᵣ`: → `x_grad` [T, H].
     ///
     /// # Errors
     /// When a shape does not fit.
@@ -276,7 +276,7 @@ pub trait Backend {
 pub struct RouterInput<'x, 'w, B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc> = T> {
     /// Logits, or what they are made of.
     pub logits: Logits<'x, 'w, B, T, W>,
-    /// Per-expert bias [E] of the selection, with [`ScoreFunction::Sigmoid`](crate::ScoreFunction::Sigmoid) only.
+    /// Per-expert bias \[E\] of the selection, with [`ScoreFunction::Sigmoid`](crate::ScoreFunction::Sigmoid) only.
     pub selection_bias: Option<B::View<'w, T::Acc>>,
 }
 
@@ -317,9 +317,9 @@ pub struct RouterOutput<'a, B: Backend + ?Sized, A: Real> {
     pub ids: B::ViewMut<'a, i32>,
     /// [T, K], descending.
     pub weights: B::ViewMut<'a, A>,
-    /// logsumexp of each row's logits [T]; NaN marks a bad row.
+    /// logsumexp of each row's logits \[T\]; NaN marks a bad row.
     pub lse: B::ViewMut<'a, A>,
-    /// Assignments of each expert before dropping [E].
+    /// Assignments of each expert before dropping \[E\].
     pub counts: B::ViewMut<'a, i32>,
     /// See [`stats_elements`].
     pub stats: B::ViewMut<'a, A>,
@@ -331,29 +331,29 @@ pub struct RouterSaved<'a, B: Backend + ?Sized, A: Real> {
     pub ids: B::View<'a, i32>,
     /// [T, K], as [`Backend::dispatch`] left them.
     pub weights: B::View<'a, A>,
-    /// [T].
+    /// \[T\].
     pub lse: B::View<'a, A>,
-    /// [E].
+    /// \[E\].
     pub counts: B::View<'a, i32>,
 }
 
 /// What [`Backend::dispatch`] writes.
 pub struct DispatchOutput<'a, B: Backend + ?Sized> {
-    /// [E + 1] exclusive prefix sums of kept rows.
+    /// \[E + 1\] exclusive prefix sums of kept rows.
     pub offsets: B::ViewMut<'a, i32>,
-    /// [max rows] row → assignment t·K + slot; −1 after the last row.
+    /// \[max rows\] row → assignment t·K + slot; −1 after the last row.
     pub row_to_assignment: B::ViewMut<'a, i32>,
-    /// [T·K] assignment → row; −1: dropped or a sentinel.
+    /// \[T·K\] assignment → row; −1: dropped or a sentinel.
     pub assignment_to_row: B::ViewMut<'a, i32>,
 }
 
 /// The dispatch plan, read.
 pub struct RowMap<'a, B: Backend + ?Sized> {
-    /// [E + 1] exclusive prefix sums of kept rows.
+    /// \[E + 1\] exclusive prefix sums of kept rows.
     pub offsets: B::View<'a, i32>,
-    /// [max rows] row → assignment t·K + slot; −1 after the last row.
+    /// \[max rows\] row → assignment t·K + slot; −1 after the last row.
     pub row_to_assignment: B::View<'a, i32>,
-    /// [T·K] assignment → row; −1: dropped or a sentinel.
+    /// \[T·K\] assignment → row; −1: dropped or a sentinel.
     pub assignment_to_row: B::View<'a, i32>,
 }
 
@@ -373,7 +373,7 @@ pub enum WeightGrad<'a, B: Backend + ?Sized, W: Element> {
 }
 
 /// Elements of the router's statistics: aux loss, z-loss (coefficients included), bad rows, Σ entropy of p, Σ share of
-/// the top-1 weight, Σ weight of each slot [K], Σ p of each expert [E]; sums over rows that are not bad.
+/// the top-1 weight, Σ weight of each slot \[K\], Σ p of each expert \[E\]; sums over rows that are not bad.
 pub fn stats_elements(config: &MoeConfig) -> usize {
     stats::SLOT_WEIGHTS + config.top_k() + config.num_experts()
 }

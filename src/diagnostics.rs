@@ -6,15 +6,15 @@ use crate::config::ConfigError;
 /// The instruments of arXiv 2506.02890, from the router's own pass.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Diagnostics {
-    /// Mean weight of each slot, first choice first [K]: over training, the router's maturation.
+    /// Mean weight of each slot, first choice first \[K\]: over training, the router's maturation.
     pub slot_weights: Vec<f64>,
     /// Mean share of a token's weight that its first choice has.
     pub top1_share: f64,
     /// Mean entropy, in nats, of a token's distribution over all experts; ln E when uniform.
     pub entropy: f64,
-    /// Assignments of each expert before dropping [E].
+    /// Assignments of each expert before dropping \[E\].
     pub assigned_per_expert: Vec<usize>,
-    /// Rows of each expert after dropping [E].
+    /// Rows of each expert after dropping \[E\].
     pub kept_per_expert: Vec<usize>,
     /// Rows with a NaN, a +∞ or nothing finite: left out of the means above and of the losses.
     pub bad_rows: usize,

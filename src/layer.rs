@@ -71,7 +71,7 @@ pub enum Keep {
 pub struct Weights<'a, B: Backend, T: Element, W: Element<Acc = T::Acc> = T> {
     /// [E, H].
     pub router: B::View<'a, W>,
-    /// [E], with [`ScoreFunction::Sigmoid`](crate::ScoreFunction::Sigmoid) only.
+    /// \[E\], with [`ScoreFunction::Sigmoid`](crate::ScoreFunction::Sigmoid) only.
     pub selection_bias: Option<B::View<'a, T::Acc>>,
     /// [E, 2I, H], gate rows first, then up rows.
     pub gate_up: B::View<'a, T>,
@@ -567,9 +567,9 @@ pub struct Routing<A> {
     pub ids: Vec<i32>,
     /// [T, K] as the combine used them: with [`Renormalize::AfterDrop`](crate::Renormalize::AfterDrop) renormalised, dropped ones 0.
     pub weights: Vec<A>,
-    /// [T·K] assignment → row; −1: dropped.
+    /// \[T·K\] assignment → row; −1: dropped.
     pub assignment_to_row: Vec<i32>,
-    /// [E + 1] exclusive prefix sums of kept rows.
+    /// \[E + 1\] exclusive prefix sums of kept rows.
     pub offsets: Vec<i32>,
 }
 

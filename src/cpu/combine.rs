@@ -142,7 +142,7 @@ fn dot<T: Element>(a: &[T], b: &[T]) -> T::Acc {
     row_sum(a.iter().zip(b).map(|(&a, &b)| a.widen() * b.widen()))
 }
 
-/// output[t] = Σ_slot weight(assignment)·rows[row], slots in order.
+/// output\[t\] = Σ_slot weight(assignment)·rows[row], slots in order.
 pub(crate) fn gather_sum<T: Element>(
     config: &MoeConfig,
     tokens: usize,

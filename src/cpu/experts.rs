@@ -369,7 +369,7 @@ impl CombineLayout {
     }
 }
 
-/// output[t] = Σ_slot weight·(rows[r]·expert's matrix) + residual, a block of tokens at a time: the products of a block are
+/// output\[t\] = Σ_slot weight·(rows\[r\]·expert's matrix) + residual, a block of tokens at a time: the products of a block are
 /// combined while they are in cache, and the whole of them never exists.
 ///
 /// `rows` [R, inner]; `expert` makes a matrix [inner, H] of an expert's weight.
