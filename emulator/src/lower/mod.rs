@@ -1,10 +1,24 @@
 //! Syntax tree → typed operations with resolved registers. What is not implemented is refused here, with its line.
 
+mod arithmetic;
+mod compare;
+mod control;
+mod convert;
+mod function;
+mod memory;
+pub(crate) mod op;
+mod registers;
+mod warp;
+mod words;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ptx::ast;
+use self::function::{FunctionLowering, Place};
+use self::op::Code;
+use crate::memory::SHARED_BASE;
+use crate::ptx::ast::{self, AddressBase, Operand, Space};
 
 /// A module ready to run.
 #[derive(Debug, Clone)]
@@ -23,6 +37,7 @@ pub struct Kernel {
     /// 32-bit registers a thread would need by live ranges: an estimate, ptxas decides.
     pub registers: u32,
     pub directives: ast::Directives,
+    pub(crate) code: Arc<Code>,
 }
 
 /// Place of a parameter in the parameter block.
@@ -58,12 +73,262 @@ pub(crate) fn function_address(module: &ast::Module, name: &str) -> Option<u64> 
 }
 
 /// Lowers a module; `addresses` holds the device address of each `.global` and `.const` variable.
+///
+/// # Errors
+/// For the first instruction that is not implemented or not allowed, with its line.
 pub fn lower(
-    _module: &ast::Module,
-    _addresses: &HashMap<String, u64>,
+    module: &ast::Module,
+    addresses: &HashMap<String, u64>,
 ) -> Result<Program, LowerError> {
-    Err(LowerError {
-        line: 0,
-        message: "not built yet".into(),
-    })
+    let names: HashMap<&str, usize> = module
+        .functions
+        .iter()
+        .enumerate()
+        .map(|(i, f)| (f.name.as_str(), i))
+        .collect();
+    let mut kernels = Vec::new();
+    let mut covered = vec![false; module.functions.len()];
+    for (index, func) in module.functions.iter().enumerate() {
+        if func.entry && func.body.is_some() {
+            let image = Image::lower(module, addresses, &names, index, &mut covered)?;
+            kernels.push(Arc::new(image.kernel(func)));
+        }
+    }
+    // Functions that no kernel calls are not executed, but an error in them is an error in the module.
+    for (index, func) in module.functions.iter().enumerate() {
+        if !covered[index] && func.body.is_some() {
+            Image::lower(module, addresses, &names, index, &mut covered)?;
+        }
+    }
+    Ok(Program { kernels })
+}
+
+/// Offsets of parameters, and the size of their block.
+fn param_layout(params: &[ast::Param]) -> Vec<ParamInfo> {
+    let mut at = 0u32;
+    let place = |p: &ast::Param| {
+        let align = p.align.max(1);
+        let offset = at.next_multiple_of(align);
+        at = offset + p.size as u32;
+        let size = p.size as u32;
+        ParamInfo {
+            offset,
+            size,
+            align,
+        }
+    };
+    params.iter().map(place).collect()
+}
+
+/// One kernel with the functions it may call.
+pub(crate) struct Image<'a> {
+    module: &'a ast::Module,
+    addresses: &'a HashMap<String, u64>,
+    names: &'a HashMap<&'a str, usize>,
+    pub(crate) code: Code,
+    /// Functions in the image, by index in the module; the kernel is the first.
+    order: Vec<usize>,
+    /// Addresses of module-scope shared variables, and of functions' own by function and name.
+    shared: HashMap<&'a str, u32>,
+    own_shared: HashMap<(usize, &'a str), u32>,
+}
+
+/// Calls `f` with every name that an operand uses.
+fn each_name<'a>(operand: &'a Operand, f: &mut impl FnMut(&'a str)) {
+    match operand {
+        Operand::Symbol { name, .. } => f(name),
+        Operand::Address {
+            base: AddressBase::Symbol(name),
+            ..
+        }
+        | Operand::TensorAddress {
+            base: AddressBase::Symbol(name),
+            ..
+        } => f(name),
+        Operand::Vector(list) => list.iter().for_each(|o| each_name(o, f)),
+        Operand::Pair(a, b) => {
+            each_name(a, f);
+            each_name(b, f);
+        }
+        _ => {}
+    }
+}
+
+impl<'a> Image<'a> {
+    fn lower(
+        module: &'a ast::Module,
+        addresses: &'a HashMap<String, u64>,
+        names: &'a HashMap<&'a str, usize>,
+        kernel: usize,
+        covered: &mut [bool],
+    ) -> Result<Self, LowerError> {
+        let mut image = Self {
+            module,
+            addresses,
+            names,
+            code: Code::default(),
+            order: vec![kernel],
+            shared: HashMap::new(),
+            own_shared: HashMap::new(),
+        };
+        image.reach();
+        for index in 0..image.order.len() {
+            covered[image.order[index]] = true;
+            let function = image.lower_function(index)?;
+            image.code.functions.push(function);
+        }
+        Ok(image)
+    }
+
+    fn kernel(self, func: &ast::Function) -> Kernel {
+        Kernel {
+            name: func.name.clone(),
+            params: param_layout(&func.params),
+            static_shared: self.code.static_shared,
+            local_bytes: self.code.functions[0].frame,
+            registers: registers::estimate(func),
+            directives: func.directives.clone(),
+            code: Arc::new(self.code),
+        }
+    }
+
+    /// Finds the functions and the shared variables that the kernel can reach, and places the latter.
+    fn reach(&mut self) {
+        let module = self.module;
+        let mut dynamic = Vec::new();
+        let mut at = 0u32;
+        let mut all_taken = false;
+        let mut done = 0;
+        while done < self.order.len() {
+            let index = self.order[done];
+            let func = &module.functions[index];
+            let mut names = Vec::new();
+            for inst in func.body.iter().flatten() {
+                inst.operands
+                    .iter()
+                    .for_each(|o| each_name(o, &mut |name| names.push(name)));
+                // A call through a register can reach whatever has its address taken anywhere.
+                let indirect = inst.opcode == "call"
+                    && inst
+                        .operands
+                        .iter()
+                        .any(|o| matches!(o, Operand::Register(_)));
+                if indirect && !all_taken {
+                    all_taken = true;
+                    names.extend(address_taken(module));
+                }
+            }
+            for name in names {
+                if let Some(&i) = self.names.get(name)
+                    && module.functions[i].body.is_some()
+                    && !module.functions[i].entry
+                    && !self.order.contains(&i)
+                {
+                    self.order.push(i);
+                }
+                let Some(v) = module
+                    .variables
+                    .iter()
+                    .find(|v| v.space == Space::Shared && v.name == name)
+                else {
+                    continue;
+                };
+                if self.shared.contains_key(name) {
+                    continue;
+                }
+                self.shared.insert(name, 0);
+                if v.external || v.size == 0 {
+                    dynamic.push(name);
+                } else {
+                    at = at.next_multiple_of(v.align.max(1));
+                    self.shared.insert(name, SHARED_BASE + at);
+                    at += v.size as u32;
+                }
+            }
+            for v in func.variables.iter().filter(|v| v.space == Space::Shared) {
+                at = at.next_multiple_of(v.align.max(1));
+                self.own_shared.insert((index, &v.name), SHARED_BASE + at);
+                at += v.size as u32;
+            }
+            done += 1;
+        }
+        self.code.static_shared = at;
+        // Compilers rely on more alignment of the dynamic part than they declare (128-byte swizzles: 1024).
+        self.code.dynamic_offset = at.next_multiple_of(1024);
+        for name in dynamic {
+            self.shared
+                .insert(name, SHARED_BASE + self.code.dynamic_offset);
+        }
+    }
+
+    /// Index in the image of a function that has a body; `None` for an external one.
+    pub(crate) fn callee(&self, name: &str) -> Option<u32> {
+        let index = self.names.get(name)?;
+        let place = self.order.iter().position(|o| o == index)?;
+        self.module.functions[*index].body.as_ref()?;
+        Some(place as u32)
+    }
+
+    pub(crate) fn declaration(&self, name: &str) -> Option<&'a ast::Function> {
+        self.names.get(name).map(|&i| &self.module.functions[i])
+    }
+
+    /// Address of a shared variable of the function at hand.
+    pub(crate) fn shared_address(&self, func: &ast::Function, name: &str) -> Option<u32> {
+        let index = self.names.get(func.name.as_str())?;
+        self.own_shared.get(&(*index, name)).copied()
+    }
+
+    /// A module-scope name.
+    pub(crate) fn module_place(&self, name: &str) -> Option<Place> {
+        if let Some(&a) = self.addresses.get(name) {
+            return Some(Place::Global(a));
+        }
+        if let Some(&a) = self.shared.get(name) {
+            return Some(Place::Shared(a));
+        }
+        function_address(self.module, name).map(Place::Function)
+    }
+
+    fn lower_function(&mut self, index: usize) -> Result<op::Function, LowerError> {
+        let module = self.module;
+        let func = &module.functions[self.order[index]];
+        let entry = self.code.insts.len() as u32;
+        let address = CODE_WINDOW + 16 * (self.order[index] as u64 + 1);
+        let mut f = FunctionLowering::new(self, func)?;
+        let mut params = Vec::new();
+        let mut returns = Vec::new();
+        if func.entry {
+            for (param, info) in func.params.iter().zip(param_layout(&func.params)) {
+                f.place_kernel_param(&param.name, info.offset);
+            }
+        } else {
+            for p in &func.returns {
+                returns.push(f.place_frame_param(p)?);
+            }
+            for p in &func.params {
+                params.push(f.place_frame_param(p)?);
+            }
+        }
+        f.body()?;
+        Ok(f.finish(entry, address, params, returns))
+    }
+}
+
+/// Names that are used as values: what an indirect call can reach.
+fn address_taken(module: &ast::Module) -> Vec<&str> {
+    let mut found = Vec::new();
+    for func in &module.functions {
+        for inst in func.body.iter().flatten().filter(|i| i.opcode != "call") {
+            inst.operands
+                .iter()
+                .for_each(|o| each_name(o, &mut |name| found.push(name)));
+        }
+    }
+    for piece in module.variables.iter().flat_map(|v| &v.initializer) {
+        if let ast::InitialValue::Address { name, .. } = &piece.value {
+            found.push(name);
+        }
+    }
+    found
 }

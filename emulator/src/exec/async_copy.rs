@@ -1,0 +1,220 @@
+//! `cp.async`: at once, or (late) with the destination poisoned until a wait covers the copy.
+
+use super::Exec;
+use super::memory::{What, addresses, pointers};
+use super::registers::Regs;
+use super::state::{Block, Frame, Pending, Warp, line_of};
+use crate::check::hooks::{AsyncCopy, Kind, Order};
+use crate::lower::op::{CpAsync, NONE};
+use crate::memory::SHARED_BASE;
+
+/// What the destination holds until the copy is made: a NaN in every float format.
+const POISON: u8 = 0xff;
+
+/// Executes the copy for the lanes; false: a fault was recorded.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn issue(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    r: Regs,
+    frame: Frame,
+    copy: &CpAsync,
+    m: u32,
+    pc: u32,
+) -> bool {
+    let size = copy.size;
+    // SAFETY: slots of the frame.
+    let (to, from, read) = unsafe {
+        let mut read = [size; 32];
+        if copy.src_size != NONE {
+            // More than the size is undefined; the hardware reads no more than the size.
+            read = r.get32(copy.src_size).map(|n| n.min(size));
+        }
+        if let Some(ignore) = copy.ignore {
+            let ignore = r.pred(ignore);
+            for (l, n) in read.iter_mut().enumerate() {
+                *n = if ignore >> l & 1 != 0 { 0 } else { *n };
+            }
+        }
+        (
+            addresses(r, &copy.dst, frame),
+            addresses(r, &copy.src, frame),
+            read,
+        )
+    };
+    let site = x.grid.code.mems.len();
+    let mut target = [std::ptr::null_mut(); 32];
+    let mut source = [std::ptr::null_mut(); 32];
+    let what = What {
+        kind: Kind::Write,
+        order: Order::Weak,
+        size,
+        pc,
+    };
+    // SAFETY: slots of the frame, and some lanes.
+    unsafe {
+        if !pointers(
+            x,
+            block,
+            warp,
+            frame,
+            copy.dst.space,
+            site,
+            what,
+            &to,
+            m,
+            &mut target,
+        ) {
+            return false;
+        }
+        let whole = lanes(m, |l| read[l] == size);
+        let what = What {
+            kind: Kind::Read,
+            ..what
+        };
+        if whole != 0
+            && !pointers(
+                x,
+                block,
+                warp,
+                frame,
+                copy.src.space,
+                site,
+                what,
+                &from,
+                whole,
+                &mut source,
+            )
+        {
+            return false;
+        }
+    }
+    // Part of the size: only those bytes have to be there, and nothing at all for none.
+    for l in (0..32).filter(|&l| m >> l & 1 != 0 && read[l] != size && read[l] != 0) {
+        let end = from[l].checked_add(u64::from(read[l]));
+        let inside = x
+            .grid
+            .memory
+            .view(from[l])
+            .is_some_and(|v| end.is_some_and(|e| e <= v.end));
+        if !inside || from[l] % u64::from(size) != 0 {
+            let what = What {
+                kind: Kind::Read,
+                order: Order::Weak,
+                size: read[l],
+                pc,
+            };
+            x.memory_fault(block, warp, copy.src.space, what, from[l], l);
+            return false;
+        }
+        source[l] = x.grid.memory.host(from[l]);
+    }
+    let offsets = to.map(|a| (a as u32).wrapping_sub(SHARED_BASE));
+    if x.profile {
+        super::count::async_copy(x, m, size, &offsets, &from, &read);
+    }
+    if block.follows
+        && let Some(checker) = &mut block.checker
+    {
+        let line = line_of(x.grid.code, pc);
+        let copy = AsyncCopy {
+            line,
+            lanes: m,
+            size,
+            offsets: &offsets,
+            sources: &from,
+            read: &read,
+        };
+        checker.async_copy(warp.index, &copy);
+    }
+    let late = !warp.copies.is_empty();
+    for l in (0..32).filter(|&l| m >> l & 1 != 0) {
+        // SAFETY: both ranges were checked above; one is in shared, the other in device memory.
+        unsafe {
+            if late {
+                std::ptr::write_bytes(target[l], POISON, size as usize);
+                let copies = &mut warp.copies[l];
+                let group = copies.committed;
+                let (to, from, read) = (offsets[l], from[l], read[l]);
+                copies.pending.push_back(Pending {
+                    group,
+                    to,
+                    from,
+                    size,
+                    read,
+                });
+            } else {
+                let n = read[l] as usize;
+                std::ptr::copy_nonoverlapping(source[l], target[l], n);
+                std::ptr::write_bytes(target[l].wrapping_add(n), 0, size as usize - n);
+            }
+        }
+    }
+    true
+}
+
+fn lanes(m: u32, f: impl Fn(usize) -> bool) -> u32 {
+    (0..32)
+        .filter(|&l| m >> l & 1 != 0 && f(l))
+        .fold(0, |s, l| s | 1 << l)
+}
+
+/// The lanes' copies so far become a group.
+pub(crate) fn commit(block: &mut Block<'_>, warp: &mut Warp, m: u32) {
+    for (l, copies) in warp.copies.iter_mut().enumerate() {
+        copies.committed += m >> l & 1;
+    }
+    if block.follows
+        && let Some(checker) = &mut block.checker
+    {
+        checker.async_commit(warp.index, m);
+    }
+}
+
+/// Makes the copies of all but the last `pending` groups (with `all`, also those not committed).
+pub(crate) fn wait(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    pending: u32,
+    all: bool,
+    m: u32,
+) {
+    if all {
+        commit(block, warp, m);
+    }
+    let shared = block.shared_ptr();
+    for (l, copies) in warp
+        .copies
+        .iter_mut()
+        .enumerate()
+        .filter(|&(l, _)| m >> l & 1 != 0)
+    {
+        debug_assert!(l < 32);
+        while let Some(copy) = copies.pending.front()
+            && copy.group + pending < copies.committed
+        {
+            let memory = x.grid.memory;
+            let n = copy.read as usize;
+            // The source may have been freed since: then the poison stays.
+            let there = n == 0 || memory.check_range(copy.from, n as u64).is_none();
+            // SAFETY: the destination was checked at issue, and shared memory does not move; the source just now.
+            unsafe {
+                if there {
+                    let target = shared.wrapping_add(copy.to as usize);
+                    if n > 0 {
+                        std::ptr::copy_nonoverlapping(memory.host(copy.from), target, n);
+                    }
+                    std::ptr::write_bytes(target.wrapping_add(n), 0, copy.size as usize - n);
+                }
+            }
+            copies.pending.pop_front();
+        }
+    }
+    if block.follows
+        && let Some(checker) = &mut block.checker
+    {
+        checker.async_wait(warp.index, m, pending);
+    }
+}

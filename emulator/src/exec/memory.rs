@@ -1,0 +1,638 @@
+//! Loads and stores: addresses to host pointers (all lanes in one piece of memory on the fast path, lane by lane otherwise),
+//! then data.
+
+use std::sync::atomic::{Ordering, fence};
+
+use super::Exec;
+use super::registers::Regs;
+use super::state::{Block, Frame, Warp, is_local, shared_end};
+use crate::check::hooks::{Access, Kind, Order, Values};
+use crate::lower::op::{Address, Base, Mem, MemSpace, NONE};
+use crate::memory::{GLOBAL_BASE, LOCAL_WINDOW, PARAM_WINDOW, SHARED_BASE, SHARED_WINDOW};
+
+/// The piece of global memory that an instruction used last: nothing before the first use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Site {
+    base: u64,
+    end: u64,
+}
+
+impl Site {
+    pub(crate) const EMPTY: Self = Self { base: 1, end: 0 };
+}
+
+/// Where each lane's data is on the host; lanes that are off point to where another lane does.
+type Pointers = [*mut u8; 32];
+
+/// Each lane's address in the instruction's space.
+///
+/// # Safety
+/// The base is a slot of the frame.
+#[inline(always)]
+pub(crate) unsafe fn addresses(r: Regs, a: &Address, frame: Frame) -> [u64; 32] {
+    // SAFETY: the caller's.
+    unsafe {
+        match a.base {
+            Base::R64(slot) => {
+                let base = r.get64(slot);
+                let mut t = [0; 32];
+                for l in 0..32 {
+                    t[l] = base[l].wrapping_add(a.offset as u64);
+                }
+                t
+            }
+            Base::R32(slot) => {
+                let base = r.get32(slot);
+                let mut t = [0; 32];
+                for l in 0..32 {
+                    t[l] = u64::from(base[l].wrapping_add(a.offset as u32));
+                }
+                t
+            }
+            Base::None => [a.offset as u64; 32],
+            Base::Frame => [(i64::from(frame.local) + a.offset) as u64; 32],
+        }
+    }
+}
+
+/// What an access is, for checks and messages.
+#[derive(Clone, Copy)]
+pub(crate) struct What {
+    pub(crate) kind: Kind,
+    pub(crate) order: Order,
+    /// Bytes a lane.
+    pub(crate) size: u32,
+    pub(crate) pc: u32,
+}
+
+/// Whether lanes of `m` are all in `[base, end - size]`.
+#[inline(always)]
+fn all_inside(a: &[u64; 32], base: u64, end: u64, size: u32, m: u32) -> bool {
+    let room = end.wrapping_sub(base);
+    if room < u64::from(size) || end < base {
+        return false;
+    }
+    let limit = room - u64::from(size);
+    let mut bad = 0u32;
+    for l in 0..32 {
+        let outside = a[l].wrapping_sub(base) > limit;
+        bad |= u32::from(outside) << l;
+    }
+    bad & m == 0
+}
+
+/// The host pointers of an access, which has been checked for bounds and alignment. False: a fault was recorded.
+///
+/// # Safety
+/// `m` is not 0; the frame is the running one.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn pointers(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    space: MemSpace,
+    site: usize,
+    what: What,
+    a: &[u64; 32],
+    m: u32,
+    p: &mut Pointers,
+) -> bool {
+    let first = a[m.trailing_zeros() as usize];
+    // Natural alignment up to 16 bytes; a vector's is that of the whole.
+    let mut low = 0;
+    for l in 0..32 {
+        low |= if m >> l & 1 != 0 { a[l] } else { 0 };
+    }
+    let aligned = low & (u64::from(what.size.min(32)) - 1) == 0;
+    if aligned {
+        let piece = match space {
+            MemSpace::Global => x.global_piece(site, first),
+            MemSpace::Shared => Some((
+                u64::from(SHARED_BASE),
+                shared_end(block.shared_len),
+                block.shared_ptr(),
+            )),
+            MemSpace::Generic if first < SHARED_WINDOW => x.global_piece(site, first),
+            MemSpace::Generic if first >> 48 == SHARED_WINDOW >> 48 => Some((
+                SHARED_WINDOW + u64::from(SHARED_BASE),
+                SHARED_WINDOW + shared_end(block.shared_len),
+                block.shared_ptr(),
+            )),
+            _ => None,
+        };
+        if let Some((base, end, host)) = piece
+            && all_inside(a, base, end, what.size, m)
+        {
+            for l in 0..32 {
+                let offset = if m >> l & 1 != 0 { a[l] } else { first } - base;
+                p[l] = host.wrapping_add(offset as usize);
+            }
+            return true;
+        }
+    }
+    slow_pointers(x, block, warp, frame, space, what, a, m, p)
+}
+
+/// Lane by lane.
+#[inline(never)]
+#[allow(clippy::too_many_arguments)]
+fn slow_pointers(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    space: MemSpace,
+    what: What,
+    a: &[u64; 32],
+    m: u32,
+    p: &mut Pointers,
+) -> bool {
+    let mut some = std::ptr::null_mut();
+    for l in (0..32).filter(|l| m >> l & 1 != 0) {
+        match lane_pointer(x, block, warp, frame, space, what, a[l], l) {
+            Some(pointer) => {
+                p[l] = pointer;
+                some = pointer;
+            }
+            None => {
+                x.memory_fault(block, warp, space, what, a[l], l);
+                return false;
+            }
+        }
+    }
+    for l in (0..32).filter(|l| m >> l & 1 == 0) {
+        p[l] = some;
+    }
+    true
+}
+
+#[allow(clippy::too_many_arguments)]
+fn lane_pointer(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    space: MemSpace,
+    what: What,
+    address: u64,
+    lane: usize,
+) -> Option<*mut u8> {
+    let size = u64::from(what.size);
+    if address & (size.min(32) - 1) != 0 {
+        return None;
+    }
+    let inside = |at: u64, end: u64| at.checked_add(size).is_some_and(|e| e <= end);
+    match space {
+        MemSpace::Generic => {
+            let window = address >> 48 << 48;
+            let at = address - window;
+            let space = match window {
+                SHARED_WINDOW => MemSpace::Shared,
+                PARAM_WINDOW => MemSpace::Param,
+                _ if is_local(address) => MemSpace::Local,
+                _ => MemSpace::Global,
+            };
+            let at = if space == MemSpace::Global {
+                address
+            } else {
+                at
+            };
+            lane_pointer(x, block, warp, frame, space, what, at, lane)
+        }
+        MemSpace::Global => {
+            if address < GLOBAL_BASE {
+                return None;
+            }
+            let view = x.grid.memory.view(address)?;
+            inside(address, view.end).then(|| x.grid.memory.host(address))
+        }
+        MemSpace::Shared => {
+            let start = u64::from(SHARED_BASE);
+            let ok = address >= start && inside(address, shared_end(block.shared_len));
+            ok.then(|| block.shared_ptr().wrapping_add((address - start) as usize))
+        }
+        MemSpace::Local => {
+            let top = frame.local + x.grid.code.functions[frame.function as usize].frame;
+            let at = address as usize + lane * warp.stride as usize;
+            inside(address, u64::from(top)).then(|| warp.local.as_mut_ptr().wrapping_add(at))
+        }
+        MemSpace::Param => {
+            let ok = what.kind == Kind::Read && inside(address, x.grid.params.len() as u64);
+            // Only read, as the kind says.
+            ok.then(|| {
+                x.grid
+                    .params
+                    .as_ptr()
+                    .cast_mut()
+                    .wrapping_add(address as usize)
+            })
+        }
+    }
+}
+
+/// The lanes whose address is in shared memory, with offsets in it, and those in global memory.
+fn by_window(space: MemSpace, a: &[u64; 32], m: u32) -> (u32, [u32; 32], u32) {
+    let mut shared = 0;
+    let mut global = 0;
+    let mut offsets = [0; 32];
+    for l in (0..32).filter(|l| m >> l & 1 != 0) {
+        let is_shared = match space {
+            MemSpace::Shared => true,
+            MemSpace::Generic => a[l] >> 48 == SHARED_WINDOW >> 48,
+            _ => false,
+        };
+        if is_shared {
+            shared |= 1 << l;
+            offsets[l] = (a[l] as u32).wrapping_sub(SHARED_BASE);
+        } else if matches!(space, MemSpace::Global | MemSpace::Generic) && a[l] < SHARED_WINDOW {
+            global |= 1 << l;
+        }
+    }
+    (shared, offsets, global)
+}
+
+/// Tells the checker and the counters of an access.
+#[inline(never)]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn observe(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &Warp,
+    space: MemSpace,
+    what: What,
+    a: &[u64; 32],
+    m: u32,
+    values: Option<&dyn Values>,
+) {
+    let (shared, offsets, global) = by_window(space, a, m);
+    if x.profile {
+        super::count::access(x, what, shared, &offsets, global, a);
+    }
+    if !block.follows {
+        return;
+    }
+    let line = super::state::line_of(x.grid.code, what.pc);
+    if let Some(checker) = &mut block.checker {
+        let access = |lanes| Access {
+            line,
+            kind: what.kind,
+            order: what.order,
+            lanes,
+            size: what.size,
+            values,
+        };
+        if shared != 0 {
+            checker.shared(warp.index, &access(shared), &offsets);
+        }
+        if global != 0 {
+            checker.global(warp.index, &access(global), a);
+        }
+    }
+}
+
+/// What a store writes, byte by byte, for the checker.
+struct Stored<'a> {
+    mem: &'a Mem,
+    regs: Regs,
+    pointers: &'a Pointers,
+}
+
+impl Values for Stored<'_> {
+    fn stored(&self, lane: usize, byte: usize) -> u8 {
+        let size = self.mem.size as usize;
+        let slot = self.mem.regs[byte / size];
+        let byte = byte % size;
+        // SAFETY: slots of the running frame.
+        unsafe {
+            if self.mem.reg64 {
+                let word = self.regs.get64(slot + (byte / 8) as u32)[lane];
+                (word >> (8 * (byte % 8))) as u8
+            } else {
+                (self.regs.get32(slot)[lane] >> (8 * byte)) as u8
+            }
+        }
+    }
+
+    fn present(&self, lane: usize, byte: usize) -> u8 {
+        // SAFETY: the access was checked for `size * count` bytes from the pointer.
+        unsafe { self.pointers[lane].wrapping_add(byte).read() }
+    }
+}
+
+/// Executes `ld`; false: a fault was recorded.
+///
+/// # Safety
+/// Slots belong to the frame; `m` is not 0.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn load(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    r: Regs,
+    frame: Frame,
+    index: u32,
+    m: u32,
+    pc: u32,
+) -> bool {
+    let code = x.grid.code;
+    let mem = &code.mems[index as usize];
+    // SAFETY: the caller's.
+    unsafe {
+        if mem.address.space == MemSpace::Param && mem.address.base == Base::None {
+            return load_param(x, block, warp, r, mem, m, pc);
+        }
+        let a = addresses(r, &mem.address, frame);
+        let what = What {
+            kind: Kind::Read,
+            order: mem.order,
+            size: mem.size * mem.count,
+            pc,
+        };
+        let mut p: Pointers = [std::ptr::null_mut(); 32];
+        let space = mem.address.space;
+        if !pointers(
+            x,
+            block,
+            warp,
+            frame,
+            space,
+            index as usize,
+            what,
+            &a,
+            m,
+            &mut p,
+        ) {
+            return false;
+        }
+        // All lanes, one word each, one after the other: a copy.
+        let straight = mem.size == 4 && mem.count == 1 && !mem.reg64 && m == !0 && {
+            let mut off = 0;
+            for l in 0..32 {
+                off |= (p[l] as usize).wrapping_sub(p[0] as usize + 4 * l);
+            }
+            off == 0
+        };
+        if straight && mem.regs[0] != NONE {
+            let words = p[0].cast::<[u32; 32]>().read_unaligned();
+            r.set32(mem.regs[0], &words, m);
+        } else {
+            for e in 0..mem.count as usize {
+                let slot = mem.regs[e];
+                if slot != NONE {
+                    load_element(r, mem, slot, &p, e * mem.size as usize, m);
+                }
+            }
+        }
+        if mem.order != Order::Weak {
+            fence(Ordering::SeqCst);
+        }
+        if x.profile || block.follows {
+            observe(x, block, warp, space, what, &a, m, None);
+        }
+    }
+    true
+}
+
+#[inline(always)]
+unsafe fn load_element(r: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usize, m: u32) {
+    macro_rules! read {
+        ($t:ty) => {
+            std::array::from_fn(|l| p[l].wrapping_add(offset).cast::<$t>().read() as _)
+        };
+    }
+    // SAFETY: pointers were checked for the access's size and alignment; slots belong to the frame.
+    unsafe {
+        match (mem.size, mem.reg64, mem.signed) {
+            (4, false, _) => r.set32(slot, &read!(u32), m),
+            (8, ..) => r.set64(slot, &read!(u64), m),
+            (2, false, false) => r.set32(slot, &read!(u16), m),
+            (1, false, false) => r.set32(slot, &read!(u8), m),
+            (2, false, true) => {
+                let t: [u32; 32] = read!(i16);
+                r.set32(slot, &t.map(|x| if mem.reg16 { x & 0xffff } else { x }), m);
+            }
+            (1, false, true) => {
+                let t: [u32; 32] = read!(i8);
+                r.set32(slot, &t.map(|x| if mem.reg16 { x & 0xffff } else { x }), m);
+            }
+            (4, true, false) => r.set64(slot, &read!(u32), m),
+            (4, true, true) => r.set64(slot, &read!(i32), m),
+            (2, true, false) => r.set64(slot, &read!(u16), m),
+            (2, true, true) => r.set64(slot, &read!(i16), m),
+            (1, true, false) => r.set64(slot, &read!(u8), m),
+            (1, true, true) => r.set64(slot, &read!(i8), m),
+            // 16 bytes: two slots.
+            _ => {
+                r.set64(slot, &read!(u64), m);
+                let high =
+                    std::array::from_fn(|l| p[l].wrapping_add(offset + 8).cast::<u64>().read());
+                r.set64(slot + 1, &high, m);
+            }
+        }
+    }
+}
+
+/// `ld.param` of a kernel: the same for every thread.
+///
+/// # Safety
+/// Slots belong to the frame.
+#[allow(clippy::too_many_arguments)]
+unsafe fn load_param(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &Warp,
+    r: Regs,
+    mem: &Mem,
+    m: u32,
+    pc: u32,
+) -> bool {
+    let total = (mem.size * mem.count) as usize;
+    let params = x.grid.params;
+    let start = mem.address.offset as usize;
+    let Some(bytes) = params.get(start..).and_then(|p| p.get(..total)) else {
+        let what = What {
+            kind: Kind::Read,
+            order: mem.order,
+            size: total as u32,
+            pc,
+        };
+        let lane = m.trailing_zeros() as usize;
+        x.memory_fault(block, warp, MemSpace::Param, what, start as u64, lane);
+        return false;
+    };
+    for (e, bytes) in bytes.chunks_exact(mem.size as usize).enumerate() {
+        let slot = mem.regs[e];
+        if slot == NONE {
+            continue;
+        }
+        let mut word = [0; 16];
+        word[..bytes.len()].copy_from_slice(bytes);
+        let mut value = u128::from_le_bytes(word) as u64;
+        if mem.signed {
+            let shift = 64 - 8 * mem.size;
+            value = ((value << shift) as i64 >> shift) as u64;
+        }
+        // SAFETY: the caller's.
+        unsafe {
+            if mem.reg64 {
+                r.set64(slot, &[value; 32], m);
+                if mem.size == 16 {
+                    let high = (u128::from_le_bytes(word) >> 64) as u64;
+                    r.set64(slot + 1, &[high; 32], m);
+                }
+            } else {
+                let value = if mem.reg16 { value & 0xffff } else { value };
+                r.set32(slot, &[value as u32; 32], m);
+            }
+        }
+    }
+    true
+}
+
+/// Executes `st`; false: a fault was recorded.
+///
+/// # Safety
+/// Slots belong to the frame; `m` is not 0.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn store(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    r: Regs,
+    frame: Frame,
+    index: u32,
+    m: u32,
+    pc: u32,
+) -> bool {
+    let code = x.grid.code;
+    let mem = &code.mems[index as usize];
+    // SAFETY: the caller's.
+    unsafe {
+        let a = addresses(r, &mem.address, frame);
+        let what = What {
+            kind: Kind::Write,
+            order: mem.order,
+            size: mem.size * mem.count,
+            pc,
+        };
+        let mut p: Pointers = [std::ptr::null_mut(); 32];
+        let space = mem.address.space;
+        if !pointers(
+            x,
+            block,
+            warp,
+            frame,
+            space,
+            index as usize,
+            what,
+            &a,
+            m,
+            &mut p,
+        ) {
+            return false;
+        }
+        if x.profile || block.follows {
+            let stored = Stored {
+                mem,
+                regs: r,
+                pointers: &p,
+            };
+            observe(x, block, warp, space, what, &a, m, Some(&stored));
+        }
+        if mem.order != Order::Weak {
+            fence(Ordering::SeqCst);
+        }
+        let straight = mem.size == 4 && mem.count == 1 && !mem.reg64 && m == !0 && {
+            let mut off = 0;
+            for l in 0..32 {
+                off |= (p[l] as usize).wrapping_sub(p[0] as usize + 4 * l);
+            }
+            off == 0
+        };
+        if straight {
+            p[0].cast::<[u32; 32]>()
+                .write_unaligned(*r.get32(mem.regs[0]));
+        } else {
+            for e in 0..mem.count as usize {
+                store_element(r, mem, mem.regs[e], &p, e * mem.size as usize, m);
+            }
+        }
+        if mem.order != Order::Weak {
+            fence(Ordering::SeqCst);
+        }
+    }
+    true
+}
+
+#[inline(always)]
+unsafe fn store_element(r: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usize, m: u32) {
+    macro_rules! write {
+        ($t:ty, $get:ident, $slot:expr, $offset:expr) => {{
+            let value = r.$get($slot);
+            for l in 0..32 {
+                if m >> l & 1 != 0 {
+                    p[l].wrapping_add($offset)
+                        .cast::<$t>()
+                        .write(value[l] as $t);
+                }
+            }
+        }};
+    }
+    // SAFETY: pointers were checked for the access's size and alignment; slots belong to the frame.
+    unsafe {
+        match (mem.size, mem.reg64) {
+            (4, false) => write!(u32, get32, slot, offset),
+            (2, false) => write!(u16, get32, slot, offset),
+            (1, false) => write!(u8, get32, slot, offset),
+            (8, _) => write!(u64, get64, slot, offset),
+            (4, true) => write!(u32, get64, slot, offset),
+            (2, true) => write!(u16, get64, slot, offset),
+            (1, true) => write!(u8, get64, slot, offset),
+            _ => {
+                write!(u64, get64, slot, offset);
+                write!(u64, get64, slot + 1, offset + 8);
+            }
+        }
+    }
+}
+
+impl Exec<'_> {
+    /// The allocation that an instruction's address is in: start, end, and the host address of the start.
+    #[inline(always)]
+    pub(crate) fn global_piece(
+        &mut self,
+        site: usize,
+        address: u64,
+    ) -> Option<(u64, u64, *mut u8)> {
+        let memory = self.grid.memory;
+        let generation = memory.generation();
+        if generation != self.generation {
+            self.sites.fill(Site::EMPTY);
+            self.generation = generation;
+        }
+        let mut piece = self.sites[site];
+        if address < piece.base || address >= piece.end {
+            let view = memory.view(address)?;
+            piece = Site {
+                base: view.base,
+                end: view.end,
+            };
+            self.sites[site] = piece;
+        }
+        Some((piece.base, piece.end, memory.host(piece.base)))
+    }
+}
+
+/// Adds a window's base to an address of a space, or takes it off.
+pub(crate) fn window(space: MemSpace) -> u64 {
+    match space {
+        MemSpace::Shared => SHARED_WINDOW,
+        MemSpace::Local => LOCAL_WINDOW,
+        MemSpace::Param => PARAM_WINDOW,
+        MemSpace::Generic | MemSpace::Global => 0,
+    }
+}

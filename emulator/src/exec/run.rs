@@ -1,0 +1,249 @@
+//! The inner loop: a warp runs until it waits, ends, fails or has used its budget.
+
+use super::state::{Block, Warp};
+use super::{Exec, alu, memory, slow};
+use crate::lower::op::{HELPER, Op};
+
+/// Why a warp stopped running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Budget,
+    /// Every group waits.
+    Blocked,
+    Done,
+    /// `Exec::fault` says why.
+    Fault,
+}
+
+/// What an operation of `slow` does to control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// On to the next instruction.
+    Next,
+    /// Groups changed (the running one was written back with the place to go on).
+    Regroup,
+    Fault,
+}
+
+/// Backward branches after which a group lets the others of its warp run.
+const PATIENCE: u32 = 10_000;
+
+/// What a poll counts of that.
+pub(crate) const POLL: u32 = 50;
+
+/// Instructions that a poll costs of the budget: a loop that waits soon lets others run.
+pub(crate) const POLL_COST: i64 = 100;
+
+macro_rules! runner {
+    ($name:ident, $cold:ident $(, $feature:literal)?) => {
+        $(#[target_feature(enable = $feature)])?
+        pub(super) fn $name(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, budget: i64) -> Stop {
+            run_inline(x, block, warp, budget, |r, i, m, carry, seed| {
+                // SAFETY: the caller's operands; the CPU has this function's features.
+                unsafe { $cold(r, i, m, carry, seed) }
+            })
+        }
+    };
+}
+
+macro_rules! cold {
+    ($name:ident $(, $feature:literal)?) => {
+        /// # Safety
+        /// Slots belong to the frame.
+        #[inline(never)]
+        $(#[target_feature(enable = $feature)])?
+        unsafe fn $name(
+            r: super::registers::Regs,
+            i: &crate::lower::op::Inst,
+            m: u32,
+            carry: &mut u32,
+            seed: Option<u64>,
+        ) {
+            // SAFETY: the caller's.
+            unsafe { alu::cold(r, i, m, carry, seed) }
+        }
+    };
+}
+
+cold!(cold_portable);
+runner!(run_portable, cold_portable);
+#[cfg(target_arch = "x86_64")]
+cold!(cold_avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt,f16c");
+#[cfg(target_arch = "x86_64")]
+runner!(run_avx2, cold_avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt,f16c");
+
+/// Which version of the inner loop the CPU can run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Level {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+impl Level {
+    pub(crate) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt")
+            && is_x86_feature_detected!("f16c")
+        {
+            return Self::Avx2;
+        }
+        Self::Portable
+    }
+}
+
+/// Runs a warp.
+pub(crate) fn run(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, budget: i64) -> Stop {
+    match x.level {
+        Level::Portable => run_portable(x, block, warp, budget),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Level::detect` found the features.
+        Level::Avx2 => unsafe { run_avx2(x, block, warp, budget) },
+    }
+}
+
+#[inline(always)]
+fn run_inline(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    mut budget: i64,
+    cold: impl Fn(super::registers::Regs, &crate::lower::op::Inst, u32, &mut u32, Option<u64>),
+) -> Stop {
+    let code = x.grid.code;
+    let insts = code.insts.as_slice();
+    let seed = x.grid.launch.options.approx_seed;
+    'pick: loop {
+        let Some((group, stop)) = warp.pick() else {
+            return if warp.live == 0 {
+                Stop::Done
+            } else {
+                Stop::Blocked
+            };
+        };
+        if warp.met != 0 {
+            slow::met(block, warp);
+        }
+        let mut pc = warp.groups[group].pc;
+        let mask = warp.groups[group].mask;
+        let frame = warp.groups[group].frame;
+        let alone = warp.groups.len() == 1;
+        let regs = warp.regs(frame);
+        loop {
+            if pc >= stop {
+                warp.groups[group].pc = pc;
+                continue 'pick;
+            }
+            if budget <= 0 {
+                warp.groups[group].pc = pc;
+                return Stop::Budget;
+            }
+            // SAFETY: lowering ends every function with `Ret` and gives branches targets inside it.
+            let inst = unsafe { insts.get_unchecked(pc as usize) };
+            let guard = inst.guard;
+            // SAFETY: a predicate of this frame.
+            let m = mask & unsafe { regs.pred(guard & !HELPER) };
+            let counted = (guard >> 31) ^ 1;
+            budget -= 1;
+            x.warp_instructions += u64::from(counted);
+            x.thread_instructions += u64::from(counted * m.count_ones());
+            if x.profile {
+                super::count::instruction(x, pc, m);
+            }
+            if m == 0 {
+                pc += 1;
+                continue;
+            }
+            // SAFETY: slots of this frame.
+            if unsafe { alu::hot(regs, inst, m) } {
+                pc += 1;
+                continue;
+            }
+            match inst.op {
+                Op::Ld(index) => {
+                    // SAFETY: slots of this frame.
+                    if !unsafe { memory::load(x, block, warp, regs, frame, index, m, pc) } {
+                        return Stop::Fault;
+                    }
+                    if code.mems[index as usize].poll {
+                        budget -= POLL_COST;
+                        warp.backward += POLL;
+                        block.polls += 1;
+                    }
+                    pc += 1;
+                }
+                Op::St(index) => {
+                    // SAFETY: slots of this frame.
+                    if !unsafe { memory::store(x, block, warp, regs, frame, index, m, pc) } {
+                        return Stop::Fault;
+                    }
+                    pc += 1;
+                }
+                Op::Bra(target) => {
+                    if m == mask {
+                        if target <= pc && !alone {
+                            warp.backward += 1;
+                            if warp.backward > PATIENCE {
+                                warp.groups[group].pc = target;
+                                warp.give_way(group);
+                                continue 'pick;
+                            }
+                        }
+                        pc = target;
+                        continue;
+                    }
+                    super::count::diverged(x);
+                    warp.groups[group].pc = pc + 1;
+                    let taken = warp.split(group, m);
+                    warp.groups[taken].pc = target;
+                    continue 'pick;
+                }
+                Op::Special(special) => {
+                    super::special::read(x, block, warp, regs, inst.d, special, m);
+                    pc += 1;
+                }
+                Op::LocalAddress => {
+                    let value = u64::from(frame.local.wrapping_add(inst.a));
+                    // SAFETY: a slot of this frame.
+                    unsafe { regs.set64(inst.d, &[value; 32], m) };
+                    pc += 1;
+                }
+                Op::Ret | Op::Exit => {
+                    warp.groups[group].pc = pc;
+                    let leaving = match m == mask {
+                        true => group,
+                        false => {
+                            warp.groups[group].pc = pc + 1;
+                            let leaving = warp.split(group, m);
+                            warp.groups[leaving].pc = pc;
+                            leaving
+                        }
+                    };
+                    if inst.op == Op::Exit || warp.groups[leaving].stack.is_empty() {
+                        slow::exit(x, block, warp, leaving);
+                    } else {
+                        slow::ret(x, warp, leaving);
+                    }
+                    continue 'pick;
+                }
+                Op::Slow(index) => {
+                    warp.groups[group].pc = pc;
+                    match slow::execute(x, block, warp, group, index, m, &mut budget) {
+                        Flow::Next => pc += 1,
+                        Flow::Regroup => continue 'pick,
+                        Flow::Fault => return Stop::Fault,
+                    }
+                }
+                _ => {
+                    cold(regs, inst, m, &mut warp.carry, seed);
+                    pc += 1;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! mov (with packing and unpacking), cvt, cvta, isspacep.
+
+use super::function::{FunctionLowering, Result};
+use super::op::*;
+use super::words::Words;
+use crate::ptx::ast::{Operand, Type};
+
+impl FunctionLowering<'_, '_> {
+    pub(crate) fn mov(&mut self, w: &mut Words<'_>) -> Result<()> {
+        let ty = w.one_type()?;
+        let o = Self::operands(w, 2..=2)?;
+        match (&o[0], &o[1]) {
+            (d, Operand::Vector(parts)) => self.pack(d, parts, ty, w),
+            (Operand::Vector(parts), a) => self.unpack(parts, a, ty, w),
+            (d, Operand::Special(name)) => {
+                let slot = self.dst(d, ty, w)?;
+                let reg = if ty.size() == 8 {
+                    Reg::R64(slot)
+                } else {
+                    Reg::R32(slot)
+                };
+                self.special(name, reg, ty, w)
+            }
+            (d, a) if ty == Type::Pred => {
+                let a = self.pred(a, w)?;
+                let d = self.dst_pred(d, w)?;
+                self.emit(Op::Pred(PredOp::Mov), d, [a, 0, 0, 0]);
+                Ok(())
+            }
+            (d, Operand::Register(id)) if ty == Type::B128 => {
+                let (Reg::R64(a), Type::B128) = (self.reg(*id), self.reg_type(*id)) else {
+                    return Err(w.error("a 128-bit register was expected"));
+                };
+                let d = self.dst(d, ty, w)?;
+                self.emit(Op::Mov64, d, [a, 0, 0, 0]);
+                self.emit(Op::Mov64, d + 1, [a + 1, 0, 0, 0]);
+                Ok(())
+            }
+            (d, a) => {
+                let a = self.src(a, ty, w)?;
+                let d = self.dst(d, ty, w)?;
+                let op = if ty.size() == 8 { Op::Mov64 } else { Op::Mov32 };
+                self.emit(op, d, [a, 0, 0, 0]);
+                Ok(())
+            }
+        }
+    }
+
+    fn pack(&mut self, d: &Operand, parts: &[Operand], ty: Type, w: &Words<'_>) -> Result<()> {
+        let d = self.dst(d, ty, w)?;
+        match (ty.size(), parts) {
+            (4, [lo, hi]) => {
+                let a = self.src32(lo, Type::B16, w)?;
+                let b = self.src32(hi, Type::B16, w)?;
+                self.emit(Op::Pack32, d, [a, b, 0, 0]);
+            }
+            (8, [lo, hi]) => {
+                let a = self.src32(lo, Type::B32, w)?;
+                let b = self.src32(hi, Type::B32, w)?;
+                self.emit(Op::Pack64, d, [a, b, 0, 0]);
+            }
+            (8, [p0, p1, p2, p3]) => {
+                let mut half = [0; 2];
+                for (h, (lo, hi)) in half.iter_mut().zip([(p0, p1), (p2, p3)]) {
+                    let a = self.src32(lo, Type::B16, w)?;
+                    let b = self.src32(hi, Type::B16, w)?;
+                    *h = self.new32();
+                    self.emit(Op::Pack32, *h, [a, b, 0, 0]);
+                }
+                self.emit(Op::Pack64, d, [half[0], half[1], 0, 0]);
+            }
+            (16, [lo, hi]) => {
+                // Through temporaries: a source may be a half of the destination's neighbour, never of itself.
+                let a = self.src64(lo, Type::B64, w)?;
+                let b = self.src64(hi, Type::B64, w)?;
+                self.emit(Op::Mov64, d, [a, 0, 0, 0]);
+                self.emit(Op::Mov64, d + 1, [b, 0, 0, 0]);
+            }
+            (16, [p0, p1, p2, p3]) => {
+                for (i, (lo, hi)) in [(p0, p1), (p2, p3)].into_iter().enumerate() {
+                    let a = self.src32(lo, Type::B32, w)?;
+                    let b = self.src32(hi, Type::B32, w)?;
+                    self.emit(Op::Pack64, d + i as u32, [a, b, 0, 0]);
+                }
+            }
+            _ => return Err(w.error("this way of packing is not implemented")),
+        }
+        Ok(())
+    }
+
+    fn unpack(&mut self, parts: &[Operand], a: &Operand, ty: Type, w: &Words<'_>) -> Result<()> {
+        if ty == Type::B128 {
+            let Operand::Register(id) = a else {
+                return Err(w.error("a 128-bit register was expected"));
+            };
+            let (Reg::R64(a), Type::B128) = (self.reg(*id), self.reg_type(*id)) else {
+                return Err(w.error("a 128-bit register was expected"));
+            };
+            match parts {
+                [lo, hi] => {
+                    for (i, part) in [lo, hi].into_iter().enumerate() {
+                        let d = self.dst(part, Type::B64, w)?;
+                        self.emit(Op::Mov64, d, [a + i as u32, 0, 0, 0]);
+                    }
+                }
+                [p0, p1, p2, p3] => {
+                    for (i, (lo, hi)) in [(p0, p1), (p2, p3)].into_iter().enumerate() {
+                        let d = self.dst(lo, Type::B32, w)?;
+                        let e = self.dst(hi, Type::B32, w)?;
+                        self.emit(Op::Unpack64, d, [a + i as u32, 0, 0, e]);
+                    }
+                }
+                _ => return Err(w.error("this way of unpacking is not implemented")),
+            }
+            return Ok(());
+        }
+        let a = self.src(a, ty, w)?;
+        match (ty.size(), parts) {
+            (4, [lo, hi]) => {
+                let d = self.dst(lo, Type::B16, w)?;
+                let e = self.dst(hi, Type::B16, w)?;
+                self.emit(Op::Unpack32, d, [a, 0, 0, e]);
+            }
+            (8, [lo, hi]) => {
+                let d = self.dst(lo, Type::B32, w)?;
+                let e = self.dst(hi, Type::B32, w)?;
+                self.emit(Op::Unpack64, d, [a, 0, 0, e]);
+            }
+            (8, [p0, p1, p2, p3]) => {
+                let half = [self.new32(), self.new32()];
+                self.emit(Op::Unpack64, half[0], [a, 0, 0, half[1]]);
+                for (h, (lo, hi)) in half.into_iter().zip([(p0, p1), (p2, p3)]) {
+                    let d = self.dst(lo, Type::B16, w)?;
+                    let e = self.dst(hi, Type::B16, w)?;
+                    self.emit(Op::Unpack32, d, [h, 0, 0, e]);
+                }
+            }
+            _ => return Err(w.error("this way of unpacking is not implemented")),
+        }
+        Ok(())
+    }
+
+    /// A source of `cvt`: the register may be wider than the type.
+    fn cvt_src(&mut self, operand: &Operand, ty: Type, w: &Words<'_>) -> Result<(u32, bool)> {
+        if let Operand::Register(id) = operand {
+            let size = self.reg_type(*id).size();
+            return match self.reg(*id) {
+                Reg::R32(slot) if size >= ty.size() => Ok((slot, false)),
+                Reg::R64(slot) if size == 8 => Ok((slot, true)),
+                _ => Err(w.error("the source register does not hold the source type")),
+            };
+        }
+        match ty.size() {
+            8 => Ok((self.src64(operand, ty, w)?, true)),
+            1 => Ok((self.src32(operand, Type::B32, w)?, false)),
+            _ => Ok((self.src32(operand, ty, w)?, false)),
+        }
+    }
+
+    /// A destination of `cvt`; flags for its register's size.
+    fn cvt_dst(&mut self, operand: &Operand, ty: Type, w: &Words<'_>) -> Result<(u32, u8)> {
+        match operand {
+            Operand::Register(id) => {
+                let size = self.reg_type(*id).size();
+                match self.reg(*id) {
+                    Reg::R32(slot) if size >= ty.size() => {
+                        Ok((slot, if size == 4 { CVT_DST32 } else { 0 }))
+                    }
+                    Reg::R64(slot) if size == 8 => Ok((slot, CVT_DST64)),
+                    _ => Err(w.error("the destination register does not hold the type")),
+                }
+            }
+            Operand::Sink if ty.size() == 8 => Ok((self.new64(), CVT_DST64)),
+            Operand::Sink => Ok((self.new32(), CVT_DST32)),
+            _ => Err(w.error("a register was expected as destination")),
+        }
+    }
+
+    pub(crate) fn cvt(&mut self, w: &mut Words<'_>) -> Result<()> {
+        use Type::*;
+        if w.flag("pack") {
+            return Err(w.error("cvt.pack is not implemented"));
+        }
+        let types = w.types();
+        let [dst, src] = types[..] else {
+            return Err(w.error("cvt has two types"));
+        };
+        let rounding = w
+            .one_of(&[
+                ("rn", CvtRounding::Near),
+                ("rna", CvtRounding::NearAway),
+                ("rz", CvtRounding::Zero),
+                ("rm", CvtRounding::Down),
+                ("rp", CvtRounding::Up),
+                ("rni", CvtRounding::NearInt),
+                ("rzi", CvtRounding::ZeroInt),
+                ("rmi", CvtRounding::DownInt),
+                ("rpi", CvtRounding::UpInt),
+            ])
+            .unwrap_or(CvtRounding::None);
+        let mut flags = 0;
+        for (word, bit) in [
+            ("ftz", CVT_FTZ),
+            ("sat", CVT_SAT),
+            ("relu", CVT_RELU),
+            ("satfinite", CVT_SATFINITE),
+        ] {
+            if w.flag(word) {
+                flags |= bit;
+            }
+        }
+        let int = |ty| match ty {
+            U8 => Some((8, false)),
+            S8 => Some((8, true)),
+            U16 => Some((16, false)),
+            S16 => Some((16, true)),
+            U32 => Some((32, false)),
+            S32 => Some((32, true)),
+            U64 => Some((64, false)),
+            S64 => Some((64, true)),
+            _ => None,
+        };
+        let int_type = |(bits, signed)| IntType { bits, signed };
+        if let (Some(to), Some(from)) = (int(dst), int(src)) {
+            if rounding != CvtRounding::None || flags & !CVT_SAT != 0 {
+                return Err(w.error("integer conversions have no rounding, only .sat"));
+            }
+            let o = Self::operands(w, 2..=2)?;
+            let (a, a64) = self.cvt_src(&o[1], src, w)?;
+            let (d, size) = self.cvt_dst(&o[0], dst, w)?;
+            let cvt = CvtInt {
+                dst: int_type(to),
+                src: int_type(from),
+                sat: flags & CVT_SAT != 0,
+                flags: size | if a64 { CVT_SRC64 } else { 0 },
+            };
+            self.emit(Op::CvtInt(cvt), d, [a, 0, 0, 0]);
+            return Ok(());
+        }
+        let two_sources = matches!((dst, src), (F16x2 | BF16x2 | E4M3x2 | E5M2x2, F32));
+        check_cvt(
+            dst,
+            src,
+            rounding,
+            flags,
+            int(dst).is_some(),
+            int(src).is_some(),
+        )
+        .map_err(|e| w.error(e))?;
+        let o = Self::operands(w, if two_sources { 3..=3 } else { 2..=2 })?;
+        let (a, a64) = self.cvt_src(&o[1], src, w)?;
+        let b = if two_sources {
+            self.cvt_src(&o[2], src, w)?.0
+        } else {
+            0
+        };
+        let (d, size) = self.cvt_dst(&o[0], dst, w)?;
+        flags |= size | if a64 { CVT_SRC64 } else { 0 };
+        self.emit(
+            Op::Cvt(Cvt {
+                dst,
+                src,
+                rounding,
+                flags,
+            }),
+            d,
+            [a, b, 0, 0],
+        );
+        Ok(())
+    }
+
+    pub(crate) fn cvta(&mut self, w: &mut Words<'_>) -> Result<()> {
+        let to_generic = !w.flag("to");
+        let space = w.one_of(&[
+            ("global", MemSpace::Global),
+            ("const", MemSpace::Global),
+            ("shared", MemSpace::Shared),
+            ("shared::cta", MemSpace::Shared),
+            ("local", MemSpace::Local),
+            ("param", MemSpace::Param),
+            ("param::entry", MemSpace::Param),
+        ]);
+        let Some(mut space) = space else {
+            return Err(w.error("cvta needs a state space"));
+        };
+        if !self.func.entry && space == MemSpace::Param {
+            space = MemSpace::Local;
+        }
+        let ty = w.one_type()?;
+        if !matches!(ty, Type::U64 | Type::B64) {
+            return Err(w.error("addresses have 64 bits"));
+        }
+        let o = Self::operands(w, 2..=2)?;
+        let a = self.src64(&o[1], ty, w)?;
+        let d = self.dst(&o[0], ty, w)?;
+        if space == MemSpace::Global {
+            self.emit(Op::Mov64, d, [a, 0, 0, 0]);
+        } else {
+            self.slow(Slow::Cvta {
+                d,
+                a,
+                to_generic,
+                space,
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn isspacep(&mut self, w: &mut Words<'_>) -> Result<()> {
+        let space = w.one_of(&[
+            ("global", MemSpace::Global),
+            ("shared", MemSpace::Shared),
+            ("shared::cta", MemSpace::Shared),
+            ("shared::cluster", MemSpace::Shared),
+            ("local", MemSpace::Local),
+            ("param", MemSpace::Param),
+            ("param::entry", MemSpace::Param),
+        ]);
+        let Some(space) = space else {
+            return Err(w.error("isspacep needs a state space"));
+        };
+        let o = Self::operands(w, 2..=2)?;
+        let a = self.src64(&o[1], Type::U64, w)?;
+        let d = self.dst_pred(&o[0], w)?;
+        self.slow(Slow::Isspacep { space, d, a });
+        Ok(())
+    }
+}
+
+/// Which conversions with a float there are.
+fn check_cvt(
+    dst: Type,
+    src: Type,
+    rounding: CvtRounding,
+    flags: u8,
+    to_int: bool,
+    from_int: bool,
+) -> std::result::Result<(), &'static str> {
+    use CvtRounding as R;
+    use Type::*;
+    let float = |ty| matches!(ty, F16 | BF16 | F32 | F64);
+    let int_rounding = matches!(rounding, R::NearInt | R::ZeroInt | R::DownInt | R::UpInt);
+    let float_rounding = matches!(rounding, R::Near | R::Zero | R::Down | R::Up);
+    let only = |allowed: u8| flags & !allowed == 0;
+    let ok = match (dst, src) {
+        // Float to integer: rounding to an integer; .sat is implied.
+        (_, _) if to_int && float(src) => int_rounding && only(CVT_FTZ | CVT_SAT),
+        (_, _) if from_int && float(dst) => float_rounding && only(CVT_SAT),
+        // Same type: round to an integer, or copy.
+        (F32, F32) | (F64, F64) | (F16, F16) | (BF16, BF16) => {
+            (int_rounding || rounding == R::None) && only(CVT_FTZ | CVT_SAT)
+        }
+        // Narrowing.
+        (F32, F64) => float_rounding && only(CVT_FTZ | CVT_SAT),
+        (F16, F32) => float_rounding && only(CVT_FTZ | CVT_SAT | CVT_RELU | CVT_SATFINITE),
+        (F16, F64) => float_rounding && only(CVT_SAT),
+        (BF16, F32) => {
+            matches!(rounding, R::Near | R::Zero | R::Down | R::Up)
+                && only(CVT_RELU | CVT_SATFINITE | CVT_SAT)
+        }
+        (BF16, F64) => float_rounding && only(CVT_SAT),
+        // 16-bit floats among themselves.
+        (F16, BF16) | (BF16, F16) => float_rounding && only(CVT_SAT | CVT_RELU),
+        // Widening is exact.
+        (F64, F32) | (F32, F16) => rounding == R::None && only(CVT_FTZ | CVT_SAT),
+        (F32, BF16) => rounding == R::None && only(CVT_FTZ | CVT_SAT),
+        (F64, F16 | BF16) => rounding == R::None && only(CVT_SAT),
+        (F16x2 | BF16x2, F32) => {
+            matches!(rounding, R::Near | R::Zero) && only(CVT_RELU | CVT_SATFINITE)
+        }
+        (TF32, F32) => {
+            matches!(rounding, R::Near | R::NearAway | R::Zero) && only(CVT_RELU | CVT_SATFINITE)
+        }
+        (E4M3x2 | E5M2x2, F32 | F16x2) => {
+            rounding == R::Near && only(CVT_RELU | CVT_SATFINITE) && flags & CVT_SATFINITE != 0
+        }
+        (F16x2, E4M3x2 | E5M2x2) => rounding == R::Near && only(CVT_RELU),
+        _ => false,
+    };
+    if ok {
+        Ok(())
+    } else {
+        Err("this combination of types, rounding and saturation is not implemented")
+    }
+}

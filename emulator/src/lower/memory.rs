@@ -1,0 +1,488 @@
+//! ld, st, atom, red, cp.async, prefetch, createpolicy, matrix loads and stores.
+
+use super::function::{FunctionLowering, Result};
+use super::op::*;
+use super::words::Words;
+use crate::check::hooks::{Order, Scope, Semantics};
+use crate::ptx::ast::{Operand, Type};
+
+/// State spaces as written; none is generic.
+const SPACES: [(&str, MemSpace); 9] = [
+    ("global", MemSpace::Global),
+    ("const", MemSpace::Global),
+    ("shared", MemSpace::Shared),
+    ("shared::cta", MemSpace::Shared),
+    ("shared::cluster", MemSpace::Shared),
+    ("local", MemSpace::Local),
+    ("param", MemSpace::Param),
+    ("param::entry", MemSpace::Param),
+    ("param::func", MemSpace::Param),
+];
+
+impl FunctionLowering<'_, '_> {
+    pub(crate) fn ld_st(&mut self, w: &mut Words<'_>, store: bool) -> Result<()> {
+        let space = w.one_of(&SPACES).unwrap_or(MemSpace::Generic);
+        let order = self.order(w, store)?;
+        let count = w.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1);
+        let ty = w.one_type()?;
+        if ty == Type::Pred || matches!(ty, Type::F16x2 | Type::BF16x2 | Type::TF32) {
+            return Err(w.error("this type is not for memory"));
+        }
+        if store {
+            w.one_of(&[("wb", ()), ("cg", ()), ("cs", ()), ("wt", ())]);
+        } else {
+            w.one_of(&[
+                ("ca", ()),
+                ("cg", ()),
+                ("cs", ()),
+                ("lu", ()),
+                ("cv", ()),
+                ("nc", ()),
+            ]);
+        }
+        let policy = w.cache_hints();
+        let n = 2 + usize::from(policy);
+        let o = Self::operands(w, n..=n)?;
+        if policy {
+            self.src64(&o[2], Type::B64, w)?;
+        }
+        let (address, value) = if store {
+            (&o[0], &o[1])
+        } else {
+            (&o[1], &o[0])
+        };
+        let mut address = self.address(address, space, w)?;
+        if space == MemSpace::Param && store && address.space == MemSpace::Param {
+            return Err(w.error("a kernel's parameters cannot be written"));
+        }
+        if address.space == MemSpace::Global && address.base == Base::None {
+            // Known at load: in range of the address type.
+            address.offset &= i64::MAX;
+        }
+        let one = std::slice::from_ref(value);
+        let values = match value {
+            Operand::Vector(list) => list.as_slice(),
+            _ => one,
+        };
+        if values.len() != count as usize {
+            return Err(w.error(format_args!(
+                "{count} registers were expected, {} are given",
+                values.len()
+            )));
+        }
+        let total = ty.size() * count;
+        if total > 32 || total == 32 && count != 8 && count != 4 && count != 2 {
+            return Err(w.error("a vector has at most 32 bytes"));
+        }
+        let mut mem = Mem {
+            address,
+            size: ty.size(),
+            count,
+            signed: matches!(ty, Type::S8 | Type::S16 | Type::S32),
+            regs: [NONE; 8],
+            reg64: false,
+            reg16: false,
+            order,
+            poll: !store && !matches!(order, Order::Weak),
+        };
+        let mut files = Vec::new();
+        for (i, v) in values.iter().enumerate() {
+            if *v == Operand::Sink && !store {
+                continue;
+            }
+            let (slot, size) = self.memory_register(v, ty, store, w)?;
+            files.push(size);
+            mem.regs[i] = slot;
+        }
+        let size = files.first().copied().unwrap_or(4);
+        if files.iter().any(|&f| f != size) {
+            return Err(w.error("the registers of a vector have different sizes"));
+        }
+        mem.reg64 = size >= 8;
+        mem.reg16 = size == 2;
+        let index = self.image.code.mems.len() as u32;
+        self.image.code.mems.push(mem);
+        self.emit(if store { Op::St(index) } else { Op::Ld(index) }, 0, [0; 4]);
+        Ok(())
+    }
+
+    /// A register that a load or store uses: at least as wide as the type. Slot and bytes.
+    fn memory_register(
+        &mut self,
+        operand: &Operand,
+        ty: Type,
+        store: bool,
+        w: &Words<'_>,
+    ) -> Result<(u32, u32)> {
+        match operand {
+            Operand::Register(id) => {
+                let size = self.reg_type(*id).size();
+                let slot = match self.reg(*id) {
+                    Reg::R32(slot) | Reg::R64(slot)
+                        if size >= ty.size() && (size < 16 || ty.size() == 16) =>
+                    {
+                        slot
+                    }
+                    _ => return Err(w.error("the register is narrower than the type")),
+                };
+                Ok((slot, size))
+            }
+            _ if store => match ty.size() {
+                1 => Ok((self.src32(operand, Type::B32, w)?, 4)),
+                2 | 4 => Ok((self.src32(operand, ty, w)?, ty.size())),
+                8 => Ok((self.src64(operand, ty, w)?, 8)),
+                _ => Err(w.error("a register was expected")),
+            },
+            _ => Err(w.error("a register was expected")),
+        }
+    }
+
+    fn order(&mut self, w: &mut Words<'_>, store: bool) -> Result<Order> {
+        if w.flag("volatile") {
+            return Ok(Order::Strong(Semantics::Relaxed, Scope::Sys));
+        }
+        if w.flag("weak") {
+            return Ok(Order::Weak);
+        }
+        let semantics = w.one_of(&[
+            ("relaxed", Semantics::Relaxed),
+            ("acquire", Semantics::Acquire),
+            ("release", Semantics::Release),
+        ]);
+        let Some(semantics) = semantics else {
+            return Ok(Order::Weak);
+        };
+        let wrong = if store {
+            Semantics::Acquire
+        } else {
+            Semantics::Release
+        };
+        match w.scope() {
+            Some(scope) if semantics != wrong => Ok(Order::Strong(semantics, scope)),
+            _ => Err(w.error("these memory semantics are not allowed here")),
+        }
+    }
+
+    pub(crate) fn atom(&mut self, w: &mut Words<'_>, red: bool) -> Result<()> {
+        use Type::*;
+        let space = w.one_of(&SPACES[..5]).unwrap_or(MemSpace::Generic);
+        let semantics = w
+            .one_of(&[
+                ("relaxed", Semantics::Relaxed),
+                ("acquire", Semantics::Acquire),
+                ("release", Semantics::Release),
+                ("acq_rel", Semantics::AcquireRelease),
+            ])
+            .unwrap_or(Semantics::Relaxed);
+        let scope = w.scope().unwrap_or(Scope::Gpu);
+        let op = w.one_of(&[
+            ("and", AtomOp::And),
+            ("or", AtomOp::Or),
+            ("xor", AtomOp::Xor),
+            ("exch", AtomOp::Exch),
+            ("cas", AtomOp::Cas),
+            ("add", AtomOp::Add),
+            ("inc", AtomOp::Inc),
+            ("dec", AtomOp::Dec),
+            ("min", AtomOp::Min),
+            ("max", AtomOp::Max),
+        ]);
+        let Some(op) = op else {
+            return Err(w.error("the atomic operation is missing or not implemented"));
+        };
+        let noftz = w.flag("noftz");
+        let count = w.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1u32);
+        let ty = w.one_type()?;
+        let policy = w.cache_hints();
+        use AtomOp::*;
+        let atom_type = match (op, ty) {
+            (And | Or | Xor, B32) | (Exch | Cas, B32 | U32 | S32) => AtomType::U32,
+            (And | Or | Xor, B64) | (Exch | Cas, B64 | U64 | S64) => AtomType::U64,
+            (Exch, F32) => AtomType::U32,
+            (Exch, F64) => AtomType::U64,
+            (Cas, B16 | U16 | S16) => AtomType::B16,
+            (Inc | Dec, U32) => AtomType::U32,
+            (Add | Min | Max, U32) => AtomType::U32,
+            (Add | Min | Max, S32) => AtomType::S32,
+            (Add | Min | Max, U64) => AtomType::U64,
+            (Add | Min | Max, S64) => AtomType::S64,
+            // Global atomics keep subnormals only without the flush that older hardware does; sm_70 and later keep them.
+            (Add, F32) => AtomType::F32 { ftz: false },
+            (Add, F64) => AtomType::F64,
+            (Add, F16) | (Min | Max, F16) if noftz => AtomType::F16,
+            (Add, BF16) | (Min | Max, BF16) if noftz => AtomType::Bf16,
+            (Add, F16x2) | (Min | Max, F16x2) if noftz => AtomType::F16x2,
+            (Add, BF16x2) | (Min | Max, BF16x2) if noftz => AtomType::Bf16x2,
+            _ => return Err(w.error("this operation is not implemented for this type")),
+        };
+        let half = matches!(
+            atom_type,
+            AtomType::F16 | AtomType::Bf16 | AtomType::F16x2 | AtomType::Bf16x2
+        );
+        if noftz && !half {
+            return Err(w.error(".noftz is for 16-bit floats"));
+        }
+        if op != Add && half && count == 1 {
+            return Err(w.error("min and max of 16-bit floats have vector forms only"));
+        }
+        if count > 1 {
+            let ok = (ty == F32 && op == Add && count <= 4)
+                || matches!(ty, F16 | BF16)
+                || matches!(ty, F16x2 | BF16x2) && count <= 4;
+            if !ok || space != MemSpace::Global && space != MemSpace::Generic {
+                return Err(w.error("this vector form is not implemented"));
+            }
+        }
+        if red && matches!(op, Exch | Cas) {
+            return Err(w.error("red has no exch and no cas"));
+        }
+        let n = 2 + usize::from(!red) + usize::from(op == Cas) + usize::from(policy);
+        let o = Self::operands(w, n..=n)?;
+        let (dst, rest) = if red {
+            (None, o)
+        } else {
+            (Some(&o[0]), &o[1..])
+        };
+        let address = self.address(&rest[0], space, w)?;
+        if !matches!(
+            address.space,
+            MemSpace::Global | MemSpace::Shared | MemSpace::Generic
+        ) {
+            return Err(w.error("atomics work on global and shared memory"));
+        }
+        let list = |operand: &Operand| match operand {
+            Operand::Vector(v) => v.clone(),
+            other => vec![other.clone()],
+        };
+        let mut atom = Atom {
+            address,
+            op,
+            ty: atom_type,
+            count,
+            d: [NONE; 8],
+            b: [NONE; 8],
+            c: 0,
+            order: Order::Strong(semantics, scope),
+        };
+        let sources = list(&rest[1]);
+        if sources.len() != count as usize {
+            return Err(w.error(format_args!("{count} source registers were expected")));
+        }
+        for (slot, operand) in atom.b.iter_mut().zip(&sources) {
+            *slot = self.src(operand, ty, w)?;
+        }
+        if op == Cas {
+            atom.c = self.src(&rest[2], ty, w)?;
+        }
+        if policy {
+            self.src64(&rest[rest.len() - 1], B64, w)?;
+        }
+        if let Some(dst) = dst {
+            let dst = list(dst);
+            if dst.len() != count as usize && dst != [Operand::Sink] {
+                return Err(w.error(format_args!("{count} destination registers were expected")));
+            }
+            for (slot, operand) in atom.d.iter_mut().zip(&dst) {
+                if *operand != Operand::Sink {
+                    *slot = self.dst(operand, ty, w)?;
+                }
+            }
+        }
+        self.slow(Slow::Atom(atom));
+        Ok(())
+    }
+
+    /// `cp.async…`; the bulk and tensor forms belong to sm_90.
+    pub(crate) fn cp(&mut self, w: &mut Words<'_>) -> Result<()> {
+        if !w.flag("async") {
+            return Err(w.error("only cp.async is implemented"));
+        }
+        if w.flag("commit_group") {
+            Self::operands(w, 0..=0)?;
+            self.slow(Slow::CpAsyncCommit);
+            return Ok(());
+        }
+        if w.flag("wait_all") {
+            Self::operands(w, 0..=0)?;
+            self.slow(Slow::CpAsyncWait {
+                pending: 0,
+                all: true,
+            });
+            return Ok(());
+        }
+        if w.flag("wait_group") {
+            let o = Self::operands(w, 1..=1)?;
+            let Operand::Immediate(crate::ptx::ast::Immediate::Integer(n @ 0..=0xffff)) = o[0]
+            else {
+                return Err(w.error("the number of pending groups is an immediate"));
+            };
+            self.slow(Slow::CpAsyncWait {
+                pending: n as u32,
+                all: false,
+            });
+            return Ok(());
+        }
+        let cg = match w.one_of(&[("ca", false), ("cg", true)]) {
+            Some(cg) => cg,
+            None => return Err(w.error("this form of cp.async is not implemented")),
+        };
+        let shared = w.flag("shared") || w.flag("shared::cta");
+        let global = w.flag("global");
+        if !shared || !global {
+            return Err(w.error("cp.async copies from .global to .shared"));
+        }
+        let policy = w.cache_hints();
+        let n = usize::from(policy);
+        let o = Self::operands(w, 3 + n..=4 + n)?;
+        let dst = self.address(&o[0], MemSpace::Shared, w)?;
+        let src = self.address(&o[1], MemSpace::Global, w)?;
+        let Operand::Immediate(crate::ptx::ast::Immediate::Integer(size)) = o[2] else {
+            return Err(w.error("the size is an immediate"));
+        };
+        let allowed: &[i64] = if cg { &[16] } else { &[4, 8, 16] };
+        if !allowed.contains(&size) {
+            return Err(w.error(format_args!("the size is one of {allowed:?}, not {size}")));
+        }
+        if policy {
+            self.src64(&o[o.len() - 1], Type::B64, w)?;
+        }
+        let mut copy = CpAsync {
+            dst,
+            src,
+            size: size as u32,
+            src_size: NONE,
+            ignore: None,
+        };
+        if o.len() == 4 + n {
+            match &o[3] {
+                Operand::Register(id) if matches!(self.reg(*id), Reg::P(_)) => {
+                    copy.ignore = Some(self.pred(&o[3], w)?);
+                }
+                Operand::NotRegister(_) => copy.ignore = Some(self.pred(&o[3], w)?),
+                other => copy.src_size = self.src32(other, Type::U32, w)?,
+            }
+        }
+        self.slow(Slow::CpAsync(copy));
+        Ok(())
+    }
+
+    /// Hints: the address is not even looked at, as on hardware an invalid one is dropped.
+    pub(crate) fn prefetch(&mut self, w: &mut Words<'_>) -> Result<()> {
+        if !w.flag("L1")
+            && !w.flag("L2")
+            && !w.flag("L2::evict_last")
+            && !w.flag("L2::evict_normal")
+        {
+            return Err(w.error("this prefetch is not implemented"));
+        }
+        let space = w.one_of(&SPACES[..6]).unwrap_or(MemSpace::Generic);
+        let o = Self::operands(w, 1..=1)?;
+        self.address(&o[0], space, w)?;
+        self.slow(Slow::Prefetch);
+        Ok(())
+    }
+
+    /// `discard.global.L2 [a], 128` and `applypriority.global.L2::evict_normal [a], 128`.
+    pub(crate) fn apply_priority(&mut self, w: &mut Words<'_>) -> Result<()> {
+        if !w.flag("L2::evict_normal") {
+            return Err(w.error("applypriority needs .L2::evict_normal"));
+        }
+        let space = w.one_of(&SPACES[..1]).unwrap_or(MemSpace::Generic);
+        let o = Self::operands(w, 2..=2)?;
+        self.address(&o[0], space, w)?;
+        self.slow(Slow::Prefetch);
+        Ok(())
+    }
+
+    pub(crate) fn createpolicy(&mut self, w: &mut Words<'_>) -> Result<()> {
+        let fractional = w.flag("fractional");
+        if !fractional {
+            return Err(w.error("this createpolicy is not implemented"));
+        }
+        w.cache_hints();
+        let ty = w.one_type()?;
+        let o = Self::operands(w, 1..=2)?;
+        let d = self.dst(&o[0], ty, w)?;
+        if ty != Type::B64 {
+            return Err(w.error("a policy has 64 bits"));
+        }
+        if let Some(fraction) = o.get(1) {
+            self.src32(fraction, Type::F32, w)?;
+        }
+        self.slow(Slow::CreatePolicy { d });
+        Ok(())
+    }
+
+    pub(crate) fn ldmatrix(&mut self, w: &mut Words<'_>, store: bool) -> Result<()> {
+        let matrices = w.one_of(&[("x1", 1), ("x2", 2), ("x4", 4)]);
+        let trans = w.flag("trans");
+        let words = [w.flag("sync"), w.flag("aligned"), w.flag("m8n8")];
+        let shared = w.flag("shared") || w.flag("shared::cta");
+        let ty = w.one_type()?;
+        let (Some(matrices), [true, true, true], Type::B16) = (matrices, words, ty) else {
+            return Err(
+                w.error("only .sync.aligned.m8n8 with .x1, .x2 or .x4 and .b16 is implemented")
+            );
+        };
+        let space = if shared {
+            MemSpace::Shared
+        } else {
+            MemSpace::Generic
+        };
+        let o = Self::operands(w, 2..=2)?;
+        let (address, list) = if store {
+            (&o[0], &o[1])
+        } else {
+            (&o[1], &o[0])
+        };
+        let address = self.address(address, space, w)?;
+        let one = std::slice::from_ref(list);
+        let list = match list {
+            Operand::Vector(v) => v.as_slice(),
+            _ => one,
+        };
+        if list.len() != matrices as usize {
+            return Err(w.error(format_args!("{matrices} registers were expected")));
+        }
+        let mut regs = [NONE; 4];
+        for (slot, operand) in regs.iter_mut().zip(list) {
+            *slot = match store {
+                false => self.dst(operand, Type::B32, w)?,
+                true => self.src32(operand, Type::B32, w)?,
+            };
+        }
+        self.slow(match store {
+            false => Slow::Ldmatrix {
+                address,
+                matrices,
+                trans,
+                d: regs,
+            },
+            true => Slow::Stmatrix {
+                address,
+                matrices,
+                trans,
+                a: regs,
+            },
+        });
+        Ok(())
+    }
+
+    pub(crate) fn movmatrix(&mut self, w: &mut Words<'_>) -> Result<()> {
+        let words = [
+            w.flag("sync"),
+            w.flag("aligned"),
+            w.flag("m8n8"),
+            w.flag("trans"),
+        ];
+        let ty = w.one_type()?;
+        if words != [true; 4] || ty != Type::B16 {
+            return Err(w.error("only movmatrix.sync.aligned.m8n8.trans.b16 is implemented"));
+        }
+        let o = Self::operands(w, 2..=2)?;
+        let a = self.src32(&o[1], Type::B32, w)?;
+        let d = self.dst(&o[0], Type::B32, w)?;
+        self.slow(Slow::Movmatrix { d, a });
+        Ok(())
+    }
+}
