@@ -1,0 +1,121 @@
+//! What a layer keeps, and what it takes at most: counted by the allocator.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use millet::{
+    BackwardInput, Capacity, Cpu, Gradients, Keep, Losses, MoeConfig, MoeLayer, WeightGrad, Weights,
+};
+
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is the system allocator's; only sizes are counted.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn now() -> usize {
+    NOW.load(Ordering::Relaxed)
+}
+
+/// One test, so that nothing else allocates meanwhile.
+#[test]
+fn a_layer_keeps_what_it_says_and_takes_little_more() {
+    // Two lanes: scratch grows with the number of cores.
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(2)
+        .build()
+        .unwrap();
+    pool.install(|| {
+        saved_is_what_the_configuration_counts();
+        peak_is_within_a_fifth_of_the_floor();
+    });
+}
+
+fn saved_is_what_the_configuration_counts() {
+    let tokens = 100;
+    let dropless = MoeConfig::builder(64, 32, 16, 4);
+    let dropping = dropless.clone().capacity(Capacity::new(0.5));
+    for config in [dropless, dropping].map(|builder| builder.build().unwrap()) {
+        let counted = config.saved_bytes(tokens, 4);
+        let layer = MoeLayer::new(Cpu, config);
+        for (keep, expected) in [
+            (Keep::Hidden, counted.total() - counted.x),
+            (Keep::Routing, counted.total_without_h() - counted.x),
+        ] {
+            let before = now();
+            let saved = layer.saved::<f32>(tokens, keep).unwrap();
+            assert_eq!((now() - before) as u64, expected, "{keep:?}");
+            drop(saved);
+            assert_eq!(now(), before);
+        }
+    }
+}
+
+fn peak_is_within_a_fifth_of_the_floor() {
+    let (tokens, hidden, inner, experts) = (4096, 512, 256, 64);
+    let builder = MoeConfig::builder(hidden, inner, experts, 8).losses(Losses::new(1e-2, 1e-3));
+    let config = builder.build().unwrap();
+    let saved_bytes = config.saved_bytes(tokens, 4);
+    let layer = MoeLayer::new(Cpu, config);
+
+    let before = now();
+    PEAK.store(before, Ordering::Relaxed);
+    let wave = |n: usize| (0..n).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<_>>();
+    let (x, output_grad) = (wave(tokens * hidden), wave(tokens * hidden));
+    let weights = [hidden, 2 * inner * hidden, hidden * inner].map(|n| wave(experts * n));
+    let mut gradients = weights.each_ref().map(|w| vec![0.0f32; w.len()]);
+    let (mut output, mut x_grad) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+    let floor = now() - before + (saved_bytes.total() - saved_bytes.x) as usize;
+
+    let mut saved = layer.saved::<f32>(tokens, Keep::Hidden).unwrap();
+    let mut workspace = layer.workspace::<f32>(tokens, Keep::Hidden).unwrap();
+    let [router, gate_up, down] = &weights;
+    let weights = Weights::<Cpu, f32> {
+        router,
+        selection_bias: None,
+        gate_up,
+        down,
+    };
+    layer
+        .forward(weights, &x, &mut output, &mut saved, &mut workspace)
+        .unwrap();
+    let [router, gate_up, down] = &mut gradients;
+    let gradients = Gradients::<Cpu, f32> {
+        x: &mut x_grad,
+        router: WeightGrad::Overwrite(&mut router[..]),
+        gate_up: WeightGrad::Overwrite(&mut gate_up[..]),
+        down: WeightGrad::Overwrite(&mut down[..]),
+    };
+    let input = BackwardInput {
+        x: &x[..],
+        output_grad: &output_grad[..],
+        loss_gradient: 1.0,
+    };
+    layer
+        .backward(weights, input, &mut saved, &mut workspace, gradients)
+        .unwrap();
+
+    let peak = PEAK.load(Ordering::Relaxed) - before;
+    assert!(
+        peak as f64 <= 1.2 * floor as f64,
+        "{peak} bytes, {floor} at least"
+    );
+}
