@@ -22,7 +22,7 @@ pub(super) struct Function {
     pub(super) max_dynamic_shared: u32,
     /// Percentage, -1 for the driver's choice.
     carveout: i32,
-    /// `.version` as 10 × major + minor, and the compute capability compiled for.
+    /// Compute capabilities of the PTX and of the code made from it.
     ptx_version: i32,
     binary_version: i32,
 }
@@ -42,7 +42,7 @@ pub(super) fn get(d: &mut Driver, module: Handle, name: &str) -> Outcome<Handle>
         );
         return fail(CUresult::NOT_FOUND, message);
     };
-    let (context, ptx_version) = (m.context, (m.version.0 * 10 + m.version.1) as i32);
+    let (context, ptx_version) = (m.context, m.sm as i32);
     let binary_version = d.device.sm() as i32;
     // What is left of the 48 KiB that need no opting in.
     let max_dynamic_shared = d

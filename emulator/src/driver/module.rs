@@ -16,8 +16,8 @@ use crate::ptx;
 pub(super) struct Module {
     pub(super) context: Handle,
     pub(super) loaded: Loaded,
-    /// `.version`.
-    pub(super) version: (u32, u32),
+    /// Number of `.target sm_80`.
+    pub(super) sm: u32,
     /// Handles of kernels that were asked for.
     pub(super) functions: HashMap<String, Handle>,
 }
@@ -119,7 +119,7 @@ fn load_text(d: &mut Driver, bytes: &[u8]) -> Outcome<Handle> {
     let module = Module {
         context,
         loaded,
-        version: module.version,
+        sm: target.sm,
         functions: HashMap::new(),
     };
     d.modules.insert(handle, module);
