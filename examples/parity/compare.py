@@ -23,7 +23,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 TOLERANCE = 1e-5
-T, H, I, E, K = 96, 48, 40, 16, 4
+T, H, I, E, K = 256, 128, 96, 64, 8
+GROUPS = (8, 4)
 AUX, Z = 0.01, 0.001
 
 
@@ -85,6 +86,7 @@ def transformers_case(block, router, parity_config, aux=None):
         router.weight.normal_(std=H**-0.5)
         block.experts.gate_up_proj.normal_(std=1.4 * H**-0.5)
         block.experts.down_proj.normal_(std=1.4 * I**-0.5)
+    block.experts.config._experts_implementation = "eager"
     if hasattr(block, "shared_experts"):
         block.shared_experts = Nothing()
     bias = getattr(router, "e_score_correction_bias", None)
@@ -144,10 +146,10 @@ def deepseek_v3():
 
     theirs = DeepseekV3Config(
         hidden_size=H, moe_intermediate_size=I, n_routed_experts=E, num_experts_per_tok=K,
-        n_group=4, topk_group=2, routed_scaling_factor=2.5, norm_topk_prob=True,
+        n_group=GROUPS[0], topk_group=GROUPS[1], routed_scaling_factor=2.5, norm_topk_prob=True,
     )  # fmt: skip
     block = DeepseekV3MoE(theirs)
-    return transformers_case(block, block.gate, config("sigmoid", scaling=2.5, groups=(4, 2)))
+    return transformers_case(block, block.gate, config("sigmoid", scaling=2.5, groups=GROUPS))
 
 
 def deepseek_v2():
@@ -156,10 +158,11 @@ def deepseek_v2():
 
     theirs = DeepseekV2Config(
         hidden_size=H, moe_intermediate_size=I, n_routed_experts=E, num_experts_per_tok=K, n_shared_experts=1,
-        n_group=4, topk_group=2, topk_method="group_limited_greedy", routed_scaling_factor=16.0,
+        n_group=GROUPS[0], topk_group=GROUPS[1], topk_method="group_limited_greedy", routed_scaling_factor=16.0,
+        num_attention_heads=1, num_key_value_heads=1,
     )  # fmt: skip
     block = DeepseekV2Moe(theirs)
-    return transformers_case(block, block.gate, config("softmax_before_topk", scaling=16.0, groups=(4, 2)))
+    return transformers_case(block, block.gate, config("softmax_before_topk", scaling=16.0, groups=GROUPS))
 
 
 def glm4_moe():
@@ -218,11 +221,12 @@ def experts(x, probabilities, gate_up, down):
     return torch.einsum("te,teh->th", probabilities, y)
 
 
-def megatron(score="softmax_after_topk", policy=None, biased=False, groups=None, scaling=None, top_k=K):
+def megatron(score="softmax_after_topk", policy=None, biased=False, groups=None, scaling=1.0, top_k=K, renormalize=False):
     """Megatron-Core's router, token dropping at capacity factor 0.8 and both losses, before dense SwiGLU experts.
 
-    The balancing loss counts the assignments that were made. Megatron's own count, for a router with groups or a bias, is that of a
-    router without them: such cases go without the loss.
+    Where Megatron leaves something open or has nothing, the definition is written out here: "position" keeps the first by token
+    (its topk over a 0/1 map may keep any), "slot_major" is GShard's order, `renormalize` is DeepSpeed's. The balancing loss counts
+    the assignments that were made; Megatron's caller counts those of a router without groups and bias.
     """
     from megatron.core.transformer.moe import moe_utils
 
@@ -231,8 +235,17 @@ def megatron(score="softmax_after_topk", policy=None, biased=False, groups=None,
     down = torch.nn.Parameter(torch.randn(E, H, I) * 1.4 * I**-0.5)
     bias = torch.randn(E) * 0.2 if biased else None
     function = "sigmoid" if score == "sigmoid" else "softmax"
-    aux = 0.0 if biased or groups else AUX
-    names = {"probability": "probs", "position": "position"}
+    factor = 0.8
+
+    def drop(probabilities, chosen, ids):
+        if policy == "probability":
+            return moe_utils.apply_router_token_dropping(probabilities, chosen, top_k, factor)[1]
+        capacity = moe_utils.get_capacity(T * top_k, E, factor)
+        if policy == "position":
+            return chosen & (chosen.cumsum(0) <= capacity)
+        slots = torch.nn.functional.one_hot(ids.T, E)  # [K, T, E]
+        place = slots.reshape(-1, E).cumsum(0).reshape(slots.shape)
+        return (slots.bool() & (place <= capacity)).any(0)
 
     def forward(x):
         logits = x @ router.T
@@ -242,23 +255,25 @@ def megatron(score="softmax_after_topk", policy=None, biased=False, groups=None,
             num_groups=groups and groups[0], group_topk=groups and groups[1],
         )  # fmt: skip
         weights, ids = probabilities.masked_fill(~chosen, -1.0).topk(top_k, 1)
-        losses = torch.zeros(())
-        if aux:
-            own, scores = moe_utils.compute_routing_scores_for_aux_loss(logits, top_k, function)
-            losses = moe_utils.switch_load_balancing_loss_func(scores, own.sum(0), T, top_k, E, aux)
+        same, scores = moe_utils.compute_routing_scores_for_aux_loss(logits, top_k, function)
+        assert biased or groups or torch.equal(same, chosen)
+        aux = moe_utils.switch_load_balancing_loss_func(scores, chosen.sum(0), T, top_k, E, AUX)
         z = moe_utils.z_loss_func(logits, Z)
-        final, kept = probabilities, chosen
+        kept = chosen
         if policy:
-            final, kept = moe_utils.apply_router_token_dropping(
-                probabilities, chosen, top_k, 0.8, drop_policy=names[policy]
-            )
+            kept = drop(probabilities.detach(), chosen, ids)
             assert kept.sum() < chosen.sum()
-        return Result(experts(x, final, gate_up, down), ids, weights, kept, losses, z)
+        final = probabilities * kept
+        if renormalize:
+            total = final.sum(1, keepdim=True)
+            final = final / torch.where(total > 0, total, 1.0) * scaling
+        return Result(experts(x, final, gate_up, down), ids, weights, kept, aux, z)
 
     ours = config(
-        score, scaling=scaling or 1.0, groups=groups, capacity=0.8 if policy else None,
-        policy=policy or "probability", aux=aux, z=Z, top_k=top_k,
+        score, scaling=scaling, groups=groups, capacity=factor if policy else None,
+        policy=policy or "probability", aux=AUX, z=Z, top_k=top_k,
     )  # fmt: skip
+    ours["renormalize_after_drop"] = renormalize
     return Case(ours, router, gate_up, down, forward, bias)
 
 
@@ -275,14 +290,16 @@ CASES = {
     "gpt-oss router": gpt_oss,
     "megatron": megatron,
     "megatron, pre-softmax": lambda: megatron("softmax_before_topk"),
-    "megatron, pre-softmax, top-1, drops": lambda: megatron("softmax_before_topk", "probability", top_k=1),
+    "megatron, sigmoid, bias, groups": lambda: megatron("sigmoid", None, True, GROUPS, 2.5),
     "megatron, drops by probability": lambda: megatron(policy="probability"),
-    "megatron, drops by position": lambda: megatron(policy="position"),
     "megatron, pre-softmax, drops": lambda: megatron("softmax_before_topk", "probability"),
+    "megatron, pre-softmax, top-1, drops": lambda: megatron("softmax_before_topk", "probability", top_k=1),
     "megatron, sigmoid, drops": lambda: megatron("sigmoid", "probability", scaling=2.5),
-    "megatron, sigmoid, bias, groups, drops": lambda: megatron(
-        "sigmoid", "probability", biased=True, groups=(4, 2), scaling=2.5
-    ),
+    "megatron, sigmoid, bias, groups, drops": lambda: megatron("sigmoid", "probability", True, GROUPS, 2.5),
+    "drops by position": lambda: megatron(policy="position"),
+    "drops slot-major (GShard)": lambda: megatron(policy="slot_major"),
+    "pre-softmax, drops, renormalised": lambda: megatron("softmax_before_topk", "probability", renormalize=True),
+    "sigmoid, drops, renormalised": lambda: megatron("sigmoid", "position", scaling=2.5, renormalize=True),
 }
 
 
