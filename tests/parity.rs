@@ -486,7 +486,7 @@ fn a_config_that_cannot_work_is_one_line() {
         ("num_experts", Some(json!(8)), &["[8, 8]", "[4, 8]"]),
         (
             "num_experts",
-            Some(json!(1 << 40)),
+            Some(json!(1u64 << 40)),
             &["num_experts", "at most"],
         ),
         ("n_group", Some(json!(2)), &["n_group", "topk_group"]),
