@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::check::Finding;
+use crate::check::touched::Touched;
 use crate::counters::Counters;
 use crate::lower::{self, LowerError, Program};
 use crate::memory::{AllocationKind, DeviceMemory};
@@ -36,6 +37,8 @@ pub struct Report {
     pub counters: Counters,
     /// What the kernel printed, in order.
     pub printed: String,
+    /// The bytes of global memory that the launch touched; recorded with `Check::All` only.
+    pub touched: Touched,
 }
 
 /// Why a launch failed: the driver's error and a sentence for people.

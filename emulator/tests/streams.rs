@@ -319,10 +319,35 @@ fn host_functions_run_in_order_and_may_not_call_the_driver() {
     unsafe { sys::cuLaunchHostFunc(stream, Some(note), 17 as *mut c_void) }
         .result()
         .unwrap();
-    assert_eq!(CALLED.load(Ordering::SeqCst), 0);
     // SAFETY: the stream is live.
     unsafe { result::stream::synchronize(stream) }.unwrap();
     assert_eq!(CALLED.load(Ordering::SeqCst), 17);
+    // SAFETY: the stream is live.
+    unsafe { result::stream::destroy(stream) }.unwrap();
+}
+
+unsafe extern "C" fn send(data: *mut c_void) {
+    // SAFETY: the data is the sender that the test leaked for this one call.
+    let sender = unsafe { Box::from_raw(data.cast::<std::sync::mpsc::Sender<()>>()) };
+    sender.send(()).unwrap();
+}
+
+#[test]
+fn a_program_may_wait_for_its_host_function_by_itself() {
+    let _turn = alone();
+    let _context = context();
+    let stream = non_blocking();
+    let cell = Cell::new();
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    cell.set(1, stream);
+    let data = Box::into_raw(Box::new(sender)).cast();
+    // SAFETY: `send` takes a leaked sender.
+    unsafe { sys::cuLaunchHostFunc(stream, Some(send), data) }
+        .result()
+        .unwrap();
+    receiver
+        .recv_timeout(std::time::Duration::from_secs(60))
+        .unwrap();
     // SAFETY: the stream is live.
     unsafe { result::stream::destroy(stream) }.unwrap();
 }

@@ -11,6 +11,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::findings::{Findings, Place};
+use super::touched::Touched;
 use super::{Finding, FindingKind, race};
 use crate::memory::DeviceMemory;
 use crate::options::Check;
@@ -132,6 +133,14 @@ impl<'a> GridChecker<'a> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .count(finding.place())
+    }
+
+    /// What the launch touched in global memory, as far as memory was followed.
+    pub fn touched(&self) -> Touched {
+        self.global
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .touched()
     }
 
     /// All findings of the launch, by PTX line.

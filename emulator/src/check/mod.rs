@@ -7,6 +7,7 @@ mod race;
 mod shadow;
 #[cfg(test)]
 mod tests;
+pub mod touched;
 
 /// One kind of mistake at one place; repeats at the same place are counted, not listed.
 #[derive(Debug, Clone, PartialEq)]

@@ -16,6 +16,7 @@ use super::hooks::{
     Semantics,
 };
 use super::shadow::{ASYNC, Beside, CTA, Cell, Mark, STRONG, View};
+use super::touched::Touched;
 use super::{FindingKind, lanes_of};
 use crate::memory::{AllocationView, DeviceMemory};
 
@@ -95,6 +96,24 @@ impl Global {
             pages.push(vec![Cell::default(); PAGE_WORDS as usize].into());
             pages.len() as u32 - 1
         })
+    }
+}
+
+impl Global {
+    /// What the launch has touched, by byte.
+    pub(super) fn touched(&self) -> Touched {
+        let mut touched = Touched::default();
+        let mut pages: Vec<_> = self.page_of.iter().collect();
+        pages.sort_unstable();
+        for (number, &page) in pages {
+            for (i, cell) in self.pages[page as usize].iter().enumerate() {
+                let address = number * PAGE_BYTES + 4 * i as u64;
+                self.beside.touches(cell, |touch, byte, bytes| {
+                    touched.add(touch, address + byte, bytes);
+                });
+            }
+        }
+        touched
     }
 }
 

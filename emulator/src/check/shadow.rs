@@ -4,6 +4,7 @@
 //! one another go to a list beside. A word that is accessed in parts is split into bytes until it is written as a whole.
 
 use super::clock::{Clock, Time};
+use super::touched::Touch;
 
 /// An access in the past: one warp's lanes at one time and PTX line. `time` 0: none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -391,6 +392,36 @@ impl Beside {
         }
         self.kept = kept;
         conflict
+    }
+
+    /// How a cell's bytes were touched: calls `f` with the kind, the first byte and the number of bytes.
+    pub(super) fn touches(&self, cell: &Cell, mut f: impl FnMut(Touch, u64, u64)) {
+        let mut history = |h: &History, byte: u64, bytes: u64| {
+            let list: &[Mark] = match h.more {
+                0 => &[],
+                more => &self.lists[more as usize - 1],
+            };
+            let first = [(h.write, true), (h.read, false)];
+            for (mark, wrote) in first
+                .into_iter()
+                .chain(list.iter().map(|&m| (m, m.is(WRITE))))
+            {
+                match (mark.time, mark.is(STRONG), wrote) {
+                    (0, ..) => {}
+                    (_, true, _) => f(Touch::Strong, byte, bytes),
+                    (_, false, true) => f(Touch::Write, byte, bytes),
+                    (_, false, false) => f(Touch::Read, byte, bytes),
+                }
+            }
+        };
+        match cell.split {
+            0 => history(&cell.whole, 0, 4),
+            split => {
+                for (byte, part) in (0..).zip(&self.splits[split as usize - 1]) {
+                    history(part, byte, 1);
+                }
+            }
+        }
     }
 
     /// An asynchronous copy by `lane` of `warp` into this word is complete at `time`.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::call::{Handle, HostPtr, Outcome, Required, entry, fail, invalid, unsupported};
-use super::capture;
 use super::result::CUresult;
 use super::schedule::{self, Work, submit};
 use super::state::{Driver, Locked};
+use super::{capture, order};
+use crate::check::touched::Touch;
 use crate::check::{Finding, FindingKind};
 use crate::memory::{AccessError, AccessErrorKind};
 
@@ -107,6 +108,17 @@ fn broken(d: &mut Driver, e: AccessError) -> Outcome {
 }
 
 pub(super) fn run(d: &mut Driver, copy: &Copy) -> Outcome {
+    order::note(d, "a copy", |touched| {
+        for (side, pitch, touch) in [
+            (&copy.from, copy.from_pitch, Touch::Read),
+            (&copy.to, copy.to_pitch, Touch::Write),
+        ] {
+            if let Side::Device(start) = side {
+                let rows = (0..copy.height).map(|row| start + (row * pitch) as u64);
+                rows.for_each(|row| touched.add(touch, row, copy.width as u64));
+            }
+        }
+    });
     for row in 0..copy.height {
         let (to, from) = (row * copy.to_pitch, row * copy.from_pitch);
         let mut at = 0;
@@ -158,6 +170,10 @@ fn piece(d: &mut Driver, to: &Side, from: &Side, offset: usize, bytes: usize) ->
 
 pub(super) fn run_fill(d: &mut Driver, fill: &Fill) -> Outcome {
     let bytes = (fill.width * fill.pattern.len()) as u64;
+    order::note(d, "a fill", |touched| {
+        let rows = (0..fill.height).map(|row| fill.address + (row * fill.pitch) as u64);
+        rows.for_each(|row| touched.add(Touch::Write, row, bytes));
+    });
     for row in 0..fill.height {
         let address = fill.address + (row * fill.pitch) as u64;
         let filled = d.memory.fill(address, bytes, &fill.pattern);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::call::{Failure, Handle, HostPtr, Outcome, Required, entry, fail, invalid, unsupported};
 use super::occupancy::Needs;
+use super::order;
 use super::result::CUresult;
 use super::schedule::{Work, submit};
 use super::state::Locked;
@@ -282,6 +283,9 @@ pub(super) fn run(d: &mut Locked, launch: &KernelLaunch) -> Outcome {
     for finding in &report.findings {
         d.report.find(finding);
     }
+    order::note(d, &format!("kernel {}", launch.kernel.name), |t| {
+        *t = report.touched
+    });
     if let Some(fault) = report.fault {
         return fail(CUresult::of_fault(fault.code), fault.message);
     }

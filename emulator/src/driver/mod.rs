@@ -24,6 +24,7 @@ mod launch;
 mod memory;
 mod module;
 mod occupancy;
+mod order;
 mod pool;
 mod query;
 mod report;

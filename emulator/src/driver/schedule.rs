@@ -8,15 +8,17 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use super::call::{Failure, Handle, HostPtr, Outcome, fail, host_function};
+use super::call::{Failure, Handle, HostPtr, Outcome, fail, guarded, host_function};
 use super::copy::{Copy, Fill};
 use super::launch::KernelLaunch;
 use super::result::CUresult;
 use super::state::{Driver, Locked, Recorded};
-use super::{capture, copy, launch, memory};
+use super::{capture, copy, launch, memory, order};
+use crate::check::touched::Touch;
 
 /// Commands that may wait in all queues together before the oldest are run.
 const MOST_PENDING: usize = 4096;
@@ -74,6 +76,11 @@ impl Clock {
         *at = position.max(*at);
     }
 
+    /// Whether what had the clock comes after `position` of `stream`.
+    pub(super) fn covers(&self, stream: Handle, position: u64) -> bool {
+        self.0.get(&stream).is_some_and(|&p| p >= position)
+    }
+
     pub(super) fn merge(&mut self, other: &Clock) {
         for (&stream, &position) in &other.0 {
             self.advance(stream, position);
@@ -104,6 +111,17 @@ pub(super) enum Work {
     Nothing,
     Host(HostCall),
     Graph(Arc<Vec<Node>>),
+}
+
+impl Work {
+    /// Whether a function of the program's is part of it.
+    fn calls_host(&self) -> bool {
+        match self {
+            Self::Host(_) => true,
+            Self::Graph(nodes) => nodes.iter().any(|n| n.work.calls_host()),
+            _ => false,
+        }
+    }
 }
 
 /// A node of a graph; `after` holds the indices of the nodes it comes after, all smaller than its own.
@@ -148,11 +166,36 @@ pub(super) fn submit(d: &mut Locked, stream: Handle, work: Work) -> Outcome {
     if capture::is_capturing(d, stream) {
         return capture::add(d, stream, work);
     }
-    enqueue(d, stream, work)?;
+    let calls_host = work.calls_host();
+    let position = enqueue(d, stream, work)?;
+    if calls_host {
+        drive(stream, position);
+    }
     run_early(d);
     limit_pending(d);
     let context = d.streams.get(&stream).map_or(0, |s| s.context);
     d.check_context(context)
+}
+
+/// Has a stream come to `position` though nobody waits for it there: a program may wait for its own function by other means than the
+/// driver's, and would wait for ever.
+fn drive(stream: Handle, position: u64) {
+    static DRIVER: OnceLock<Sender<(Handle, u64)>> = OnceLock::new();
+    let driver = DRIVER.get_or_init(|| {
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            for goal in receiver {
+                // A failure stays with the context, which tells the program.
+                guarded("a host function", || {
+                    run_until(&mut Locked::lock()?, vec![goal]);
+                    Ok(())
+                });
+            }
+        });
+        sender
+    });
+    // The thread lives as long as the process.
+    let _ = driver.send((stream, position));
 }
 
 /// Puts a command into a stream's queue and returns its position.
@@ -386,7 +429,13 @@ fn step(d: &mut Locked, stream: Handle) {
     };
     let context = s.context;
     s.running = true;
-    let result = execute(d, context, &command.work);
+    let result = execute(d, context, &command.work)
+        .and_then(|()| order::compare(d, stream, command.position, &command.after));
+    if let Work::Host(_) = command.work {
+        // What the function tells the rest of the program comes after all that the function came after.
+        d.host_clock.merge(&command.after);
+        d.host_clock.advance(stream, command.position);
+    }
     if let Some(s) = d.streams.get_mut(&stream) {
         s.running = false;
         s.completed = s.completed.max(command.position);
@@ -405,7 +454,12 @@ fn execute(d: &mut Locked, context: Handle, work: &Work) -> Outcome {
         Work::Kernel(kernel) => launch::run(d, kernel),
         Work::Copy(copy) => copy::run(d, copy),
         Work::Fill(fill) => copy::run_fill(d, fill),
-        Work::Free(address) => memory::release(d, *address),
+        Work::Free(address) => {
+            if let Some((start, bytes)) = d.memory.allocation_at(*address) {
+                order::note(d, "a free", |t| t.add(Touch::Write, start, bytes));
+            }
+            memory::release(d, *address)
+        }
         Work::Record(event, sequence) => {
             let recorded = d.events.get_mut(event).and_then(|e| e.recorded.as_mut());
             // A later record has replaced this one when the number differs.

@@ -12,6 +12,7 @@ use super::capture::Capture;
 use super::function::Function;
 use super::graph::Graph;
 use super::module::Module;
+use super::order::Order;
 use super::pool::Pool;
 use super::report::Reporter;
 use super::result::CUresult;
@@ -45,6 +46,8 @@ pub(super) struct Driver {
     /// Host ranges of `cuMemHostRegister` and of pinned allocations, by address.
     pub(super) pinned: BTreeMap<usize, Pinned>,
     pub(super) report: Reporter,
+    /// What commands in different streams did to the same memory.
+    pub(super) order: Order,
     /// A copy that could not reach host memory; the next wait for a stream returns it.
     pub(super) refused: Option<Failure>,
     /// What the host has waited for.
@@ -255,6 +258,7 @@ impl Driver {
             pools: HashMap::new(),
             allocations: BTreeMap::new(),
             pinned: BTreeMap::new(),
+            order: Order::default(),
             refused: None,
             host_clock: Clock::default(),
             sequence: 0,

@@ -215,6 +215,7 @@ pub(crate) fn run(launch: &Launch<'_>) -> Report {
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
     if let Some(checker) = checker {
+        report.touched = checker.touched();
         report.findings = checker.finish();
     }
     report
