@@ -1,7 +1,7 @@
 //! Checks of arguments that every backend makes before it does anything.
 
 use crate::backend::{Backend, WeightGrad};
-use crate::config::MoeConfig;
+use crate::config::{MoeConfig, ScoreFunction};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::layer::{Gradients, Weights};
@@ -61,9 +61,14 @@ pub(crate) fn matrix(
     (row_name, rows): Dimension,
     (column_name, columns): Dimension,
 ) -> Result<()> {
-    elements(operation, tensor, given, rows * columns, || {
-        format!("[{row_name}={rows}, {column_name}={columns}]")
-    })
+    // The number of tokens is the caller's: what overflows is a shape nothing has.
+    elements(
+        operation,
+        tensor,
+        given,
+        rows.saturating_mul(columns),
+        || format!("[{row_name}={rows}, {column_name}={columns}]"),
+    )
 }
 
 /// Experts' weights: gate_up [E, 2I, H] or down [E, H, I].
@@ -106,6 +111,32 @@ pub(crate) fn workspace(operation: &'static str, have: usize, need: usize) -> Re
     Ok(())
 }
 
+/// A selection bias fits, and the router has a use for it.
+pub(crate) fn selection_bias(
+    operation: &'static str,
+    config: &MoeConfig,
+    given: Option<usize>,
+) -> Result<()> {
+    let Some(given) = given else {
+        return Ok(());
+    };
+    vector(
+        operation,
+        "selection bias",
+        given,
+        ("E", config.num_experts()),
+    )?;
+    match config.router().score_function() {
+        ScoreFunction::Sigmoid => Ok(()),
+        other => Err(Error::Unsupported {
+            operation,
+            reason: format!(
+                "a selection bias goes with ScoreFunction::Sigmoid only, but the score function is {other:?}"
+            ),
+        }),
+    }
+}
+
 /// The shapes of a layer's weights.
 pub(crate) fn experts_weights<B: Backend, T: Element, W: Element<Acc = T::Acc>>(
     operation: &'static str,
@@ -116,6 +147,7 @@ pub(crate) fn experts_weights<B: Backend, T: Element, W: Element<Acc = T::Acc>>(
     let (h, i, two_i) = (("H", hidden), ("I", inner), ("2I", 2 * inner));
     let e = ("E", config.num_experts());
     matrix(operation, "router weight", B::len(weights.router), e, h)?;
+    selection_bias(operation, config, weights.selection_bias.map(B::len))?;
     experts(
         operation,
         "gate_up",

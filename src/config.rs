@@ -575,7 +575,7 @@ impl MoeConfig {
         }
         let size = num_experts / groups;
         if selected == 0 || selected > groups || selected * size < top_k {
-            let available = selected * size;
+            let available = selected.saturating_mul(size);
             return Err(ConfigError::GroupSelection {
                 selected,
                 groups,

@@ -234,6 +234,14 @@ impl<B: Backend> MoeLayer<B> {
         let config = &self.config;
         let tokens = self.tokens(OPERATION, B::len(x), saved.max_tokens, workspace)?;
         check::experts_weights::<B, T, W>(OPERATION, config, &weights)?;
+        let hidden = ("H", config.hidden_size());
+        check::matrix(
+            OPERATION,
+            "output",
+            B::len_mut(&output),
+            ("T", tokens),
+            hidden,
+        )?;
         saved.stage = Stage::Empty;
 
         let size = Sizes::new(config, tokens);

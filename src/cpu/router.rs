@@ -17,7 +17,7 @@ use crate::config::{
     GroupLimit, MoeConfig, Renormalize, RouterConfig, ScoreFunction, SingleExpert,
 };
 use crate::element::{Element, Real, row_sum};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Tokens of one task.
 const PANEL: usize = 128;
@@ -336,19 +336,7 @@ fn check_input<T: Element, W: Element<Acc = T::Acc>>(
             )?;
         }
     }
-    if let Some(bias) = input.selection_bias {
-        check::vector(operation, "selection bias", bias.len(), ("E", experts))?;
-        if config.router().score_function() != ScoreFunction::Sigmoid {
-            return Err(Error::Unsupported {
-                operation,
-                reason: format!(
-                    "a selection bias goes with ScoreFunction::Sigmoid only, but the score function is {:?}",
-                    config.router().score_function()
-                ),
-            });
-        }
-    }
-    Ok(())
+    check::selection_bias(operation, config, input.selection_bias.map(<[_]>::len))
 }
 
 /// Calls `each(panel, first token, rows, logits, rows of scratch)` for every panel of tokens, with its logits in scratch.
