@@ -2,8 +2,8 @@
 
 use millet::{
     Backend, BackwardInput, Cpu, DispatchOutput, Element, Gradients, Keep, Logits, MoeConfig,
-    MoeLayer, Real, RouterInput, RouterOutput, RouterSaved, RowMap, Scalar, ScoreFunction,
-    WeightGrad, Weights, stats_elements,
+    MoeLayer, Real, RouterInput, RouterOutput, RouterSaved, RowMap, Saved, Scalar, ScoreFunction,
+    WeightGrad, Weights, Workspace, stats_elements,
 };
 
 use crate::generate::Rng;
@@ -187,6 +187,19 @@ pub(crate) fn run<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
     loss_gradient: f64,
 ) -> Outcome {
     let layer = MoeLayer::new(B::create(), config.clone());
+    let mut saved = layer.saved::<T>(problem.tokens, keep).unwrap();
+    let mut workspace = layer.workspace::<T>(problem.tokens, keep).unwrap();
+    run_with::<B, T, W>(&layer, problem, &mut saved, &mut workspace, loss_gradient)
+}
+
+/// The same in memory that is there already.
+pub(crate) fn run_with<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
+    layer: &MoeLayer<B>,
+    problem: &Problem,
+    saved: &mut Saved<B, T>,
+    workspace: &mut Workspace<B, T>,
+    loss_gradient: f64,
+) -> Outcome {
     let backend = layer.backend();
     let tensor = |values: &[f64]| Tensor::<B, T>::from_f64(backend, values);
     let (x, output_grad) = (tensor(&problem.x), tensor(&problem.output_grad));
@@ -202,20 +215,12 @@ pub(crate) fn run<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
         gate_up: gate_up.view(),
         down: down.view(),
     };
-    let mut saved = layer.saved::<T>(problem.tokens, keep).unwrap();
-    let mut workspace = layer.workspace::<T>(problem.tokens, keep).unwrap();
     let mut output = Tensor::<B, T>::garbage(backend, problem.x.len());
     layer
-        .forward(
-            weights,
-            x.view(),
-            output.view_mut(),
-            &mut saved,
-            &mut workspace,
-        )
+        .forward(weights, x.view(), output.view_mut(), saved, workspace)
         .unwrap();
-    let routing = layer.routing(&saved).unwrap();
-    let (aux, z) = layer.losses(&saved).unwrap();
+    let routing = layer.routing(saved).unwrap();
+    let (aux, z) = layer.losses(saved).unwrap();
 
     let garbage = |values: &[f64]| Tensor::<B, T>::garbage(backend, values.len());
     let (mut x_grad, mut gate_up_grad) = (garbage(&problem.x), garbage(&problem.gate_up));
@@ -233,7 +238,7 @@ pub(crate) fn run<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
         loss_gradient,
     };
     layer
-        .backward(weights, input, &mut saved, &mut workspace, gradients)
+        .backward(weights, input, saved, workspace, gradients)
         .unwrap();
     Outcome {
         output: output.to_f64(backend),

@@ -17,11 +17,15 @@ macro_rules! backend_tests {
     };
 }
 
+mod determinism;
+mod edges;
+mod errors;
 mod generate;
 mod golden;
 mod gradients;
 mod harness;
 
+mod invariants;
 mod oracle;
 mod parity;
 mod router;

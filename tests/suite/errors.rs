@@ -1,0 +1,953 @@
+//! Every misuse is an error that names the operation, what was expected and what was given; nothing panics.
+
+use std::collections::BTreeMap;
+
+use millet::{
+    AuxScale, BackwardInput, Capacity, ConfigError, DispatchOutput, DropPolicy, Error, Gradients,
+    GroupLimit, Keep, Logits, Losses, MoeConfig, MoeLayer, Renormalize, Result, RouterInput,
+    RouterOutput, RouterSaved, RowMap, ScoreFunction, SingleExpert, WeightGrad, Weights,
+    stats_elements,
+};
+
+use crate::harness::{Outcome, Problem, Tensor, TestBackend, dispatch, run};
+
+backend_tests!(
+    every_tensor_of_every_operation_has_its_length_checked,
+    absurd_numbers_of_tokens_are_refused,
+    a_selection_bias_needs_a_sigmoid,
+    the_layer_checks_before_it_writes,
+    a_pass_in_too_little_memory_is_refused,
+    backward_needs_what_forward_kept,
+    experts_split_unevenly_over_ranks,
+);
+
+const TOKENS: usize = 5;
+
+fn config() -> MoeConfig {
+    MoeConfig::builder(3, 2, 4, 2)
+        .score_function(ScoreFunction::Sigmoid)
+        .build()
+        .unwrap()
+}
+
+/// Lengths of tensors: the right ones, but for one that a case changes.
+#[derive(Default)]
+struct Lengths {
+    wrong: Option<(&'static str, usize)>,
+    right: BTreeMap<&'static str, usize>,
+    tokens: usize,
+}
+
+impl Lengths {
+    fn of(&mut self, name: &'static str, right: usize) -> usize {
+        let known = self.right.insert(name, right);
+        assert!(known.is_none(), "two tensors are called {name}");
+        match self.wrong {
+            Some((wrong, length)) if wrong == name => length,
+            _ => right,
+        }
+    }
+
+    fn floats<B: TestBackend>(
+        &mut self,
+        backend: &B,
+        name: &'static str,
+        right: usize,
+    ) -> Tensor<B, f32> {
+        let length = self.of(name, right);
+        Tensor::filled(backend, length, 0.5)
+    }
+
+    fn scratch<B: TestBackend>(&mut self, backend: &B, config: &MoeConfig) -> Tensor<B, f32> {
+        let right = backend.scratch_elements::<f32>(config, TOKENS);
+        self.floats(backend, "scratch", right)
+    }
+
+    fn plan<B: TestBackend>(&mut self, backend: &B, config: &MoeConfig) -> [Tensor<B, i32>; 3] {
+        let ids: Vec<i32> = (0..10).map(|a| a % 4).collect();
+        let (plan, _) = dispatch::<B, f32>(backend, config, &ids, &[0.5; 10]);
+        [
+            ("offsets", plan.offsets),
+            ("row_to_assignment", plan.row_to_assignment),
+            ("assignment_to_row", plan.assignment_to_row),
+        ]
+        .map(|(name, tensor)| {
+            let mut values = tensor.read(backend);
+            values.resize(self.of(name, values.len()), 0);
+            Tensor::new(backend, &values)
+        })
+    }
+}
+
+fn map<B: TestBackend>([offsets, rows, assignments]: &[Tensor<B, i32>; 3]) -> RowMap<'_, B> {
+    RowMap {
+        offsets: offsets.view(),
+        row_to_assignment: rows.view(),
+        assignment_to_row: assignments.view(),
+    }
+}
+
+type Operation<B> = (&'static str, fn(&B, &MoeConfig, &mut Lengths) -> Result<()>);
+
+/// Every operation on tensors of the lengths it is told.
+fn operations<B: TestBackend>() -> Vec<Operation<B>> {
+    vec![
+        ("router forward", |b, c, l| router_forward(b, c, l, false)),
+        ("router forward", |b, c, l| router_forward(b, c, l, true)),
+        ("router backward", |b, c, l| {
+            let (x, weight) = (l.floats(b, "x", 15), l.floats(b, "router weight", 12));
+            let bias = l.floats(b, "selection bias", 4);
+            let ids = Tensor::<B, i32>::filled(b, l.of("ids", 10), 1);
+            let (weights, lse) = (l.floats(b, "weights", 10), l.floats(b, "lse", 5));
+            let counts = Tensor::<B, i32>::filled(b, l.of("counts", 4), 1);
+            let weights_grad = l.floats(b, "weights_grad", 10);
+            let mut logits_grad = l.floats(b, "logits_grad", 20);
+            let mut scratch = l.scratch(b, c);
+            let input = RouterInput {
+                logits: Logits::FromTokens {
+                    x: x.view(),
+                    weight: weight.view(),
+                },
+                selection_bias: Some(bias.view()),
+            };
+            let saved = RouterSaved {
+                ids: ids.view(),
+                weights: weights.view(),
+                lse: lse.view(),
+                counts: counts.view(),
+            };
+            b.router_backward::<f32, f32>(
+                c,
+                l.tokens,
+                input,
+                saved,
+                weights_grad.view(),
+                1.0,
+                logits_grad.view_mut(),
+                scratch.view_mut(),
+            )
+        }),
+        ("router weight gradient", |b, c, l| {
+            let (dz, x) = (l.floats(b, "logits_grad", 20), l.floats(b, "x", 15));
+            let mut grad = l.floats(b, "weight gradient", 12);
+            let mut scratch = l.scratch(b, c);
+            let grad = WeightGrad::Overwrite(grad.view_mut());
+            b.router_weight_grad::<f32, f32>(
+                c,
+                l.tokens,
+                dz.view(),
+                x.view(),
+                grad,
+                scratch.view_mut(),
+            )
+        }),
+        ("dispatch", |b, c, l| {
+            let ids = Tensor::<B, i32>::filled(b, l.of("ids", 10), 1);
+            let mut weights = l.floats(b, "weights", 10);
+            let mut offsets = Tensor::<B, i32>::filled(b, l.of("offsets", 5), 0);
+            let mut rows = Tensor::<B, i32>::filled(b, l.of("row_to_assignment", 10), 0);
+            let mut assignments = Tensor::<B, i32>::filled(b, l.of("assignment_to_row", 10), 0);
+            let mut scratch = l.scratch(b, c);
+            let output = DispatchOutput {
+                offsets: offsets.view_mut(),
+                row_to_assignment: rows.view_mut(),
+                assignment_to_row: assignments.view_mut(),
+            };
+            b.dispatch::<f32>(
+                c,
+                l.tokens,
+                ids.view(),
+                weights.view_mut(),
+                output,
+                scratch.view_mut(),
+            )
+        }),
+        ("permute", |b, c, l| {
+            let plan = l.plan(b, c);
+            let (x, mut rows) = (l.floats(b, "x", 15), l.floats(b, "rows", 30));
+            b.permute::<f32>(c, l.tokens, x.view(), map(&plan), rows.view_mut())
+        }),
+        ("permute backward", |b, c, l| {
+            let plan = l.plan(b, c);
+            let (rows, mut x) = (l.floats(b, "rows_grad", 30), l.floats(b, "x_grad", 15));
+            b.permute_backward::<f32>(c, l.tokens, rows.view(), map(&plan), x.view_mut())
+        }),
+        ("unpermute", |b, c, l| {
+            let plan = l.plan(b, c);
+            let (rows, weights) = (l.floats(b, "rows", 30), l.floats(b, "weights", 10));
+            let mut output = l.floats(b, "output", 15);
+            b.unpermute::<f32>(
+                c,
+                l.tokens,
+                rows.view(),
+                weights.view(),
+                map(&plan),
+                output.view_mut(),
+            )
+        }),
+        ("unpermute backward", |b, c, l| {
+            let plan = l.plan(b, c);
+            let (output_grad, rows) = (l.floats(b, "output_grad", 15), l.floats(b, "rows", 30));
+            let weights = l.floats(b, "weights", 10);
+            let mut rows_grad = l.floats(b, "rows_grad", 30);
+            let mut weights_grad = l.floats(b, "weights_grad", 10);
+            b.unpermute_backward::<f32>(
+                c,
+                l.tokens,
+                output_grad.view(),
+                rows.view(),
+                weights.view(),
+                map(&plan),
+                rows_grad.view_mut(),
+                weights_grad.view_mut(),
+            )
+        }),
+        ("experts up", |b, c, l| {
+            let plan = l.plan(b, c);
+            let (x, gate_up) = (l.floats(b, "x", 15), l.floats(b, "gate_up", 48));
+            let (mut h, mut a) = (l.floats(b, "h", 40), l.floats(b, "a", 20));
+            let mut scratch = l.scratch(b, c);
+            b.experts_up::<f32>(
+                c,
+                l.tokens,
+                x.view(),
+                gate_up.view(),
+                map(&plan),
+                Some(h.view_mut()),
+                a.view_mut(),
+                scratch.view_mut(),
+            )
+        }),
+        ("experts down", |b, c, l| {
+            let plan = l.plan(b, c);
+            let (a, down) = (l.floats(b, "a", 20), l.floats(b, "down", 24));
+            let (weights, mut output) = (l.floats(b, "weights", 10), l.floats(b, "output", 15));
+            let mut scratch = l.scratch(b, c);
+            b.experts_down::<f32>(
+                c,
+                l.tokens,
+                a.view(),
+                down.view(),
+                weights.view(),
+                map(&plan),
+                output.view_mut(),
+                scratch.view_mut(),
+            )
+        }),
+        ("experts down backward", |b, c, l| {
+            let plan = l.plan(b, c);
+            let (output_grad, down) = (l.floats(b, "output_grad", 15), l.floats(b, "down", 24));
+            let (weights, mut h) = (l.floats(b, "weights", 10), l.floats(b, "h", 40));
+            let mut weighted_a = l.floats(b, "weighted_a", 20);
+            let mut weights_grad = l.floats(b, "weights_grad", 10);
+            let mut scratch = l.scratch(b, c);
+            b.experts_down_backward::<f32>(
+                c,
+                l.tokens,
+                output_grad.view(),
+                down.view(),
+                weights.view(),
+                map(&plan),
+                h.view_mut(),
+                weighted_a.view_mut(),
+                weights_grad.view_mut(),
+                scratch.view_mut(),
+            )
+        }),
+        ("experts down weight gradient", |b, c, l| {
+            let plan = l.plan(b, c);
+            let output_grad = l.floats(b, "output_grad", 15);
+            let weighted_a = l.floats(b, "weighted_a", 20);
+            let mut grad = l.floats(b, "weight gradient", 24);
+            let mut scratch = l.scratch(b, c);
+            b.experts_down_weight_grad::<f32>(
+                c,
+                l.tokens,
+                output_grad.view(),
+                weighted_a.view(),
+                map(&plan),
+                WeightGrad::Accumulate(grad.view_mut()),
+                scratch.view_mut(),
+            )
+        }),
+        ("experts up weight gradient", |b, c, l| {
+            let plan = l.plan(b, c);
+            let (x, h_grad) = (l.floats(b, "x", 15), l.floats(b, "h_grad", 40));
+            let mut grad = l.floats(b, "weight gradient", 48);
+            let mut scratch = l.scratch(b, c);
+            b.experts_up_weight_grad::<f32>(
+                c,
+                l.tokens,
+                x.view(),
+                h_grad.view(),
+                map(&plan),
+                WeightGrad::Overwrite(grad.view_mut()),
+                scratch.view_mut(),
+            )
+        }),
+        ("experts input gradient", |b, c, l| {
+            let plan = l.plan(b, c);
+            let (h_grad, gate_up) = (l.floats(b, "h_grad", 40), l.floats(b, "gate_up", 48));
+            let (dz, router) = (
+                l.floats(b, "logits_grad", 20),
+                l.floats(b, "router weight", 12),
+            );
+            let mut x_grad = l.floats(b, "x_grad", 15);
+            let mut scratch = l.scratch(b, c);
+            b.experts_input_grad::<f32, f32>(
+                c,
+                l.tokens,
+                h_grad.view(),
+                gate_up.view(),
+                map(&plan),
+                dz.view(),
+                router.view(),
+                x_grad.view_mut(),
+                scratch.view_mut(),
+            )
+        }),
+    ]
+}
+
+fn router_forward<B: TestBackend>(
+    b: &B,
+    c: &MoeConfig,
+    l: &mut Lengths,
+    given: bool,
+) -> Result<()> {
+    let (x, weight, logits);
+    let source = if given {
+        logits = l.floats(b, "logits", 20);
+        Logits::Given(logits.view())
+    } else {
+        (x, weight) = (l.floats(b, "x", 15), l.floats(b, "router weight", 12));
+        Logits::FromTokens {
+            x: x.view(),
+            weight: weight.view(),
+        }
+    };
+    let bias = l.floats(b, "selection bias", 4);
+    let mut ids = Tensor::<B, i32>::filled(b, l.of("ids", 10), 0);
+    let (mut weights, mut lse) = (l.floats(b, "weights", 10), l.floats(b, "lse", 5));
+    let mut counts = Tensor::<B, i32>::filled(b, l.of("counts", 4), 0);
+    let mut stats = l.floats(b, "stats", stats_elements(c));
+    let mut scratch = l.scratch(b, c);
+    let output = RouterOutput {
+        ids: ids.view_mut(),
+        weights: weights.view_mut(),
+        lse: lse.view_mut(),
+        counts: counts.view_mut(),
+        stats: stats.view_mut(),
+    };
+    let input = RouterInput {
+        logits: source,
+        selection_bias: Some(bias.view()),
+    };
+    b.router_forward::<f32, f32>(c, l.tokens, input, output, scratch.view_mut())
+}
+
+fn every_tensor_of_every_operation_has_its_length_checked<B: TestBackend>() {
+    let (backend, config) = (B::create(), config());
+    let mut cases = 0;
+    for (name, operation) in operations::<B>() {
+        let mut lengths = Lengths {
+            tokens: TOKENS,
+            ..Lengths::default()
+        };
+        operation(&backend, &config, &mut lengths).unwrap();
+        for (tensor, right) in lengths.right {
+            for length in [0, 1, right - 1, right + 1, 2 * right] {
+                if length == right || (tensor == "scratch" && length > right) {
+                    continue;
+                }
+                cases += 1;
+                let wrong = Some((tensor, length));
+                let mut lengths = Lengths {
+                    wrong,
+                    tokens: TOKENS,
+                    ..Lengths::default()
+                };
+                let result = operation(&backend, &config, &mut lengths);
+                if tensor == "scratch" {
+                    match result {
+                        Err(Error::WorkspaceTooSmall {
+                            operation,
+                            need,
+                            have,
+                        }) => {
+                            assert_eq!((operation, have), (name, length));
+                            assert!(need <= right);
+                        }
+                        // An operation may need less than the most that any one needs.
+                        Ok(()) if length > 1 => {}
+                        other => panic!("{name}: scratch of {length}: {other:?}"),
+                    }
+                    continue;
+                }
+                let Err(error @ Error::Shape { .. }) = result else {
+                    panic!("{name}: `{tensor}` of {length} instead of {right}: {result:?}");
+                };
+                let Error::Shape {
+                    operation,
+                    tensor: named,
+                    expected,
+                    given,
+                    ..
+                } = &error
+                else {
+                    unreachable!()
+                };
+                assert_eq!((*operation, *named), (name, tensor));
+                assert_eq!((*expected, *given), (right, length), "{name}: `{tensor}`");
+                let message = error.to_string();
+                for part in [name, tensor, &right.to_string(), &length.to_string()] {
+                    assert!(message.contains(part), "`{message}` does not say {part}");
+                }
+            }
+        }
+    }
+    assert!(cases > 300, "{cases}");
+}
+
+fn absurd_numbers_of_tokens_are_refused<B: TestBackend>() {
+    let (backend, config) = (B::create(), config());
+    for (name, operation) in operations::<B>() {
+        for tokens in [TOKENS + 1, 1 << 30, 1 << 62, usize::MAX / 2, usize::MAX] {
+            let result = operation(
+                &backend,
+                &config,
+                &mut Lengths {
+                    tokens,
+                    ..Lengths::default()
+                },
+            );
+            let refused = matches!(
+                result,
+                Err(Error::Shape { operation, .. } | Error::TooManyTokens { operation, .. })
+                    if operation == name
+            );
+            assert!(refused, "{name}, {tokens} tokens: {result:?}");
+        }
+    }
+    let layer = MoeLayer::new(B::create(), config);
+    for tokens in [1 << 30, usize::MAX] {
+        let (saved, workspace) = (
+            layer.saved::<f32>(tokens, Keep::Hidden).err().unwrap(),
+            layer.workspace::<f32>(tokens, Keep::Hidden).err().unwrap(),
+        );
+        for error in [saved, workspace] {
+            let Error::TooManyTokens { given, limit, .. } = error else {
+                panic!("{error}");
+            };
+            assert_eq!((given, limit), (tokens, i32::MAX as usize / 2));
+        }
+    }
+}
+
+fn a_selection_bias_needs_a_sigmoid<B: TestBackend>() {
+    let softmax = MoeConfig::builder(3, 2, 4, 2).build().unwrap();
+    for (name, operation) in operations::<B>().into_iter().take(3) {
+        let mut lengths = Lengths {
+            tokens: TOKENS,
+            ..Lengths::default()
+        };
+        let error = operation(&B::create(), &softmax, &mut lengths).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { operation, .. } if operation == name));
+        let message = error.to_string();
+        assert!(
+            message.contains("Sigmoid") && message.contains("SoftmaxAfterTopK"),
+            "{message}"
+        );
+    }
+}
+
+/// A whole layer on lengths; `None` for the right ones.
+struct Layer<B: TestBackend> {
+    layer: MoeLayer<B>,
+    problem: Problem,
+    saved: millet::Saved<B, f32>,
+    workspace: millet::Workspace<B, f32>,
+}
+
+type Change = Option<(&'static str, usize)>;
+
+impl<B: TestBackend> Layer<B> {
+    fn new(config: MoeConfig) -> Self {
+        let layer = MoeLayer::new(B::create(), config);
+        Self {
+            problem: Problem::random(layer.config(), TOKENS, 1),
+            saved: layer.saved(TOKENS, Keep::Hidden).unwrap(),
+            workspace: layer.workspace(TOKENS, Keep::Hidden).unwrap(),
+            layer,
+        }
+    }
+
+    fn tensor(&self, change: Change, name: &str, values: &[f64]) -> Tensor<B, f32> {
+        let mut values = values.to_vec();
+        if let Some((_, length)) = change.filter(|(changed, _)| *changed == name) {
+            values.resize(length, 0.0);
+        }
+        Tensor::from_f64(self.layer.backend(), &values)
+    }
+
+    fn forward(&mut self, change: Change) -> Result<Vec<f64>> {
+        let x = self.tensor(change, "x", &self.problem.x);
+        let router = self.tensor(change, "router weight", &self.problem.router);
+        let bias = self.problem.bias.as_deref();
+        let bias = bias.map(|bias| self.tensor(change, "selection bias", bias));
+        let gate_up = self.tensor(change, "gate_up", &self.problem.gate_up);
+        let down = self.tensor(change, "down", &self.problem.down);
+        let mut output = self.tensor(change, "output", &self.problem.x);
+        let weights = Weights {
+            router: router.view(),
+            selection_bias: bias.as_ref().map(|bias| bias.view()),
+            gate_up: gate_up.view(),
+            down: down.view(),
+        };
+        let (saved, workspace) = (&mut self.saved, &mut self.workspace);
+        self.layer
+            .forward(weights, x.view(), output.view_mut(), saved, workspace)?;
+        Ok(output.to_f64(self.layer.backend()))
+    }
+
+    fn backward(&mut self, change: Change, loss_gradient: f64) -> Result<[Vec<f64>; 4]> {
+        let problem = &self.problem;
+        let x = self.tensor(change, "x", &problem.x);
+        let output_grad = self.tensor(change, "output_grad", &problem.output_grad);
+        let router = self.tensor(change, "router weight", &problem.router);
+        let bias = problem.bias.as_deref();
+        let bias = bias.map(|bias| self.tensor(change, "selection bias", bias));
+        let gate_up = self.tensor(change, "gate_up", &problem.gate_up);
+        let down = self.tensor(change, "down", &problem.down);
+        let mut x_grad = self.tensor(change, "x gradient", &problem.x);
+        let mut router_grad = self.tensor(change, "router gradient", &problem.router);
+        let mut gate_up_grad = self.tensor(change, "gate_up gradient", &problem.gate_up);
+        let mut down_grad = self.tensor(change, "down gradient", &problem.down);
+        let weights = Weights {
+            router: router.view(),
+            selection_bias: bias.as_ref().map(|bias| bias.view()),
+            gate_up: gate_up.view(),
+            down: down.view(),
+        };
+        let input = BackwardInput {
+            x: x.view(),
+            output_grad: output_grad.view(),
+            loss_gradient,
+        };
+        let gradients = Gradients {
+            x: x_grad.view_mut(),
+            router: WeightGrad::Overwrite(router_grad.view_mut()),
+            gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
+            down: WeightGrad::Overwrite(down_grad.view_mut()),
+        };
+        let (saved, workspace) = (&mut self.saved, &mut self.workspace);
+        self.layer
+            .backward(weights, input, saved, workspace, gradients)?;
+        let grads = [x_grad, router_grad, gate_up_grad, down_grad];
+        Ok(grads.map(|grad| grad.to_f64(self.layer.backend())))
+    }
+}
+
+fn assert_names(error: &Error, operation: &str, tensor: &str, expected: usize, given: usize) {
+    let Error::Shape {
+        operation: o,
+        tensor: t,
+        expected: e,
+        given: g,
+        ..
+    } = error
+    else {
+        panic!("`{tensor}` of {given} instead of {expected}: {error}");
+    };
+    assert_eq!((*o, *t, *e, *g), (operation, tensor, expected, given));
+}
+
+fn the_layer_checks_before_it_writes<B: TestBackend>() {
+    let config = config();
+    let mut layer = Layer::<B>::new(config.clone());
+    let want: Outcome = run::<B, f32, f32>(&config, &layer.problem, Keep::Hidden, 1.0);
+    for (tensor, right) in [
+        ("router weight", 12),
+        ("selection bias", 4),
+        ("gate_up", 48),
+        ("down", 24),
+        ("output", 15),
+    ] {
+        for length in [0, right - 1, right + 1] {
+            let error = layer.forward(Some((tensor, length))).unwrap_err();
+            assert_names(&error, "layer forward", tensor, right, length);
+        }
+    }
+    let error = layer.forward(Some(("x", 14))).unwrap_err();
+    assert_names(&error, "layer forward", "x", 12, 14); // 4 tokens and a bit
+    assert_eq!(layer.forward(None).unwrap(), want.output);
+
+    for (tensor, right) in [
+        ("x", 15),
+        ("output_grad", 15),
+        ("router weight", 12),
+        ("selection bias", 4),
+        ("gate_up", 48),
+        ("down", 24),
+        ("x gradient", 15),
+        ("router gradient", 12),
+        ("gate_up gradient", 48),
+        ("down gradient", 24),
+    ] {
+        for length in [0, right - 3, right + 3] {
+            let error = layer.backward(Some((tensor, length)), 1.0).unwrap_err();
+            match error {
+                Error::TooManyTokens {
+                    given: 6,
+                    limit: TOKENS,
+                    ..
+                } if tensor == "x" => {}
+                error => assert_names(&error, "layer backward", tensor, right, length),
+            }
+        }
+    }
+    for loss_gradient in [f64::NAN, f64::INFINITY] {
+        let error = layer.backward(None, loss_gradient).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::Unsupported {
+                    operation: "layer backward",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("loss_gradient must be finite"),
+            "{error}"
+        );
+    }
+    // None of the refusals used anything up.
+    let got = layer.backward(None, 1.0).unwrap();
+    let want = [
+        want.x_grad,
+        want.router_grad,
+        want.gate_up_grad,
+        want.down_grad,
+    ];
+    assert_eq!(got, want);
+
+    // A bias beside a softmax is refused by the layer too, before anything is used up.
+    let mut softmax = Layer::<B>::new(MoeConfig::builder(3, 2, 4, 2).build().unwrap());
+    softmax.forward(None).unwrap();
+    softmax.problem.bias = Some(vec![0.0; 4]);
+    for error in [
+        softmax.backward(None, 1.0).unwrap_err(),
+        softmax.forward(None).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains("Sigmoid"), "{error}");
+    }
+    softmax.problem.bias = None;
+    softmax.forward(None).unwrap();
+    softmax.backward(None, 1.0).unwrap();
+}
+
+fn a_pass_in_too_little_memory_is_refused<B: TestBackend>() {
+    let mut layer = Layer::<B>::new(config());
+    layer.workspace = layer.layer.workspace(TOKENS - 1, Keep::Hidden).unwrap();
+    let error = layer.forward(None).unwrap_err();
+    let Error::TooManyTokens {
+        operation: "layer forward",
+        given: 5,
+        limit: 4,
+        reason,
+    } = error
+    else {
+        panic!("{error}");
+    };
+    assert!(reason.contains("Workspace"));
+
+    let mut layer = Layer::<B>::new(config());
+    layer.saved = layer.layer.saved(TOKENS - 1, Keep::Hidden).unwrap();
+    let error = layer.forward(None).unwrap_err();
+    let Error::TooManyTokens {
+        operation: "layer forward",
+        given: 5,
+        limit: 4,
+        reason,
+    } = error
+    else {
+        panic!("{error}");
+    };
+    assert!(reason.contains("Saved"));
+}
+
+fn backward_needs_what_forward_kept<B: TestBackend>() {
+    let refused = |layer: &mut Layer<B>, part: &str| {
+        let error = layer.backward(None, 1.0).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::NotSaved {
+                    operation: "layer backward",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains(part),
+            "`{error}` does not say {part}"
+        );
+    };
+    let mut layer = Layer::<B>::new(config());
+    refused(&mut layer, "no forward pass");
+    for error in [
+        layer.layer.losses(&layer.saved).unwrap_err(),
+        layer.layer.routing(&layer.saved).unwrap_err(),
+        layer.layer.diagnostics(&layer.saved).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::NotSaved { .. }), "{error}");
+    }
+    layer.forward(None).unwrap();
+    layer.backward(None, 1.0).unwrap();
+    refused(&mut layer, "used up");
+    // What was measured stays readable.
+    layer.layer.losses(&layer.saved).unwrap();
+
+    layer.saved = layer.layer.saved(TOKENS, Keep::Nothing).unwrap();
+    layer.forward(None).unwrap();
+    refused(&mut layer, "Keep::Nothing");
+
+    layer.saved = layer.layer.saved(TOKENS, Keep::Hidden).unwrap();
+    layer.workspace = layer.layer.workspace(TOKENS, Keep::Nothing).unwrap();
+    layer.forward(None).unwrap();
+    refused(&mut layer, "Keep::Nothing");
+
+    layer.saved = layer.layer.saved(TOKENS, Keep::Routing).unwrap();
+    layer.workspace = layer.layer.workspace(TOKENS, Keep::Hidden).unwrap();
+    layer.forward(None).unwrap();
+    refused(&mut layer, "Keep::Routing");
+
+    // A forward pass that was refused leaves the one before in place.
+    let mut layer = Layer::<B>::new(config());
+    layer.forward(None).unwrap();
+    layer.forward(Some(("gate_up", 47))).unwrap_err();
+    layer.backward(None, 1.0).unwrap();
+}
+
+fn experts_split_unevenly_over_ranks<B: TestBackend>() {
+    let mut layer = Layer::<B>::new(config());
+    layer.forward(None).unwrap();
+    let diagnostics = layer.layer.diagnostics(&layer.saved).unwrap();
+    assert!(diagnostics.group_imbalance(2).unwrap() >= 1.0);
+    for ranks in [0, 3, 8] {
+        let error = diagnostics.group_imbalance(ranks).unwrap_err();
+        let what = "expert-parallel groups";
+        assert_eq!(
+            error,
+            ConfigError::UnevenGroups {
+                what,
+                groups: ranks,
+                num_experts: 4
+            }
+        );
+    }
+}
+
+#[test]
+fn every_configuration_error() {
+    use ScoreFunction::{Sigmoid, SoftmaxAfterTopK, SoftmaxBeforeTopK};
+    let ok = || MoeConfig::builder(8, 8, 8, 2);
+    let sizes = |h, i, e, k| MoeConfig::builder(h, i, e, k).build().unwrap_err();
+    let groups = |groups, selected| ok().groups(GroupLimit { groups, selected });
+    let value = |error: ConfigError, name: &str| {
+        assert!(
+            matches!(error, ConfigError::Value { what, .. } if what == name),
+            "{error}"
+        );
+        assert!(error.to_string().contains(name), "{error}");
+    };
+    ok().build().unwrap();
+
+    assert_eq!(
+        sizes(0, 8, 8, 2),
+        ConfigError::Zero {
+            what: "hidden_size"
+        }
+    );
+    assert_eq!(
+        sizes(8, 0, 8, 2),
+        ConfigError::Zero {
+            what: "intermediate_size"
+        }
+    );
+    assert_eq!(
+        sizes(8, 8, 0, 2),
+        ConfigError::Zero {
+            what: "num_experts"
+        }
+    );
+    assert_eq!(sizes(8, 8, 8, 0), ConfigError::Zero { what: "top_k" });
+    for (error, name) in [
+        (sizes(usize::MAX, 8, 8, 2), "hidden_size"),
+        (sizes(8, usize::MAX, 8, 2), "intermediate_size"),
+        (sizes(8, 8, usize::MAX, 2), "num_experts"),
+        (sizes(8, 8, 8, usize::MAX), "top_k"),
+    ] {
+        let ConfigError::TooLarge {
+            what,
+            given: usize::MAX,
+            limit,
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(what, name);
+        let message = error.to_string();
+        assert!(
+            message.contains(name) && message.contains(&limit.to_string()),
+            "{message}"
+        );
+    }
+    let error = sizes(8, 8, 8, 9);
+    assert_eq!(
+        error,
+        ConfigError::TopKOverExperts {
+            top_k: 9,
+            num_experts: 8
+        }
+    );
+    assert!(error.to_string().contains('9') && error.to_string().contains('8'));
+
+    let one = MoeConfig::builder(8, 8, 8, 1);
+    let error = one.clone().build().unwrap_err();
+    assert_eq!(error, ConfigError::SingleExpertHasNoGradient);
+    assert!(error.to_string().contains("StraightThrough"));
+    one.clone()
+        .single_expert(SingleExpert::StraightThrough)
+        .build()
+        .unwrap();
+    one.clone().score_function(Sigmoid).build().unwrap();
+    for (top_k, score_function) in [
+        (2, SoftmaxAfterTopK),
+        (1, SoftmaxBeforeTopK),
+        (1, Sigmoid),
+        (2, Sigmoid),
+    ] {
+        let builder = MoeConfig::builder(8, 8, 8, top_k).score_function(score_function);
+        let error = builder
+            .single_expert(SingleExpert::StraightThrough)
+            .build()
+            .unwrap_err();
+        let expected = ConfigError::StraightThroughNeedsSingleExpert {
+            top_k,
+            score_function,
+        };
+        assert_eq!(error, expected);
+    }
+    let renormalized = Capacity::new(1.0).renormalize(Renormalize::AfterDrop);
+    let error = one
+        .score_function(Sigmoid)
+        .capacity(renormalized)
+        .build()
+        .unwrap_err();
+    assert_eq!(error, ConfigError::RenormalizeSingleExpert);
+
+    for bad in [f64::NAN, f64::INFINITY, -1.0] {
+        value(
+            ok().scaling_factor(bad).build().unwrap_err(),
+            "scaling_factor",
+        );
+        let capacity = Capacity::new(bad).policy(DropPolicy::Position);
+        value(
+            ok().capacity(capacity).build().unwrap_err(),
+            "capacity factor",
+        );
+        let aux = Losses::new(bad, 0.0).aux_scale(AuxScale::PerToken);
+        value(
+            ok().losses(aux).build().unwrap_err(),
+            "aux loss coefficient",
+        );
+        value(
+            ok().losses(Losses::new(0.0, bad)).build().unwrap_err(),
+            "z-loss coefficient",
+        );
+    }
+    value(
+        ok().scaling_factor(0.0).build().unwrap_err(),
+        "scaling_factor",
+    );
+    ok().capacity(Capacity::new(0.0))
+        .losses(Losses::new(0.0, 0.0))
+        .build()
+        .unwrap();
+
+    for n in [0, 3, 16] {
+        let error = groups(n, 1).build().unwrap_err();
+        let expected = ConfigError::UnevenGroups {
+            what: "groups",
+            groups: n,
+            num_experts: 8,
+        };
+        assert_eq!(error, expected);
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("{n} groups cannot split 8 experts"))
+        );
+    }
+    for (n, selected) in [(4, 0), (4, 5), (8, 1)] {
+        let error = groups(n, selected).build().unwrap_err();
+        let available = selected * 8 / n;
+        let expected = ConfigError::GroupSelection {
+            selected,
+            groups: n,
+            available,
+            top_k: 2,
+        };
+        assert_eq!(error, expected);
+    }
+    groups(8, 2).build().unwrap();
+    let error = groups(8, 2).score_function(Sigmoid).build().unwrap_err();
+    assert_eq!(
+        error,
+        ConfigError::GroupOfOne {
+            groups: 8,
+            num_experts: 8
+        }
+    );
+    groups(4, usize::MAX).build().unwrap_err();
+
+    let dense = |granularity| MoeConfig::from_dense(8, 64, 8, 1, granularity);
+    let error = dense(0).err().unwrap();
+    assert_eq!(
+        error,
+        ConfigError::Zero {
+            what: "granularity"
+        }
+    );
+    let error = dense(7).err().unwrap();
+    assert_eq!(
+        error,
+        ConfigError::Granularity {
+            granularity: 7,
+            d_ff: 64
+        }
+    );
+    assert!(error.to_string().contains('7') && error.to_string().contains("64"));
+    let error = MoeConfig::from_dense(8, 64, usize::MAX, 1, 8)
+        .unwrap()
+        .build()
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ConfigError::TooLarge {
+                what: "num_experts",
+                ..
+            }
+        ),
+        "{error}"
+    );
+
+    // The layer's error carries the configuration's.
+    assert_eq!(Error::from(error.clone()).to_string(), error.to_string());
+}

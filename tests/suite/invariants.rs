@@ -1,0 +1,446 @@
+//! What must hold whatever the input.
+
+use std::collections::HashSet;
+
+use millet::{Capacity, DropPolicy, Keep, MoeConfig, Renormalize, ScoreFunction, SingleExpert};
+use proptest::prelude::*;
+
+use crate::generate::{POLICIES, Rng, RoutingKind, SCORES, base};
+use crate::harness::{DevicePlan, Problem, Tensor, TestBackend, dispatch, route, run};
+
+backend_tests!(
+    a_plan_is_a_bijection_within_capacity,
+    weights_sum_to_the_scale,
+    permute_and_its_backward_are_adjoint,
+    unpermute_and_its_backward_are_adjoint,
+    permuted_rows_through_the_experts_are_the_layer,
+    permuting_tokens_permutes_results,
+    one_expert_is_the_dense_layer,
+);
+
+#[derive(Debug, Clone)]
+struct Routing {
+    config: MoeConfig,
+    ids: Vec<i32>,
+    weights: Vec<f64>,
+}
+
+fn routings() -> impl Strategy<Value = Routing> {
+    let sizes = (0usize..60, 1usize..14)
+        .prop_flat_map(|(tokens, experts)| (Just(tokens), Just(experts), 1..=experts));
+    let factor = prop_oneof![Just(None), (0.0f64..2.0).prop_map(Some)];
+    let kind = prop::sample::select(RoutingKind::ALL.to_vec());
+    let policy = prop::sample::select(POLICIES.to_vec());
+    (sizes, factor, kind, policy, any::<bool>(), any::<u64>()).prop_map(
+        |((tokens, experts, top_k), factor, kind, policy, renormalize, seed)| {
+            let mut builder = MoeConfig::builder(1, 1, experts, top_k)
+                .score_function(ScoreFunction::SoftmaxBeforeTopK)
+                .scaling_factor(1.5);
+            if let Some(factor) = factor {
+                let mut capacity = Capacity::new(factor).policy(policy);
+                if renormalize && top_k > 1 {
+                    capacity = capacity.renormalize(Renormalize::AfterDrop);
+                }
+                builder = builder.capacity(capacity);
+            }
+            let mut rng = Rng::new(seed);
+            let ids = kind.ids(tokens, experts, top_k, &mut rng);
+            let weights = ids
+                .iter()
+                .map(|_| 0.1 * (1 + rng.below(6)) as f64)
+                .collect();
+            Routing {
+                config: builder.build().unwrap(),
+                ids,
+                weights,
+            }
+        },
+    )
+}
+
+fn a_plan_is_a_bijection_within_capacity<B: TestBackend>() {
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 400,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let result = runner.run(
+        &routings(),
+        |Routing {
+             config,
+             ids,
+             weights,
+         }| {
+            let (experts, top_k) = (config.num_experts(), config.top_k());
+            let tokens = ids.len() / top_k;
+            let backend = B::create();
+            let (plan, after) = dispatch::<B, f64>(&backend, &config, &ids, &weights);
+            let offsets = plan.offsets.read(&backend);
+            let to_assignment = plan.row_to_assignment.read(&backend);
+            let to_row = plan.assignment_to_row.read(&backend);
+
+            let mut counts = vec![0usize; experts];
+            for &id in ids.iter().filter(|&&id| id >= 0 && (id as usize) < experts) {
+                counts[id as usize] += 1;
+            }
+            let limit = config.expert_capacity(tokens);
+            let rows = offsets[experts] as usize;
+            prop_assert_eq!(offsets[0], 0);
+            prop_assert!(rows <= config.max_rows(tokens));
+            for e in 0..experts {
+                let kept = (offsets[e + 1] - offsets[e]) as usize;
+                prop_assert_eq!(kept, counts[e].min(limit), "rows of expert {}", e);
+                let own = &to_assignment[offsets[e] as usize..offsets[e + 1] as usize];
+                prop_assert!(own.is_sorted(), "tokens ascend inside an expert");
+                prop_assert!(own.iter().all(|&a| ids[a as usize] == e as i32));
+            }
+            let dropped: usize = counts.iter().map(|&n| n.saturating_sub(limit)).sum();
+            let lost = ids.len() - rows;
+            let sentinels = ids.len() - counts.iter().sum::<usize>();
+            prop_assert_eq!(lost, dropped + sentinels);
+            let distinct: HashSet<i32> = to_assignment[..rows].iter().copied().collect();
+            prop_assert_eq!(distinct.len(), rows);
+            for (row, &assignment) in to_assignment[..rows].iter().enumerate() {
+                prop_assert_eq!(to_row[assignment as usize], row as i32);
+            }
+            prop_assert_eq!(to_row.iter().filter(|&&row| row >= 0).count(), rows);
+            prop_assert!(to_assignment[rows..].iter().all(|&a| a == -1));
+
+            let renormalizes = config
+                .capacity()
+                .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop);
+            for t in 0..tokens {
+                let slots = t * top_k..(t + 1) * top_k;
+                if !renormalizes {
+                    prop_assert_eq!(&after[slots.clone()], &weights[slots]);
+                    continue;
+                }
+                let survives = to_row[slots.clone()].iter().any(|&row| row >= 0);
+                let total: f64 = after[slots.clone()].iter().sum();
+                let expected = if survives { 1.5 } else { 0.0 };
+                prop_assert!((total - expected).abs() < 1e-14, "{} {}", total, expected);
+                for a in slots {
+                    prop_assert!(to_row[a] >= 0 || after[a] == 0.0);
+                }
+            }
+            // Whoever is kept by probability outweighs whoever is not.
+            if config
+                .capacity()
+                .is_some_and(|c| c.drop_policy() == DropPolicy::Probability)
+            {
+                for a in 0..ids.len() {
+                    for b in 0..ids.len() {
+                        if ids[a] == ids[b] && to_row[a] >= 0 && to_row[b] < 0 {
+                            let heavier = weights[a] > weights[b];
+                            prop_assert!(heavier || (weights[a] == weights[b] && a < b));
+                        }
+                    }
+                }
+            }
+            Ok(())
+        },
+    );
+    result.unwrap();
+}
+
+fn weights_sum_to_the_scale<B: TestBackend>() {
+    for score_function in SCORES {
+        for (experts, top_k) in [(16, 4), (9, 9), (64, 2)] {
+            let config = MoeConfig::builder(1, 1, experts, top_k)
+                .score_function(score_function)
+                .scaling_factor(2.5)
+                .build()
+                .unwrap();
+            let logits = Rng::new(5).normals(200 * experts, 3.0);
+            let routed = route::<B, f64>(&config, &logits, None);
+            for weights in routed.weights.chunks_exact(top_k) {
+                let total: f64 = weights.iter().sum();
+                let normalized =
+                    score_function != ScoreFunction::SoftmaxBeforeTopK || top_k == experts;
+                match normalized {
+                    true => assert!((total - 2.5).abs() < 1e-14, "{total}"),
+                    false => assert!(total < 2.5 - 1e-6 && total > 0.0, "{total}"),
+                }
+            }
+        }
+    }
+}
+
+/// A layer with dropped and sentinel assignments, its plan, and its weights.
+fn planned<B: TestBackend>(backend: &B) -> (MoeConfig, usize, DevicePlan<B>, Vec<f64>) {
+    let (tokens, experts, top_k) = (300, 6, 3);
+    let config = base(10, 3, experts, top_k)
+        .capacity(Capacity::new(0.8))
+        .build()
+        .unwrap();
+    let mut rng = Rng::new(12);
+    let ids = RoutingKind::Sentinels.ids(tokens, experts, top_k, &mut rng);
+    let weights: Vec<f64> = ids.iter().map(|_| rng.uniform()).collect();
+    let (plan, weights) = dispatch::<B, f64>(backend, &config, &ids, &weights);
+    let kept = plan.assignment_to_row.read(backend);
+    let lost = kept.iter().filter(|&&row| row < 0).count();
+    assert!(lost > 100 && lost < kept.len() - 100);
+    (config, tokens, plan, weights)
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn permute_and_its_backward_are_adjoint<B: TestBackend>() {
+    let backend = B::create();
+    let (config, tokens, plan, _) = planned(&backend);
+    let hidden = config.hidden_size();
+    let rows = *plan.offsets.read(&backend).last().unwrap() as usize;
+    let capacity = config.max_rows(tokens) * hidden;
+    let mut rng = Rng::new(2);
+    let (x, r) = (
+        rng.normals(tokens * hidden, 1.0),
+        rng.normals(capacity, 1.0),
+    );
+    let x_device = Tensor::<B, f64>::new(&backend, &x);
+    let r_device = Tensor::<B, f64>::new(&backend, &r);
+    let mut permuted = Tensor::<B, f64>::garbage(&backend, capacity);
+    let mut x_grad = Tensor::<B, f64>::garbage(&backend, x.len());
+    backend
+        .permute::<f64>(
+            &config,
+            tokens,
+            x_device.view(),
+            plan.map(),
+            permuted.view_mut(),
+        )
+        .unwrap();
+    backend
+        .permute_backward::<f64>(
+            &config,
+            tokens,
+            r_device.view(),
+            plan.map(),
+            x_grad.view_mut(),
+        )
+        .unwrap();
+    let permuted = permuted.read(&backend);
+    let assignments = plan.row_to_assignment.read(&backend);
+    for row in 0..rows {
+        let token = assignments[row] as usize / config.top_k();
+        let expected = &x[token * hidden..(token + 1) * hidden];
+        assert_eq!(
+            &permuted[row * hidden..(row + 1) * hidden],
+            expected,
+            "row {row}"
+        );
+    }
+    let forward = dot(&permuted[..rows * hidden], &r[..rows * hidden]);
+    let backward = dot(&x, &x_grad.read(&backend));
+    assert!((forward - backward).abs() < 1e-11, "{forward} {backward}");
+    assert!(forward.abs() > 1.0);
+}
+
+fn unpermute_and_its_backward_are_adjoint<B: TestBackend>() {
+    let backend = B::create();
+    let (config, tokens, plan, weights) = planned(&backend);
+    let hidden = config.hidden_size();
+    let rows = *plan.offsets.read(&backend).last().unwrap() as usize;
+    let capacity = config.max_rows(tokens) * hidden;
+    let mut rng = Rng::new(3);
+    let (y, output_grad) = (
+        rng.normals(capacity, 1.0),
+        rng.normals(tokens * hidden, 1.0),
+    );
+    let device = |values: &[f64]| Tensor::<B, f64>::new(&backend, values);
+    let (y_device, weights_device) = (device(&y), device(&weights));
+    let output_grad_device = device(&output_grad);
+    let mut output = Tensor::<B, f64>::garbage(&backend, tokens * hidden);
+    let mut rows_grad = Tensor::<B, f64>::garbage(&backend, capacity);
+    let mut weights_grad = Tensor::<B, f64>::garbage(&backend, weights.len());
+    backend
+        .unpermute::<f64>(
+            &config,
+            tokens,
+            y_device.view(),
+            weights_device.view(),
+            plan.map(),
+            output.view_mut(),
+        )
+        .unwrap();
+    backend
+        .unpermute_backward::<f64>(
+            &config,
+            tokens,
+            output_grad_device.view(),
+            y_device.view(),
+            weights_device.view(),
+            plan.map(),
+            rows_grad.view_mut(),
+            weights_grad.view_mut(),
+        )
+        .unwrap();
+    // The output is bilinear in rows and weights: both adjoints give the same number.
+    let value = dot(&output.read(&backend), &output_grad);
+    let rows_grad = rows_grad.read(&backend);
+    let by_rows = dot(&y[..rows * hidden], &rows_grad[..rows * hidden]);
+    let weights_grad = weights_grad.read(&backend);
+    let by_weights = dot(&weights, &weights_grad);
+    assert!((value - by_rows).abs() < 1e-11, "{value} {by_rows}");
+    assert!((value - by_weights).abs() < 1e-11, "{value} {by_weights}");
+    assert!(value.abs() > 1.0);
+    for (g, &row) in weights_grad
+        .iter()
+        .zip(&plan.assignment_to_row.read(&backend))
+    {
+        assert!(
+            row >= 0 || g.to_bits() == 0,
+            "a dropped assignment's gradient is {g}"
+        );
+    }
+}
+
+/// silu(x·gate)·(x·up)·downᵀ of one token through one expert.
+fn swiglu(config: &MoeConfig, problem: &Problem, expert: usize, x: &[f64]) -> Vec<f64> {
+    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+    let gate_up = &problem.gate_up[expert * 2 * inner * hidden..][..2 * inner * hidden];
+    let down = &problem.down[expert * hidden * inner..][..hidden * inner];
+    let h: Vec<f64> = gate_up
+        .chunks_exact(hidden)
+        .map(|row| dot(row, x))
+        .collect();
+    let a: Vec<f64> = (0..inner)
+        .map(|j| h[j] / (1.0 + (-h[j]).exp()) * h[inner + j])
+        .collect();
+    down.chunks_exact(inner).map(|row| dot(row, &a)).collect()
+}
+
+fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() {
+    for renormalize in [Renormalize::Never, Renormalize::AfterDrop] {
+        let config = base(7, 4, 6, 3)
+            .capacity(Capacity::new(0.7).renormalize(renormalize))
+            .build()
+            .unwrap();
+        let tokens = 50;
+        let problem = Problem::random(&config, tokens, 6);
+        let layer = run::<B, f64, f64>(&config, &problem, Keep::Hidden, 1.0);
+        let backend = B::create();
+        let device = |values: &[f64]| Tensor::<B, f64>::new(&backend, values);
+        let integers = |values: &[i32]| Tensor::<B, i32>::new(&backend, values);
+        let mut row_to_assignment = vec![-1; config.max_rows(tokens)];
+        for (assignment, &row) in layer.assignment_to_row.iter().enumerate() {
+            if row >= 0 {
+                row_to_assignment[row as usize] = assignment as i32;
+            }
+        }
+        let plan = DevicePlan {
+            offsets: integers(&layer.offsets),
+            row_to_assignment: integers(&row_to_assignment),
+            assignment_to_row: integers(&layer.assignment_to_row),
+        };
+        let (x, weights) = (device(&problem.x), device(&layer.weights));
+        let mut rows = Tensor::<B, f64>::garbage(&backend, config.max_rows(tokens) * 7);
+        backend
+            .permute::<f64>(&config, tokens, x.view(), plan.map(), rows.view_mut())
+            .unwrap();
+        let mut rows = rows.read(&backend);
+        for e in 0..6 {
+            for row in layer.offsets[e] as usize..layer.offsets[e + 1] as usize {
+                let place = row * 7..(row + 1) * 7;
+                let y = swiglu(&config, &problem, e, &rows[place.clone()]);
+                rows[place].copy_from_slice(&y);
+            }
+        }
+        let rows = device(&rows);
+        let mut output = Tensor::<B, f64>::garbage(&backend, tokens * 7);
+        backend
+            .unpermute::<f64>(
+                &config,
+                tokens,
+                rows.view(),
+                weights.view(),
+                plan.map(),
+                output.view_mut(),
+            )
+            .unwrap();
+        for (got, want) in output.read(&backend).iter().zip(&layer.output) {
+            assert!((got - want).abs() < 1e-13, "{got} {want}");
+        }
+    }
+}
+
+fn permuting_tokens_permutes_results<B: TestBackend>() {
+    for score_function in SCORES {
+        // By probability, the order of the tokens decides nothing.
+        for capacity in [None, Some(Capacity::new(0.7))] {
+            let mut builder = base(6, 4, 8, 2).score_function(score_function);
+            if let Some(capacity) = capacity {
+                builder = builder.capacity(capacity);
+            }
+            let config = builder.build().unwrap();
+            let (tokens, hidden) = (40, 6);
+            let problem = Problem::random(&config, tokens, 21);
+            let order = Rng::new(1).permutation(tokens);
+            let reorder = |values: &[f64]| -> Vec<f64> {
+                let row = |&t: &usize| &values[t * hidden..(t + 1) * hidden];
+                order.iter().flat_map(row).copied().collect()
+            };
+            let moved = Problem {
+                x: reorder(&problem.x),
+                output_grad: reorder(&problem.output_grad),
+                ..problem.clone()
+            };
+            let here = run::<B, f64, f64>(&config, &problem, Keep::Hidden, 1.0);
+            let there = run::<B, f64, f64>(&config, &moved, Keep::Hidden, 1.0);
+            assert_eq!(here.offsets, there.offsets);
+            for (to, &from) in order.iter().enumerate() {
+                let pair = |t: usize| t * 2..t * 2 + 2;
+                assert_eq!(here.ids[pair(from)], there.ids[pair(to)]);
+                let kept = |rows: &[i32]| [rows[0] >= 0, rows[1] >= 0];
+                assert_eq!(
+                    kept(&here.assignment_to_row[pair(from)]),
+                    kept(&there.assignment_to_row[pair(to)])
+                );
+            }
+            for (got, want) in [
+                (&there.output, &reorder(&here.output)),
+                (&there.x_grad, &reorder(&here.x_grad)),
+                (&there.router_grad, &here.router_grad),
+                (&there.gate_up_grad, &here.gate_up_grad),
+                (&there.down_grad, &here.down_grad),
+                (&there.losses, &here.losses),
+            ] {
+                for (got, want) in got.iter().zip(want) {
+                    assert!(
+                        (got - want).abs() < 1e-12 * want.abs().max(1.0),
+                        "{got} {want}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn one_expert_is_the_dense_layer<B: TestBackend>() {
+    for (score_function, single_expert) in [
+        (
+            ScoreFunction::SoftmaxAfterTopK,
+            SingleExpert::StraightThrough,
+        ),
+        (ScoreFunction::SoftmaxBeforeTopK, SingleExpert::Refuse),
+    ] {
+        let config = base(6, 5, 1, 1)
+            .score_function(score_function)
+            .single_expert(single_expert)
+            .build()
+            .unwrap();
+        let problem = Problem::random(&config, 30, 4);
+        let outcome = run::<B, f64, f64>(&config, &problem, Keep::Hidden, 0.0);
+        for t in 0..30 {
+            let want = swiglu(&config, &problem, 0, &problem.x[t * 6..(t + 1) * 6]);
+            for (got, want) in outcome.output[t * 6..(t + 1) * 6].iter().zip(want) {
+                assert!((got - want).abs() < 1e-13, "{got} {want}");
+            }
+        }
+        // There is nothing to choose, so nothing to learn.
+        assert!(outcome.router_grad.iter().all(|g| g.abs() < 1e-14));
+        assert!(outcome.x_grad.iter().any(|g| g.abs() > 0.1));
+    }
+}
