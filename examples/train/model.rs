@@ -1,0 +1,257 @@
+//! The language model: preceding bytes' embeddings → blocks of (norm → MoE, added to the residual stream) → norm → logits.
+//!
+//! [`Model`] has the parameters. [`Pass`] has the memory of one pass and the layer that it runs, so that the same parameters can be
+//! trained with a capacity limit and evaluated without.
+
+use millet::{
+    BackwardInput, Cpu, Diagnostics, Gradients, Keep, MoeConfig, MoeLayer, Saved, WeightGrad,
+    Weights, Workspace,
+};
+use rand::rngs::StdRng;
+
+use crate::embedding::{BYTES, ContextEmbedding};
+use crate::head::Head;
+use crate::norm::RmsNorm;
+use crate::parameter::Parameter;
+
+pub struct Model {
+    embedding: ContextEmbedding,
+    blocks: Vec<Block>,
+    norm: RmsNorm,
+    head: Head,
+}
+
+/// Parameters of one block.
+struct Block {
+    norm: RmsNorm,
+    /// [E, H].
+    router: Parameter,
+    /// [E, 2I, H].
+    gate_up: Parameter,
+    /// [E, H, I].
+    down: Parameter,
+}
+
+/// Memory of a pass over at most T tokens, and the layer it runs.
+pub struct Pass {
+    layer: MoeLayer<Cpu>,
+    blocks: Vec<BlockMemory>,
+    /// One for all blocks: it is free again when a block's forward or backward returns.
+    workspace: Workspace<Cpu, f32>,
+    /// The residual stream behind the last block, and normed [T, H].
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    /// [T, 256].
+    logits: Vec<f32>,
+    /// Gradients of the residual stream, and of what is behind a norm [T, H].
+    x_grad: Vec<f32>,
+    normed_grad: Vec<f32>,
+    tokens: usize,
+}
+
+/// What a block's backward needs of its forward.
+struct BlockMemory {
+    /// The residual stream in front of the block [T, H].
+    x: Vec<f32>,
+    /// The layer's input [T, H].
+    normed: Vec<f32>,
+    saved: Saved<Cpu, f32>,
+}
+
+/// Losses of a training batch.
+#[derive(Clone, Copy, Default)]
+pub struct Losses {
+    /// Mean cross-entropy, nats a byte.
+    pub cross_entropy: f64,
+    /// Load-balancing loss, summed over the blocks, coefficient included.
+    pub aux: f64,
+    /// Router z-loss, likewise.
+    pub z: f64,
+}
+
+/// Bytes to predict, each with those in front of it.
+#[derive(Default)]
+pub struct Batch {
+    /// [T, C], nearest byte first.
+    pub contexts: Vec<u8>,
+    /// [T].
+    pub targets: Vec<u8>,
+}
+
+impl Model {
+    /// Random parameters for layers of this configuration.
+    pub fn new(rng: &mut StdRng, config: &MoeConfig, blocks: usize, context: usize) -> Self {
+        let hidden = config.hidden_size();
+        // What does not depend on the kind of MoE comes first, so that it starts out equal for all kinds.
+        let embedding = ContextEmbedding::new(rng, context, hidden);
+        let head = Head::new(rng, hidden);
+        Self {
+            embedding,
+            head,
+            norm: RmsNorm::new(hidden),
+            blocks: (0..blocks).map(|_| Block::new(rng, config)).collect(),
+        }
+    }
+
+    /// All parameters, in a fixed order.
+    pub fn parameters(&mut self) -> Vec<&mut Parameter> {
+        let mut all = vec![
+            &mut self.embedding.tables,
+            &mut self.head.weight,
+            &mut self.norm.gain,
+        ];
+        for block in &mut self.blocks {
+            let Block { norm, router, gate_up, down } = block;
+            all.extend([&mut norm.gain, router, gate_up, down]);
+        }
+        all
+    }
+
+    /// Loss of each token [T], in nats.
+    pub fn forward(&self, pass: &mut Pass, batch: &Batch) -> millet::Result<Vec<f32>> {
+        let tokens = batch.targets.len();
+        let size = tokens * pass.layer.config().hidden_size();
+        pass.tokens = tokens;
+        let Pass { layer, workspace, .. } = pass;
+        self.embedding.forward(&batch.contexts, &mut pass.x[..size]);
+        for (block, memory) in self.blocks.iter().zip(&mut pass.blocks) {
+            memory.x[..size].copy_from_slice(&pass.x[..size]);
+            let normed = &mut memory.normed[..size];
+            block.norm.forward(&memory.x[..size], normed);
+            let output = &mut pass.normed[..size];
+            layer.forward(block.weights(), normed, output, &mut memory.saved, workspace)?;
+            add(&mut pass.x[..size], output);
+        }
+        let normed = &mut pass.normed[..size];
+        self.norm.forward(&pass.x[..size], normed);
+        let logits = &mut pass.logits[..tokens * BYTES];
+        Ok(self.head.losses(normed, &batch.targets, logits))
+    }
+
+    /// Forward and backward: sets the gradient of every parameter, of mean cross-entropy + aux + z.
+    pub fn gradients(&mut self, pass: &mut Pass, batch: &Batch) -> millet::Result<Losses> {
+        let token_losses = self.forward(pass, batch)?;
+        let tokens = token_losses.len();
+        let size = tokens * pass.layer.config().hidden_size();
+        let sum: f64 = token_losses.iter().map(|&loss| f64::from(loss)).sum();
+        let mut losses = Losses {
+            cross_entropy: sum / tokens as f64,
+            ..Losses::default()
+        };
+
+        let Pass { layer, workspace, .. } = pass;
+        let x_grad = &mut pass.x_grad[..size];
+        let normed_grad = &mut pass.normed_grad[..size];
+        let logits = &mut pass.logits[..tokens * BYTES];
+        let normed = &pass.normed[..size];
+        self.head.backward(normed, &batch.targets, logits, normed_grad);
+        x_grad.fill(0.0);
+        self.norm.backward(&pass.x[..size], normed_grad, x_grad);
+        for (block, memory) in self.blocks.iter_mut().zip(&mut pass.blocks).rev() {
+            let (aux, z) = layer.losses(&memory.saved)?;
+            losses.aux += f64::from(aux);
+            losses.z += f64::from(z);
+            let input = BackwardInput {
+                x: &memory.normed[..size],
+                output_grad: &*x_grad,
+                loss_gradient: 1.0,
+            };
+            block.backward(layer, input, &mut memory.saved, workspace, normed_grad)?;
+            block.norm.backward(&memory.x[..size], normed_grad, x_grad);
+        }
+        self.embedding.backward(&batch.contexts, x_grad);
+        Ok(losses)
+    }
+}
+
+impl Block {
+    fn new(rng: &mut StdRng, config: &MoeConfig) -> Self {
+        let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+        let experts = config.num_experts();
+        let fan_in = |n: usize| 1.0 / (n as f32).sqrt();
+        Self {
+            norm: RmsNorm::new(hidden),
+            router: Parameter::matrix(rng, experts * hidden, 0.02),
+            gate_up: Parameter::matrix(rng, experts * 2 * inner * hidden, fan_in(hidden)),
+            down: Parameter::matrix(rng, experts * hidden * inner, fan_in(inner)),
+        }
+    }
+
+    /// The layer owns no weights: it is lent these.
+    fn weights(&self) -> Weights<'_, Cpu, f32> {
+        Weights {
+            router: &self.router.value,
+            selection_bias: None,
+            gate_up: &self.gate_up.value,
+            down: &self.down.value,
+        }
+    }
+
+    /// Sets the gradients of the layer's weights, and `x_grad` [T, H] of its input.
+    fn backward(
+        &mut self,
+        layer: &MoeLayer<Cpu>,
+        input: BackwardInput<'_, '_, Cpu, f32>,
+        saved: &mut Saved<Cpu, f32>,
+        workspace: &mut Workspace<Cpu, f32>,
+        x_grad: &mut [f32],
+    ) -> millet::Result<()> {
+        // As `weights`, but beside the gradients, which are borrowed exclusively.
+        let weights = Weights {
+            router: &self.router.value[..],
+            selection_bias: None,
+            gate_up: &self.gate_up.value[..],
+            down: &self.down.value[..],
+        };
+        let gradients = Gradients {
+            x: x_grad,
+            router: WeightGrad::Overwrite(&mut self.router.grad[..]),
+            gate_up: WeightGrad::Overwrite(&mut self.gate_up.grad[..]),
+            down: WeightGrad::Overwrite(&mut self.down.grad[..]),
+        };
+        layer.backward::<f32, f32>(weights, input, saved, workspace, gradients)
+    }
+}
+
+impl Pass {
+    /// Memory for up to `tokens` tokens of a model with `blocks` blocks.
+    pub fn new(
+        config: MoeConfig,
+        blocks: usize,
+        tokens: usize,
+        keep: Keep,
+    ) -> millet::Result<Self> {
+        let size = tokens * config.hidden_size();
+        let layer = MoeLayer::new(Cpu, config);
+        let block = || {
+            Ok(BlockMemory {
+                x: vec![0.0; size],
+                normed: vec![0.0; size],
+                saved: layer.saved(tokens, keep)?,
+            })
+        };
+        Ok(Self {
+            blocks: (0..blocks).map(|_| block()).collect::<millet::Result<_>>()?,
+            workspace: layer.workspace(tokens, keep)?,
+            layer,
+            x: vec![0.0; size],
+            normed: vec![0.0; size],
+            logits: vec![0.0; tokens * BYTES],
+            x_grad: vec![0.0; size],
+            normed_grad: vec![0.0; size],
+            tokens: 0,
+        })
+    }
+
+    /// What each block's router measured in the last forward.
+    pub fn diagnostics(&self) -> millet::Result<Vec<Diagnostics>> {
+        let blocks = self.blocks.iter();
+        blocks.map(|b| self.layer.diagnostics(&b.saved)).collect()
+    }
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}

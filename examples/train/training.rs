@@ -1,0 +1,262 @@
+//! One training run: batches, updates, held-out loss, and a record of what the router did.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use millet::{Capacity, Diagnostics, Keep, MoeConfigBuilder};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::data::{self, Text};
+use crate::model::{Batch, Losses, Model, Pass};
+use crate::optimizer::AdamW;
+
+/// Records of a run, if it has as many steps.
+const RECORDS: usize = 100;
+/// Records from one held-out loss to the next.
+const RECORDS_PER_EVALUATION: usize = 5;
+/// Expert-parallel ranks that the experts are thought to be spread over, for the imbalance of groups.
+pub const RANKS: usize = 8;
+/// Bytes of the held-out text that the curve's losses, and the final loss, are means of.
+const CURVE_BYTES: usize = 1 << 14;
+const FINAL_BYTES: usize = 1 << 17;
+
+/// What all runs of a comparison have in common.
+pub struct Recipe {
+    pub steps: usize,
+    /// T, bytes to predict in a step.
+    pub batch: usize,
+    pub blocks: usize,
+    /// Preceding bytes that the model sees.
+    pub context: usize,
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+}
+
+/// A kind of layer.
+pub struct Variant {
+    pub label: String,
+    pub layer: MoeConfigBuilder,
+}
+
+/// A finished run.
+pub struct Run {
+    pub label: String,
+    pub seed: u64,
+    pub records: Vec<Record>,
+    /// Final held-out loss, nats a byte.
+    pub held_out: f64,
+    pub parameters: usize,
+    /// Bytes trained on in a second, evaluations not counted.
+    pub tokens_per_second: f64,
+}
+
+/// Means over the steps since the record before, and over the blocks.
+#[derive(Clone, Default)]
+pub struct Record {
+    /// Steps done.
+    pub step: usize,
+    /// Bytes trained on.
+    pub tokens: usize,
+    pub losses: Losses,
+    pub gradient_norm: f64,
+    pub router: RouterRecord,
+    /// Loss on some of the held-out text, nats a byte; at every few records.
+    pub held_out: Option<f64>,
+}
+
+/// What the routers measured.
+#[derive(Clone, Default)]
+pub struct RouterRecord {
+    /// Largest load over mean load, of experts, before dropping.
+    pub expert_imbalance: f64,
+    /// The same of groups of experts on [`RANKS`] ranks; NaN where they cannot be split evenly.
+    pub group_imbalance: f64,
+    pub dropped_share: f64,
+    pub top1_share: f64,
+    pub entropy: f64,
+    /// Mean weight of each slot [K].
+    pub slot_weights: Vec<f64>,
+}
+
+/// Held-out text, cut into batches.
+pub struct HeldOut {
+    curve: Vec<Batch>,
+    full: Vec<Batch>,
+}
+
+impl HeldOut {
+    pub fn new(text: &Text, recipe: &Recipe) -> Self {
+        let batches = |count| {
+            let positions = data::even_positions(&text.held_out, recipe.context, count);
+            let chunks = positions.chunks(recipe.batch);
+            let batch = |chunk: &[usize]| {
+                let mut batch = Batch::default();
+                let positions = chunk.iter().copied();
+                data::gather(&mut batch, &text.held_out, positions, recipe.context);
+                batch
+            };
+            chunks.map(batch).collect()
+        };
+        Self {
+            curve: batches(CURVE_BYTES),
+            full: batches(FINAL_BYTES),
+        }
+    }
+
+    /// Entropy in nats a byte of the bytes that the final loss is measured on.
+    pub fn unigram_entropy(&self) -> f64 {
+        data::unigram_entropy(self.full.iter().flat_map(|b| b.targets.iter().copied()))
+    }
+}
+
+/// Trains a model from `seed`, which decides its initial parameters and its batches. Calls `progress` after every step.
+pub fn train(
+    text: &Text,
+    held_out: &HeldOut,
+    recipe: &Recipe,
+    variant: &Variant,
+    seed: u64,
+    mut progress: impl FnMut(usize, Losses),
+) -> Result<Run, Box<dyn Error>> {
+    let config = variant.layer.clone().build()?;
+    let experts = config.num_experts();
+    // Held-out text is read without a capacity limit: which assignments are dropped depends on the whole batch, but a
+    // byte's loss must depend on the bytes before it only. A factor of E lets every expert take every token.
+    let dropless = Capacity::new(experts as f64);
+    let dropless = variant.layer.clone().capacity(dropless).build()?;
+
+    // Two generators, so that all kinds of layers see the same batches.
+    let mut batch_rng = StdRng::seed_from_u64(seed);
+    let mut model_rng = StdRng::seed_from_u64(!seed);
+    let mut model = Model::new(&mut model_rng, &config, recipe.blocks, recipe.context);
+    let mut training = Pass::new(config, recipe.blocks, recipe.batch, Keep::Hidden)?;
+    let mut evaluation = Pass::new(dropless, recipe.blocks, recipe.batch, Keep::Nothing)?;
+    let mut optimizer = AdamW::new(
+        &model.parameters(),
+        recipe.learning_rate,
+        recipe.weight_decay,
+        recipe.steps,
+    );
+
+    let steps_per_record = recipe.steps.div_ceil(RECORDS);
+    let mut interval = Vec::new();
+    let mut records = Vec::new();
+    let mut batch = Batch::default();
+    let mut time = Duration::ZERO;
+    for step in 1..=recipe.steps {
+        let start = Instant::now();
+        let positions =
+            data::random_positions(&mut batch_rng, &text.train, recipe.context, recipe.batch);
+        data::gather(&mut batch, &text.train, positions.into_iter(), recipe.context);
+        let losses = model.gradients(&mut training, &batch)?;
+        let gradient_norm = optimizer.update(&mut model.parameters());
+        time += start.elapsed();
+        if !losses.cross_entropy.is_finite() || !gradient_norm.is_finite() {
+            return Err(format!(
+                "{}, seed {seed}: step {step} has loss {} and gradient norm {gradient_norm}: try a smaller \
+                 --learning-rate",
+                variant.label, losses.cross_entropy
+            )
+            .into());
+        }
+        progress(step, losses);
+        interval.push(Record {
+            step,
+            tokens: step * recipe.batch,
+            losses,
+            gradient_norm,
+            router: RouterRecord::new(&training.diagnostics()?),
+            held_out: None,
+        });
+        let last = step == recipe.steps;
+        if step.is_multiple_of(steps_per_record) || last {
+            let mut record = Record::mean(&interval);
+            interval.clear();
+            if (records.len() + 1).is_multiple_of(RECORDS_PER_EVALUATION) || last {
+                record.held_out = Some(evaluate(&model, &mut evaluation, &held_out.curve)?);
+            }
+            records.push(record);
+        }
+    }
+    Ok(Run {
+        label: variant.label.clone(),
+        seed,
+        records,
+        held_out: evaluate(&model, &mut evaluation, &held_out.full)?,
+        parameters: model.parameters().iter().map(|p| p.value.len()).sum(),
+        tokens_per_second: (recipe.steps * recipe.batch) as f64 / time.as_secs_f64(),
+    })
+}
+
+/// Mean loss in nats a byte.
+fn evaluate(model: &Model, pass: &mut Pass, batches: &[Batch]) -> millet::Result<f64> {
+    let (mut sum, mut count) = (0.0, 0);
+    for batch in batches {
+        let losses = model.forward(pass, batch)?;
+        sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        count += losses.len();
+    }
+    Ok(sum / count as f64)
+}
+
+impl Run {
+    /// The record at this share of the training.
+    pub fn record_at(&self, share: f64) -> &Record {
+        let index = (share * self.records.len() as f64).round() as usize;
+        &self.records[index.clamp(1, self.records.len()) - 1]
+    }
+
+    /// Means over the last tenth of the training.
+    pub fn last_tenth(&self) -> Record {
+        let count = self.records.len().div_ceil(10);
+        Record::mean(&self.records[self.records.len() - count..])
+    }
+}
+
+impl Record {
+    /// Where the last of these records is, with the means of all.
+    fn mean(records: &[Self]) -> Self {
+        let last = records.last().expect("at least one record");
+        let mean = |value: &dyn Fn(&Self) -> f64| {
+            records.iter().map(value).sum::<f64>() / records.len() as f64
+        };
+        let slots = 0..last.router.slot_weights.len();
+        Self {
+            losses: Losses {
+                cross_entropy: mean(&|r| r.losses.cross_entropy),
+                aux: mean(&|r| r.losses.aux),
+                z: mean(&|r| r.losses.z),
+            },
+            gradient_norm: mean(&|r| r.gradient_norm),
+            router: RouterRecord {
+                expert_imbalance: mean(&|r| r.router.expert_imbalance),
+                group_imbalance: mean(&|r| r.router.group_imbalance),
+                dropped_share: mean(&|r| r.router.dropped_share),
+                top1_share: mean(&|r| r.router.top1_share),
+                entropy: mean(&|r| r.router.entropy),
+                slot_weights: slots.map(|k| mean(&|r| r.router.slot_weights[k])).collect(),
+            },
+            ..last.clone()
+        }
+    }
+}
+
+impl RouterRecord {
+    /// Means over the blocks.
+    fn new(blocks: &[Diagnostics]) -> Self {
+        let mean = |value: &dyn Fn(&Diagnostics) -> f64| {
+            blocks.iter().map(value).sum::<f64>() / blocks.len() as f64
+        };
+        Self {
+            expert_imbalance: mean(&|d| d.expert_imbalance()),
+            group_imbalance: mean(&|d| d.group_imbalance(RANKS).unwrap_or(f64::NAN)),
+            dropped_share: mean(&|d| d.dropped_share()),
+            top1_share: mean(&|d| d.top1_share),
+            entropy: mean(&|d| d.entropy),
+            slot_weights: (0..blocks[0].slot_weights.len())
+                .map(|k| mean(&|d| d.slot_weights[k]))
+                .collect(),
+        }
+    }
+}
