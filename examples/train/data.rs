@@ -31,19 +31,19 @@ pub struct Text {
 
 impl Text {
     /// A file: its last tenth is held out.
-    pub fn from_file(path: &Path) -> Result<Self, String> {
+    pub fn from_file(path: &Path, context: usize) -> Result<Self, String> {
         let mut train =
             fs::read(path).map_err(|e| format!("cannot read --text {}: {e}", path.display()))?;
         let held_out = train.split_off(train.len() - train.len() / HELD_OUT_SHARE);
         let description = format!("{}, its last tenth held out", path.display());
-        Self::checked(train, held_out, description)
+        Self::checked(train, held_out, description, context)
     }
 
     /// The Rust sources of the packages in Cargo.lock, as cargo unpacked them.
     ///
     /// Packages of one family (the same name up to the first `-` or `_`: regex, regex-syntax) and all versions of a package
     /// share code, so a family is held out as a whole or not at all. Which ones are depends on their names alone.
-    pub fn from_cargo_sources() -> Result<Self, String> {
+    pub fn from_cargo_sources(context: usize) -> Result<Self, String> {
         let sources = cargo_home()?.join("registry").join("src");
         let mut families = BTreeMap::<&str, Vec<PathBuf>>::new();
         for (name, version) in locked_packages(LOCK) {
@@ -79,14 +79,20 @@ impl Text {
             sources.display(),
             held_names.join(", ")
         );
-        Self::checked(train, held_out, description)
+        Self::checked(train, held_out, description, context)
     }
 
-    fn checked(train: Vec<u8>, held_out: Vec<u8>, description: String) -> Result<Self, String> {
+    fn checked(
+        train: Vec<u8>,
+        held_out: Vec<u8>,
+        description: String,
+        context: usize,
+    ) -> Result<Self, String> {
         let (trained, held) = (train.len(), held_out.len());
-        if trained < SMALLEST_PART || held < SMALLEST_PART {
+        let needed = SMALLEST_PART.max(2 * context);
+        if trained.min(held) < needed {
             return Err(format!(
-                "the text ({description}) has {trained} bytes to train on and {held} held out, but {SMALLEST_PART} of \
+                "the text ({description}) has {trained} bytes to train on and {held} held out, but {needed} of \
                  each are needed: name a longer one with --text FILE"
             ));
         }
@@ -115,7 +121,9 @@ fn cargo_home() -> Result<PathBuf, String> {
     std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
-        .ok_or("neither CARGO_HOME nor a home directory is known: name a text with --text FILE".into())
+        .ok_or(
+            "neither CARGO_HOME nor a home directory is known: name a text with --text FILE".into(),
+        )
 }
 
 /// Where a package is unpacked: under each registry's folder, usually one.
@@ -162,25 +170,36 @@ fn hash(name: &str) -> u64 {
 }
 
 /// Fills `batch` with the bytes at `positions`, each at least `context`.
-pub fn gather(batch: &mut Batch, text: &[u8], positions: impl Iterator<Item = usize>, context: usize) {
+pub fn gather(
+    batch: &mut Batch,
+    text: &[u8],
+    positions: impl Iterator<Item = usize>,
+    context: usize,
+) {
     batch.contexts.clear();
     batch.targets.clear();
     for position in positions {
-        batch.contexts.extend(text[position - context..position].iter().rev());
+        batch
+            .contexts
+            .extend(text[position - context..position].iter().rev());
         batch.targets.push(text[position]);
     }
 }
 
 /// Positions drawn at random.
 pub fn random_positions(rng: &mut StdRng, text: &[u8], context: usize, count: usize) -> Vec<usize> {
-    (0..count).map(|_| rng.random_range(context..text.len())).collect()
+    (0..count)
+        .map(|_| rng.random_range(context..text.len()))
+        .collect()
 }
 
 /// At most `count` positions, evenly spread.
 pub fn even_positions(text: &[u8], context: usize, count: usize) -> Vec<usize> {
     let available = text.len() - context;
     let count = count.min(available);
-    (0..count).map(|i| context + i * available / count).collect()
+    (0..count)
+        .map(|i| context + i * available / count)
+        .collect()
 }
 
 /// Entropy of these bytes' frequencies, in nats a byte: the loss of the best model that looks at no context.
@@ -200,7 +219,10 @@ mod tests {
     fn lock_names_registry_packages_only() {
         let lock = "version = 4\n\n[[package]]\nname = \"ours\"\nversion = \"0.1.0\"\ndependencies = [\n \"one\",\n]\n\n\
                     [[package]]\nname = \"one\"\nversion = \"1.2.3\"\nsource = \"registry+https://example\"\n";
-        assert_eq!(locked_packages(lock).collect::<Vec<_>>(), [("one", "1.2.3")]);
+        assert_eq!(
+            locked_packages(lock).collect::<Vec<_>>(),
+            [("one", "1.2.3")]
+        );
         assert!(locked_packages(LOCK).any(|(name, _)| name == "gemm"));
     }
 
@@ -208,7 +230,10 @@ mod tests {
     fn contexts_are_nearest_byte_first() {
         let mut batch = Batch::default();
         gather(&mut batch, b"abcdef", [3, 5].into_iter(), 3);
-        assert_eq!((&batch.contexts[..], &batch.targets[..]), (&b"cbaedc"[..], &b"df"[..]));
+        assert_eq!(
+            (&batch.contexts[..], &batch.targets[..]),
+            (&b"cbaedc"[..], &b"df"[..])
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 #![allow(unreachable_pub)] // `pub` is what the other files of this program use
 
+mod chart;
 mod data;
 mod embedding;
 mod head;
@@ -19,14 +20,21 @@ mod optimizer;
 mod options;
 mod parameter;
 mod product;
+mod progress;
+mod report;
 mod training;
 
 use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use data::Text;
 use options::{Device, Options};
+use progress::Progress;
+use training::{HeldOut, train};
 
 /// A run has learned when its held-out loss is at most this share of the entropy of single bytes.
 const LEARNED: f64 = 0.75;
@@ -50,19 +58,80 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let recipe = options.recipe();
     let variants = options.variants()?;
     let text = match &options.text {
-        Some(path) => data::Text::from_file(path)?,
-        None => data::Text::from_cargo_sources()?,
+        Some(path) => Text::from_file(path, recipe.context)?,
+        None => Text::from_cargo_sources(recipe.context)?,
     };
-    println!("{} {} {}", text.description, text.train.len(), text.held_out.len());
-    let held_out = training::HeldOut::new(&text, &recipe);
-    println!("{}", held_out.unigram_entropy());
-    for v in &variants {
-        let start = std::time::Instant::now();
-        let r = training::train(&text, &held_out, &recipe, v, options.seed, |s, l| {
-            if s % 50 == 0 { println!("{s} {} {} {} {:?}", l.cross_entropy, l.aux, l.z, start.elapsed()) }
-        })?;
-        let t = r.last_tenth().router;
-        println!("{} {} {} tok/s; imb {} {} drop {} top1 {} ent {} {:?}\n{:?}", r.label, r.held_out, r.tokens_per_second, t.expert_imbalance, t.group_imbalance, t.dropped_share, t.top1_share, t.entropy, t.slot_weights, r.record_at(0.05).router.slot_weights);
+    let held_out = HeldOut::new(&text, &recipe);
+    let unigram = held_out.unigram_entropy();
+    println!(
+        "text: {}; {} bytes to train on, {} held out",
+        text.description,
+        text.train.len(),
+        text.held_out.len()
+    );
+
+    let seeds = if options.compare { options.seeds } else { 1 };
+    let mut progress = Progress::new(variants.len() * seeds as usize, &recipe);
+    let mut runs = Vec::new();
+    for variant in &variants {
+        for seed in (0..seeds).map(|n| options.seed.wrapping_add(n)) {
+            progress.start_run();
+            let report = |step, losses| progress.step(&recipe, variant, step, losses);
+            runs.push(train(&text, &held_out, &recipe, variant, seed, report)?);
+        }
     }
-    Ok(true)
+    progress.finish();
+
+    let groups = report::groups(&runs);
+    for group in &groups {
+        println!(
+            "model: {}, {} parameters",
+            group.label, group.runs[0].parameters
+        );
+    }
+    if options.compare {
+        println!("\nunigram entropy of the held-out text: {unigram:.3} nats a byte");
+        println!(
+            "\n{}\n{}",
+            report::comparison(&groups),
+            report::maturation(&groups)
+        );
+    } else {
+        println!("{}", report::summary(&runs[0], unigram));
+    }
+    for (name, content) in [
+        ("runs.csv", report::csv(&runs)),
+        ("curves.svg", chart::svg(&groups)),
+    ] {
+        println!(
+            "written: {}",
+            write(&options.out, name, &content)?.display()
+        );
+    }
+
+    let mut learned = true;
+    for run in runs.iter().filter(|run| run.held_out > LEARNED * unigram) {
+        learned = false;
+        println!(
+            "NOT LEARNED: {} with seed {} ends at {:.3} nats a byte, over {:.0} % of the unigram entropy",
+            run.label,
+            run.seed,
+            run.held_out,
+            100.0 * LEARNED
+        );
+    }
+    if learned {
+        println!(
+            "learned: every held-out loss is below {:.0} % of the unigram entropy",
+            100.0 * LEARNED
+        );
+    }
+    Ok(learned)
+}
+
+fn write(directory: &Path, name: &str, content: &str) -> Result<PathBuf, String> {
+    let path = directory.join(name);
+    let written = fs::create_dir_all(directory).and_then(|()| fs::write(&path, content));
+    written.map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+    Ok(path)
 }

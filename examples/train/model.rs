@@ -101,7 +101,12 @@ impl Model {
             &mut self.norm.gain,
         ];
         for block in &mut self.blocks {
-            let Block { norm, router, gate_up, down } = block;
+            let Block {
+                norm,
+                router,
+                gate_up,
+                down,
+            } = block;
             all.extend([&mut norm.gain, router, gate_up, down]);
         }
         all
@@ -112,14 +117,22 @@ impl Model {
         let tokens = batch.targets.len();
         let size = tokens * pass.layer.config().hidden_size();
         pass.tokens = tokens;
-        let Pass { layer, workspace, .. } = pass;
+        let Pass {
+            layer, workspace, ..
+        } = pass;
         self.embedding.forward(&batch.contexts, &mut pass.x[..size]);
         for (block, memory) in self.blocks.iter().zip(&mut pass.blocks) {
             memory.x[..size].copy_from_slice(&pass.x[..size]);
             let normed = &mut memory.normed[..size];
             block.norm.forward(&memory.x[..size], normed);
             let output = &mut pass.normed[..size];
-            layer.forward(block.weights(), normed, output, &mut memory.saved, workspace)?;
+            layer.forward(
+                block.weights(),
+                normed,
+                output,
+                &mut memory.saved,
+                workspace,
+            )?;
             add(&mut pass.x[..size], output);
         }
         let normed = &mut pass.normed[..size];
@@ -139,12 +152,15 @@ impl Model {
             ..Losses::default()
         };
 
-        let Pass { layer, workspace, .. } = pass;
+        let Pass {
+            layer, workspace, ..
+        } = pass;
         let x_grad = &mut pass.x_grad[..size];
         let normed_grad = &mut pass.normed_grad[..size];
         let logits = &mut pass.logits[..tokens * BYTES];
         let normed = &pass.normed[..size];
-        self.head.backward(normed, &batch.targets, logits, normed_grad);
+        self.head
+            .backward(normed, &batch.targets, logits, normed_grad);
         x_grad.fill(0.0);
         self.norm.backward(&pass.x[..size], normed_grad, x_grad);
         for (block, memory) in self.blocks.iter_mut().zip(&mut pass.blocks).rev() {
@@ -231,7 +247,9 @@ impl Pass {
             })
         };
         Ok(Self {
-            blocks: (0..blocks).map(|_| block()).collect::<millet::Result<_>>()?,
+            blocks: (0..blocks)
+                .map(|_| block())
+                .collect::<millet::Result<_>>()?,
             workspace: layer.workspace(tokens, keep)?,
             layer,
             x: vec![0.0; size],

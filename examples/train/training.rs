@@ -148,7 +148,12 @@ pub fn train(
         let start = Instant::now();
         let positions =
             data::random_positions(&mut batch_rng, &text.train, recipe.context, recipe.batch);
-        data::gather(&mut batch, &text.train, positions.into_iter(), recipe.context);
+        data::gather(
+            &mut batch,
+            &text.train,
+            positions.into_iter(),
+            recipe.context,
+        );
         let losses = model.gradients(&mut training, &batch)?;
         let gradient_norm = optimizer.update(&mut model.parameters());
         time += start.elapsed();
