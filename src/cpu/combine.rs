@@ -3,7 +3,7 @@
 use pulp::Arch;
 
 use super::Cpu;
-use super::parallel::{self, Disjoint};
+use super::parallel::{self, Disjoint, Inlined};
 use super::permute::{self, check_rows};
 use crate::backend::RowMap;
 use crate::check;
@@ -159,13 +159,16 @@ pub(crate) fn gather_sum<T: Element>(
         Some(&rows[row * hidden..(row + 1) * hidden])
     };
     parallel::for_each(tokens.div_ceil(PANEL), &mut [] as &mut [T], 0, |task, _| {
-        arch.dispatch(|| {
-            for token in task * PANEL..tokens.min((task + 1) * PANEL) {
-                // SAFETY: tokens of different tasks differ.
-                let out = unsafe { output.part(token * hidden, hidden) };
-                combine_token(config, token, row, &weight, |_, _| {}, out);
-            }
-        });
+        arch.dispatch(Inlined(
+            #[inline(always)]
+            || {
+                for token in task * PANEL..tokens.min((task + 1) * PANEL) {
+                    // SAFETY: tokens of different tasks differ.
+                    let out = unsafe { output.part(token * hidden, hidden) };
+                    combine_token(config, token, row, &weight, |_, _| {}, out);
+                }
+            },
+        ));
     });
 }
 

@@ -7,7 +7,7 @@
 use pulp::Arch;
 
 use super::combine::combine_token;
-use super::parallel::{self, Disjoint, locate};
+use super::parallel::{self, Disjoint, Inlined, locate};
 use super::permute::check_rows;
 use super::product::{Matrix, Store, padded, product};
 use super::{Cpu, GradTarget};
@@ -154,18 +154,21 @@ pub(crate) fn up<T: Element>(
 
             // SAFETY: panels do not overlap.
             let a = unsafe { a.part(rows.start * inner, rows.len() * inner) };
-            arch.dispatch(|| {
-                for (h, a) in h_panel
-                    .chunks_exact_mut(2 * inner)
-                    .zip(a.chunks_exact_mut(inner))
-                {
-                    round::<T>(h);
-                    let (gate, up) = h.split_at(inner);
-                    for ((a, &gate), &up) in a.iter_mut().zip(gate).zip(up) {
-                        *a = T::narrow(gate * gate.sigmoid() * up);
+            arch.dispatch(Inlined(
+                #[inline(always)]
+                || {
+                    for (h, a) in h_panel
+                        .chunks_exact_mut(2 * inner)
+                        .zip(a.chunks_exact_mut(inner))
+                    {
+                        round::<T>(h);
+                        let (gate, up) = h.split_at(inner);
+                        for ((a, &gate), &up) in a.iter_mut().zip(gate).zip(up) {
+                            *a = T::narrow(gate * gate.sigmoid() * up);
+                        }
                     }
-                }
-            });
+                },
+            ));
             if let Some(h) = &h {
                 // SAFETY: panels do not overlap.
                 let h = unsafe { h.part(rows.start * 2 * inner, rows.len() * 2 * inner) };
@@ -425,7 +428,10 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
                 let rows = Matrix::new(T::widen_slice(rows, panel_scratch), count, inner);
                 let out = &mut products[filled * hidden..(filled + count) * hidden];
                 product(out, hidden, Store::Overwrite, rows, expert(matrix));
-                arch.dispatch(|| round::<T>(out));
+                arch.dispatch(Inlined(
+                    #[inline(always)]
+                    || round::<T>(out),
+                ));
                 filled += count;
             }
         }
@@ -444,21 +450,24 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
             let place = usize::try_from(places[assignment - first * top_k]).ok()?;
             Some(&products[place * hidden..(place + 1) * hidden])
         };
-        arch.dispatch(|| {
-            for token in first..last {
-                // SAFETY: tokens of different blocks differ.
-                let out = unsafe { output.part(token * hidden, hidden) };
-                let add_residual = |column: usize, sums: &mut [T::Acc]| {
-                    if residual.is_some() {
-                        let from = &residual_sum[(token - first) * hidden + column..];
-                        for (sum, &r) in sums.iter_mut().zip(from) {
-                            *sum += r;
+        arch.dispatch(Inlined(
+            #[inline(always)]
+            || {
+                for token in first..last {
+                    // SAFETY: tokens of different blocks differ.
+                    let out = unsafe { output.part(token * hidden, hidden) };
+                    let add_residual = |column: usize, sums: &mut [T::Acc]| {
+                        if residual.is_some() {
+                            let from = &residual_sum[(token - first) * hidden + column..];
+                            for (sum, &r) in sums.iter_mut().zip(from) {
+                                *sum += r;
+                            }
                         }
-                    }
-                };
-                combine_token(config, token, row, &combine_weight, add_residual, out);
-            }
-        });
+                    };
+                    combine_token(config, token, row, &combine_weight, add_residual, out);
+                }
+            },
+        ));
     });
 }
 
@@ -554,17 +563,20 @@ pub(crate) fn down_backward<T: Element>(
                 )
             };
             let h_row = &mut h_row[..2 * inner];
-            arch.dispatch(|| {
-                for (row, &assignment) in assignments.iter().enumerate() {
-                    row_grads[row] = swiglu_backward(
-                        weights[assignment as usize],
-                        &mut a_grads[row * inner..(row + 1) * inner],
-                        &mut h[row * 2 * inner..(row + 1) * 2 * inner],
-                        &mut weighted_a[row * inner..(row + 1) * inner],
-                        h_row,
-                    );
-                }
-            });
+            arch.dispatch(Inlined(
+                #[inline(always)]
+                || {
+                    for (row, &assignment) in assignments.iter().enumerate() {
+                        row_grads[row] = swiglu_backward(
+                            weights[assignment as usize],
+                            &mut a_grads[row * inner..(row + 1) * inner],
+                            &mut h[row * 2 * inner..(row + 1) * 2 * inner],
+                            &mut weighted_a[row * inner..(row + 1) * inner],
+                            h_row,
+                        );
+                    }
+                },
+            ));
         });
     }
     for (grad, &row) in weights_grad.iter_mut().zip(map.assignment_to_row) {

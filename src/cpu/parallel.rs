@@ -40,6 +40,21 @@ pub(crate) fn for_each<A: Send>(
     }
 }
 
+/// Work for [`pulp::Arch::dispatch`] from a closure marked `#[inline(always)]`.
+///
+/// The bare closure would do the same, slowly: called as `FnOnce` it goes through a shim that is not inlined into the
+/// function that may use the machine's vector instructions, so it would be compiled without them.
+pub(crate) struct Inlined<F>(pub(crate) F);
+
+impl<F: FnMut()> pulp::WithSimd for Inlined<F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(mut self, _: S) {
+        (self.0)();
+    }
+}
+
 /// A slice whose disjoint parts are written by different tasks.
 pub(crate) struct Disjoint<'a, T> {
     start: *mut T,

@@ -7,7 +7,7 @@ use pulp::Arch;
 
 use super::Cpu;
 use super::losses::{self, LossGrad};
-use super::parallel::{self, Disjoint};
+use super::parallel::{self, Disjoint, Inlined};
 use super::product::{Matrix, Store, padded, product};
 use crate::backend::{
     Logits, RouterInput, RouterOutput, RouterSaved, WeightGrad, stats, stats_elements,
@@ -112,6 +112,7 @@ pub(crate) fn forward<T: Element, W: Element<Acc = T::Acc>>(
             tokens,
             &input,
             scratch,
+            #[inline(always)]
             |panel, first, rows, logits, scratch| {
                 // SAFETY: each panel is one task, and takes only its own rows.
                 let (ids, weights, lse, partial) = unsafe {
@@ -205,6 +206,7 @@ pub(crate) fn backward<T: Element, W: Element<Acc = T::Acc>>(
         tokens,
         &input,
         scratch,
+        #[inline(always)]
         |_, first, rows, logits, scratch| {
             // SAFETY: each panel is one task, and takes only its own rows.
             let grad = unsafe { logits_grad.part(first * experts, rows * experts) };
@@ -378,7 +380,10 @@ fn for_each_panel<T: Element, W: Element<Acc = T::Acc>>(
                     logits.copy_from_slice(&given[first * experts..(first + rows) * experts]);
                 }
             }
-            arch.dispatch(|| each(panel, first, rows, logits, row_scratch));
+            arch.dispatch(Inlined(
+                #[inline(always)]
+                || each(panel, first, rows, logits, row_scratch),
+            ));
         },
     );
 }
