@@ -325,14 +325,14 @@ fn a_chain_through_three_blocks_and_a_barrier() {
 #[test]
 fn atomics_race_only_with_weak_accesses() {
     let found = findings(64, 2, |c, data| {
-        for block in 0..2 {
+        for c in c.iter_mut() {
             for warp in 0..2 {
                 let update = Access {
                     lanes: !0,
                     ..strong(Kind::Atomic, 0, Semantics::Relaxed, GPU, 10)
                 };
-                c[block].global(warp, &update, &at(data));
-                c[block].shared(warp, &access(Kind::Write, 1, 4, 9), &[4 * warp; 32]);
+                c.global(warp, &update, &at(data));
+                c.shared(warp, &access(Kind::Write, 1, 4, 9), &[4 * warp; 32]);
             }
         }
         c[1].global(0, &access(Kind::Read, 1, 4, 11), &at(data));

@@ -195,8 +195,16 @@ mod tests {
                 (Approx::Rcp, a, rcp(a)),
                 (Approx::Rsqrt, a.abs(), rsqrt(a.abs())),
                 (Approx::Sqrt, a.abs(), sqrt(a.abs())),
-                (Approx::Sin, a % 6.28, sin(a % 6.28)),
-                (Approx::Cos, a % 6.28, cos(a % 6.28)),
+                (
+                    Approx::Sin,
+                    a % std::f32::consts::TAU,
+                    sin(a % std::f32::consts::TAU),
+                ),
+                (
+                    Approx::Cos,
+                    a % std::f32::consts::TAU,
+                    cos(a % std::f32::consts::TAU),
+                ),
                 (Approx::Tanh, a, tanh(a)),
                 (Approx::DivFull, a, div_full(a, b)),
             ];

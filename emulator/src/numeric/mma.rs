@@ -103,17 +103,17 @@ fn unpack<const BLOCKS: usize, const WORD: usize>(
             for g in 0..8 {
                 for t in 0..4 {
                     let x = numbers(input, register[4 * g + t]);
-                    for i in 0..WORD {
-                        operands.a[8 * half + g][WORD * (4 * block + t) + i] = x[i];
-                    }
+                    let k = WORD * (4 * block + t);
+                    operands.a[8 * half + g][k..k + WORD].copy_from_slice(&x[..WORD]);
                 }
             }
         }
         for g in 0..8 {
             for t in 0..4 {
                 let x = numbers(input, b[block][4 * g + t]);
-                for i in 0..WORD {
-                    operands.b[WORD * (4 * block + t) + i][place(g)] = x[i];
+                let k = WORD * (4 * block + t);
+                for (row, &x) in operands.b[k..k + WORD].iter_mut().zip(&x) {
+                    row[place(g)] = x;
                 }
             }
         }
