@@ -1,0 +1,114 @@
+//! A device for tests: PTX text in, buffers and reports out, without the driver in between.
+
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use cuda_emulator::check::Finding;
+use cuda_emulator::device::Device;
+use cuda_emulator::engine::{self, Launch, Loaded, Report};
+use cuda_emulator::memory::DeviceMemory;
+use cuda_emulator::options::{Check, Options};
+use cuda_emulator::ptx;
+
+/// Everything checked; one interleaving chosen by `seed`.
+pub fn checked(seed: u64) -> Options {
+    Options {
+        check: Check::All,
+        late_async: true,
+        seed: Some(seed),
+        threads: 1,
+        instruction_limit: 20_000_000,
+        ..Options::default()
+    }
+}
+
+/// An A100's memory and a module.
+pub struct Gpu {
+    pub memory: DeviceMemory,
+    loaded: Loaded,
+}
+
+impl Gpu {
+    /// Loads a module; the error names the line.
+    pub fn try_new(text: &str) -> Result<Self, String> {
+        let module = ptx::parse(text).map_err(|e| e.to_string())?;
+        let memory = DeviceMemory::with_tracking(1 << 28, true).map_err(|e| e.to_string())?;
+        let loaded = engine::load(&module, &memory).map_err(|e| e.to_string())?;
+        Ok(Self { memory, loaded })
+    }
+
+    pub fn new(text: &str) -> Self {
+        Self::try_new(text).unwrap_or_else(|e| panic!("{e}\n{text}"))
+    }
+
+    /// A buffer with contents.
+    pub fn upload<T: Copy>(&self, data: &[T]) -> u64 {
+        let bytes = size_of_val(data);
+        let address = self.memory.allocate(bytes as u64, 256).expect("memory");
+        // SAFETY: any initialised values can be read as bytes; tests pass integers and floats.
+        let raw = unsafe { std::slice::from_raw_parts(data.as_ptr().cast::<u8>(), bytes) };
+        self.memory
+            .copy_in(address, raw)
+            .expect("a fresh allocation");
+        address
+    }
+
+    /// A buffer whose bytes were never written.
+    pub fn allocate(&self, bytes: u64) -> u64 {
+        self.memory.allocate(bytes, 256).expect("memory")
+    }
+
+    pub fn download<T: Copy + Default>(&self, address: u64, count: usize) -> Vec<T> {
+        let mut data = vec![T::default(); count];
+        // SAFETY: any bytes are a valid integer or float, which tests ask for.
+        let raw = unsafe {
+            std::slice::from_raw_parts_mut(data.as_mut_ptr().cast::<u8>(), count * size_of::<T>())
+        };
+        self.memory.copy_out(address, raw).expect("an allocation");
+        data
+    }
+
+    /// Launches a kernel. Arguments are given as bits; as many bytes are used as the parameter has.
+    pub fn launch(
+        &self,
+        name: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        arguments: &[u64],
+        options: &Options,
+    ) -> Report {
+        let kernel = self.loaded.program.kernels.iter().find(|k| k.name == name);
+        let kernel = kernel.unwrap_or_else(|| panic!("no kernel {name}"));
+        assert_eq!(kernel.params.len(), arguments.len(), "arguments of {name}");
+        let size = kernel.params.iter().map(|p| p.offset + p.size).max();
+        let mut params = vec![0; size.unwrap_or(0) as usize];
+        for (p, value) in kernel.params.iter().zip(arguments) {
+            let (from, to) = (p.offset as usize, (p.offset + p.size) as usize);
+            params[from..to].copy_from_slice(&value.to_le_bytes()[..to - from]);
+        }
+        engine::run(&Launch {
+            kernel,
+            grid,
+            block,
+            cluster: [1; 3],
+            dynamic_shared: 0,
+            params,
+            cooperative: false,
+            memory: &self.memory,
+            device: Device::from_key("a100").expect("a known card"),
+            options,
+        })
+    }
+}
+
+/// Findings as lines.
+pub fn describe(findings: &[Finding]) -> String {
+    findings
+        .iter()
+        .map(|f| {
+            format!(
+                "  line {}: {:?} ×{}: {}\n",
+                f.line, f.kind, f.count, f.message
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,304 @@
+//! Correct kernels give no finding, whatever the interleaving; with any one barrier, wait, warp synchronisation or fence removed,
+//! something is reported: a finding, a failed launch or a wrong result.
+
+mod harness;
+
+use harness::{Gpu, checked, describe};
+
+const TEXT: &str = include_str!("data/sync_kernels.ptx");
+
+/// What a run showed: findings and failures, or the first wrong value.
+enum Outcome {
+    Clean,
+    Reported(String),
+}
+
+fn judge<T: PartialEq + std::fmt::Debug>(
+    report: &cuda_emulator::engine::Report,
+    got: &[T],
+    expected: &[T],
+) -> Outcome {
+    if let Some(fault) = &report.fault {
+        return Outcome::Reported(format!(
+            "  fault: {}\n{}",
+            fault.message,
+            describe(&report.findings)
+        ));
+    }
+    if !report.findings.is_empty() {
+        return Outcome::Reported(describe(&report.findings));
+    }
+    match got.iter().zip(expected).position(|(g, e)| g != e) {
+        Some(i) => Outcome::Reported(format!(
+            "  element {i} is {:?}, not {:?}\n",
+            got[i], expected[i]
+        )),
+        None => Outcome::Clean,
+    }
+}
+
+/// Small whole numbers that look irregular.
+fn whole(i: usize) -> i32 {
+    ((i.wrapping_mul(2_654_435_761) >> 7) % 9) as i32 - 4
+}
+
+type Run = fn(&Gpu, u64) -> Outcome;
+
+fn tiled_gemm(gpu: &Gpu, seed: u64) -> Outcome {
+    const N: usize = 32;
+    let a: Vec<f32> = (0..N * N).map(|i| whole(i) as f32).collect();
+    let b: Vec<f32> = (0..N * N).map(|i| whole(i + 7777) as f32).collect();
+    let out = gpu.allocate(4 * (N * N) as u64);
+    let arguments = [gpu.upload(&a), gpu.upload(&b), out, N as u64];
+    let report = gpu.launch(
+        "tiled_gemm",
+        [2, 2, 1],
+        [16, 16, 1],
+        &arguments,
+        &checked(seed),
+    );
+    let expected: Vec<f32> = (0..N * N)
+        .map(|i| (0..N).map(|k| a[i / N * N + k] * b[k * N + i % N]).sum())
+        .collect();
+    judge(&report, &gpu.download::<f32>(out, N * N), &expected)
+}
+
+fn block_reduce(gpu: &Gpu, seed: u64) -> Outcome {
+    let input: Vec<i32> = (0..512).map(whole).collect();
+    let out = gpu.allocate(8);
+    let report = gpu.launch(
+        "block_reduce",
+        [2, 1, 1],
+        [256, 1, 1],
+        &[gpu.upload(&input), out],
+        &checked(seed),
+    );
+    let expected: Vec<i32> = input.chunks(256).map(|c| c.iter().sum()).collect();
+    judge(&report, &gpu.download::<i32>(out, 2), &expected)
+}
+
+fn prefix_sums(input: &[i32]) -> Vec<i32> {
+    input
+        .iter()
+        .scan(0, |sum, x| {
+            *sum += x;
+            Some(*sum)
+        })
+        .collect()
+}
+
+fn block_scan(gpu: &Gpu, seed: u64) -> Outcome {
+    let input: Vec<i32> = (0..256).map(whole).collect();
+    let out = gpu.allocate(1024);
+    let report = gpu.launch(
+        "block_scan",
+        [2, 1, 1],
+        [128, 1, 1],
+        &[gpu.upload(&input), out],
+        &checked(seed),
+    );
+    let expected: Vec<i32> = input.chunks(128).flat_map(prefix_sums).collect();
+    judge(&report, &gpu.download::<i32>(out, 256), &expected)
+}
+
+fn pipelined_gemm(gpu: &Gpu, seed: u64) -> Outcome {
+    const K: usize = 96;
+    let bf16 = |x: i32| ((x as f32).to_bits() >> 16) as u16;
+    let a: Vec<i32> = (0..64 * K).map(whole).collect();
+    let b: Vec<i32> = (0..32 * K).map(|i| whole(i + 5555)).collect();
+    let half = |v: &[i32]| v.iter().map(|&x| bf16(x)).collect::<Vec<u16>>();
+    let out = gpu.allocate(64 * 32 * 4);
+    let arguments = [gpu.upload(&half(&a)), gpu.upload(&half(&b)), out, K as u64];
+    let report = gpu.launch(
+        "pipelined_gemm",
+        [1, 2, 1],
+        [128, 1, 1],
+        &arguments,
+        &checked(seed),
+    );
+    let expected: Vec<f32> = (0..64 * 32)
+        .map(|i| {
+            (0..K)
+                .map(|k| a[i / 32 * K + k] * b[i % 32 * K + k])
+                .sum::<i32>() as f32
+        })
+        .collect();
+    judge(&report, &gpu.download::<f32>(out, 64 * 32), &expected)
+}
+
+fn warp_transpose(gpu: &Gpu, seed: u64) -> Outcome {
+    let input: Vec<i32> = (0..4096).collect();
+    let out = gpu.allocate(4 * 4096);
+    let report = gpu.launch(
+        "warp_transpose",
+        [1, 1, 1],
+        [128, 1, 1],
+        &[gpu.upload(&input), out],
+        &checked(seed),
+    );
+    let expected: Vec<i32> = (0..4096)
+        .map(|i| input[i / 1024 * 1024 + i % 32 * 32 + i / 32 % 32])
+        .collect();
+    judge(&report, &gpu.download::<i32>(out, 4096), &expected)
+}
+
+fn matrix_transpose(gpu: &Gpu, seed: u64) -> Outcome {
+    let input: Vec<u16> = (0..512).collect();
+    let out = gpu.allocate(1024);
+    let report = gpu.launch(
+        "matrix_transpose",
+        [1, 1, 1],
+        [64, 1, 1],
+        &[gpu.upload(&input), out],
+        &checked(seed),
+    );
+    let expected: Vec<u16> = (0..512usize)
+        .map(|i| input[i / 64 * 64 + i % 8 * 8 + i / 8 % 8])
+        .collect();
+    judge(&report, &gpu.download::<u16>(out, 512), &expected)
+}
+
+fn producer_consumer(gpu: &Gpu, seed: u64) -> Outcome {
+    const ROUNDS: usize = 5;
+    let input: Vec<i32> = (0..64 * ROUNDS).map(whole).collect();
+    let out = gpu.allocate(256);
+    let arguments = [gpu.upload(&input), out, ROUNDS as u64];
+    let report = gpu.launch(
+        "producer_consumer",
+        [1, 1, 1],
+        [128, 1, 1],
+        &arguments,
+        &checked(seed),
+    );
+    let expected: Vec<i32> = (0..64)
+        .map(|t: usize| (0..ROUNDS).map(|r| input[r * 64 + (t ^ 63)]).sum())
+        .collect();
+    judge(&report, &gpu.download::<i32>(out, 64), &expected)
+}
+
+fn lookback_scan(gpu: &Gpu, seed: u64) -> Outcome {
+    const TILES: usize = 8;
+    let input: Vec<i32> = (0..64 * TILES).map(whole).collect();
+    let out = gpu.allocate(4 * 64 * TILES as u64);
+    let zeros = [0i32; TILES];
+    let arguments = [
+        gpu.upload(&input),
+        out,
+        gpu.allocate(4 * TILES as u64),
+        gpu.allocate(4 * TILES as u64),
+        gpu.upload(&zeros),
+        gpu.upload(&[0i32]),
+    ];
+    let report = gpu.launch(
+        "lookback_scan",
+        [TILES as u32, 1, 1],
+        [64, 1, 1],
+        &arguments,
+        &checked(seed),
+    );
+    judge(
+        &report,
+        &gpu.download::<i32>(out, 64 * TILES),
+        &prefix_sums(&input),
+    )
+}
+
+fn locked_counters(gpu: &Gpu, seed: u64) -> Outcome {
+    let counters = gpu.upload(&[0i32; 32]);
+    let report = gpu.launch(
+        "locked_counters",
+        [6, 1, 1],
+        [32, 1, 1],
+        &[gpu.upload(&[0i32]), counters],
+        &checked(seed),
+    );
+    judge(&report, &gpu.download::<i32>(counters, 32), &[6; 32])
+}
+
+fn last_block_sum(gpu: &Gpu, seed: u64) -> Outcome {
+    let input: Vec<i32> = (0..256).map(whole).collect();
+    let out = gpu.allocate(4);
+    let arguments = [
+        gpu.upload(&input),
+        gpu.allocate(32),
+        gpu.upload(&[0u32]),
+        out,
+    ];
+    let report = gpu.launch(
+        "last_block_sum",
+        [8, 1, 1],
+        [32, 1, 1],
+        &arguments,
+        &checked(seed),
+    );
+    judge(&report, &gpu.download::<i32>(out, 1), &[input.iter().sum()])
+}
+
+const KERNELS: [(&str, Run); 10] = [
+    ("tiled_gemm", tiled_gemm),
+    ("block_reduce", block_reduce),
+    ("block_scan", block_scan),
+    ("pipelined_gemm", pipelined_gemm),
+    ("warp_transpose", warp_transpose),
+    ("matrix_transpose", matrix_transpose),
+    ("producer_consumer", producer_consumer),
+    ("lookback_scan", lookback_scan),
+    ("locked_counters", locked_counters),
+    ("last_block_sum", last_block_sum),
+];
+
+#[test]
+fn correct_kernels_have_no_findings_over_100_seeds() {
+    for (name, run) in KERNELS {
+        for seed in 0..100 {
+            let gpu = Gpu::new(TEXT);
+            if let Outcome::Reported(what) = run(&gpu, seed) {
+                panic!("{name}, seed {seed}:\n{what}");
+            }
+        }
+    }
+}
+
+/// Instructions that order things, by their first words.
+fn orders(instruction: &str) -> bool {
+    [
+        "bar.",
+        "barrier.",
+        "membar",
+        "fence.",
+        "cp.async.wait",
+        "cp.async.commit",
+    ]
+    .iter()
+    .any(|word| instruction.starts_with(word))
+}
+
+#[test]
+fn every_mutant_is_reported() {
+    let lines: Vec<&str> = TEXT.lines().collect();
+    let mut entry = "";
+    let (mut mutants, mut missed) = (0, String::new());
+    for (i, line) in lines.iter().enumerate() {
+        if let Some(rest) = line.trim().strip_prefix(".visible .entry ") {
+            entry = rest.trim_end_matches('(');
+        }
+        if !orders(line.trim()) {
+            continue;
+        }
+        mutants += 1;
+        let mut changed = lines.clone();
+        changed[i] = "";
+        let text = changed.join("\n");
+        let (_, run) = KERNELS
+            .iter()
+            .find(|k| k.0 == entry)
+            .expect("a kernel with a test");
+        let reported =
+            (0..4).any(|seed| matches!(run(&Gpu::new(&text), seed), Outcome::Reported(_)));
+        if !reported {
+            missed += &format!("line {} of {entry}: without {}\n", i + 1, line.trim());
+        }
+    }
+    assert!(missed.is_empty(), "not reported:\n{missed}");
+    assert!(mutants >= 30, "only {mutants} mutants were made");
+}
