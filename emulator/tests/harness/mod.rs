@@ -10,7 +10,7 @@ use cuda_emulator::options::{Check, Options};
 use cuda_emulator::ptx;
 
 /// Everything checked; one interleaving chosen by `seed`.
-pub fn checked(seed: u64) -> Options {
+pub(crate) fn checked(seed: u64) -> Options {
     Options {
         check: Check::All,
         late_async: true,
@@ -22,26 +22,26 @@ pub fn checked(seed: u64) -> Options {
 }
 
 /// An A100's memory and a module.
-pub struct Gpu {
-    pub memory: DeviceMemory,
+pub(crate) struct Gpu {
+    pub(crate) memory: DeviceMemory,
     loaded: Loaded,
 }
 
 impl Gpu {
     /// Loads a module; the error names the line.
-    pub fn try_new(text: &str) -> Result<Self, String> {
+    pub(crate) fn try_new(text: &str) -> Result<Self, String> {
         let module = ptx::parse(text).map_err(|e| e.to_string())?;
         let memory = DeviceMemory::with_tracking(1 << 28, true).map_err(|e| e.to_string())?;
         let loaded = engine::load(&module, &memory).map_err(|e| e.to_string())?;
         Ok(Self { memory, loaded })
     }
 
-    pub fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         Self::try_new(text).unwrap_or_else(|e| panic!("{e}\n{text}"))
     }
 
     /// A buffer with contents.
-    pub fn upload<T: Copy>(&self, data: &[T]) -> u64 {
+    pub(crate) fn upload<T: Copy>(&self, data: &[T]) -> u64 {
         let bytes = size_of_val(data);
         let address = self.memory.allocate(bytes as u64, 256).expect("memory");
         // SAFETY: any initialised values can be read as bytes; tests pass integers and floats.
@@ -53,11 +53,11 @@ impl Gpu {
     }
 
     /// A buffer whose bytes were never written.
-    pub fn allocate(&self, bytes: u64) -> u64 {
+    pub(crate) fn allocate(&self, bytes: u64) -> u64 {
         self.memory.allocate(bytes, 256).expect("memory")
     }
 
-    pub fn download<T: Copy + Default>(&self, address: u64, count: usize) -> Vec<T> {
+    pub(crate) fn download<T: Copy + Default>(&self, address: u64, count: usize) -> Vec<T> {
         let mut data = vec![T::default(); count];
         // SAFETY: any bytes are a valid integer or float, which tests ask for.
         let raw = unsafe {
@@ -68,7 +68,7 @@ impl Gpu {
     }
 
     /// Launches a kernel. Arguments are given as bits; as many bytes are used as the parameter has.
-    pub fn launch(
+    pub(crate) fn launch(
         &self,
         name: &str,
         grid: [u32; 3],
@@ -101,7 +101,7 @@ impl Gpu {
 }
 
 /// Findings as lines.
-pub fn describe(findings: &[Finding]) -> String {
+pub(crate) fn describe(findings: &[Finding]) -> String {
     findings
         .iter()
         .map(|f| {
