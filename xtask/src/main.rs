@@ -1,5 +1,7 @@
 //! What a contributor types: `cargo xtask <task>`.
 
+mod conformance;
+
 use std::env;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
@@ -10,7 +12,8 @@ Usage: cargo xtask <task>
   test         every test of the workspace, doc-tests and examples; ends with their number
   check        rustfmt, clippy and rustdoc, warnings as errors
   ci           check, then test
-  bench        the benches (arguments after it go to criterion)";
+  bench        the benches (arguments after it go to criterion)
+  conformance  CUTLASS, CuTe, CUB and Triton kernels on the emulator; installs them below target (arguments: cub, gemm, triton)";
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
@@ -21,6 +24,7 @@ fn main() -> ExitCode {
         (Some("check"), true) => check(),
         (Some("ci"), true) => check().and_then(|()| test()),
         (Some("bench"), _) => bench(&rest),
+        (Some("conformance"), _) => conformance::conformance(&rest),
         (Some("help" | "--help" | "-h"), _) => {
             println!("{USAGE}");
             Ok(())
