@@ -12,7 +12,7 @@ inline int failures = 0;
 
 inline void check(cudaError_t error, const char *what) {
     if (error == cudaSuccess) return;
-    std::printf("%s: %s\n", what, cudaGetErrorString(error));
+    std::printf("%s: error %d, %s\n", what, int(error), cudaGetErrorString(error));
     std::exit(1);
 }
 

@@ -10,11 +10,20 @@ class Driver:
 
     def __init__(self, path):
         self.library = ctypes.CDLL(path)
-        device, context = ctypes.c_int(), ctypes.c_void_p()
+        self.device = ctypes.c_int()
         self.call("cuInit", ctypes.c_uint(0))
-        self.call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(0))
-        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        self.call("cuDeviceGet", ctypes.byref(self.device), ctypes.c_int(0))
+        self.start()
+
+    def start(self):
+        context = ctypes.c_void_p()
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self.device)
         self.call("cuCtxSetCurrent", context)
+
+    def restart(self):
+        """A new context: an error that a kernel caused stays with its context."""
+        self.call("cuDevicePrimaryCtxReset_v2", self.device)
+        self.start()
 
     def call(self, name, *arguments):
         code = getattr(self.library, name)(*arguments)

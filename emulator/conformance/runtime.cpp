@@ -110,6 +110,16 @@ cudaError_t cudaLaunchKernel(const void *symbol, dim3 grid, dim3 block, void **a
     return result(code);
 }
 
+// What the compiler writes for `kernel<<<…>>>`: a handle, which here is the symbol itself, then the launch.
+cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *symbol) {
+    *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void *>(symbol));
+    return cudaSuccess;
+}
+
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void **arguments, size_t shared, cudaStream_t stream) {
+    return cudaLaunchKernel(reinterpret_cast<const void *>(kernel), grid, block, arguments, shared, stream);
+}
+
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *symbol, void **arguments) {
     // The only attribute that CUB gives is programmatic launch, which allows an overlap but needs none.
     return cudaLaunchKernel(symbol, config->gridDim, config->blockDim, arguments, config->dynamicSmemBytes, config->stream);

@@ -198,7 +198,7 @@ class Suite:
         self.driver = Driver(library)
         self.wrong = 0
 
-    def run(self, kernel, grid, arguments, warps=4, stages=3, **constants):
+    def run(self, kernel, grid, arguments, warps=4, stages=3, fusion=True, **constants):
         """Arguments are numpy arrays (16-bit unsigned ones hold bfloat16), whole numbers (i32) and floats (fp32)."""
         names = [name for name in kernel.arg_names if name not in constants]
         signature, values, attributes = {}, [], {}
@@ -218,7 +218,8 @@ class Suite:
                     attributes[(index,)] = [["tt.divisibility", 16]]
         signature |= {name: "constexpr" for name in constants}
         source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-        compiled = triton.compile(source, target=GPUTarget("cuda", 80, 32), options={"num_warps": warps, "num_stages": stages})
+        options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": fusion}
+        compiled = triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options)
         shared = compiled.metadata.shared
         function = self.driver.function(compiled.asm["ptx"], compiled.metadata.name, shared)
         # Two pointers to scratch memory follow, which these kernels do not use.
@@ -234,6 +235,7 @@ class Suite:
         except Exception as error:  # Each test counts on its own.
             self.wrong += 1
             print(f"WRONG {name}: {type(error).__name__}: {error}", flush=True)
+            self.driver.restart()
         else:
             print(f"ok    {name}", flush=True)
 
@@ -264,7 +266,9 @@ def main():
 
     def test_layer_norm():
         x, w, b, out = normal(5, 200), normal(200), normal(200), np.zeros((5, 200), np.float32)
-        suite.run(layer_norm, (5,), [x, w, b, out, 200], warps=8, B=256)
+        # With fused multiply-adds the sums of squares differ between the lanes of a warp in their last bit, and the lanes
+        # store them to one address: which one stays is undefined, and reported.
+        suite.run(layer_norm, (5,), [x, w, b, out, 200], warps=8, fusion=False, B=256)
         c = x.astype(np.float64)
         c -= c.mean(1, keepdims=True)
         return [(out, c / np.sqrt((c * c).mean(1, keepdims=True) + 1e-5) * w + b, 2e-5)]

@@ -157,8 +157,7 @@ fn compile(layout: &Layout, name: &str, include: &str) -> Result<(), String> {
             "20012",
         ])
         .args(["-gencode", "arch=compute_80,code=compute_80"])
-        // Launches by `cudaLaunchKernel`, which is documented.
-        .args(["-D__NV_LEGACY_LAUNCH", "-cudart", "none"])
+        .args(["-cudart", "none"])
         .arg("-I")
         .arg(packages.join(include))
         .arg(&main)
