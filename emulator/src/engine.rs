@@ -188,11 +188,6 @@ fn fill(
                         })?,
                     };
                     let value = target.wrapping_add_signed(*addend).to_le_bytes();
-                    let width = v.ty.size().min(8) as usize;
-                    if width < 8 {
-                        let message = format!("{} is too narrow for an address", v.name);
-                        return Err(error(v, message));
-                    }
                     write(piece.offset, &value)?;
                 }
             }

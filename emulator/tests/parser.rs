@@ -768,3 +768,16 @@ fn mutated_text_never_panics() {
     }
     assert!(good > 30 && bad > 100, "{good} parsed, {bad} refused");
 }
+
+#[test]
+fn an_unaligned_address_in_an_initialiser_is_placed() {
+    use cuda_emulator::{engine, memory::DeviceMemory};
+    let memory = DeviceMemory::new(1 << 24).unwrap();
+    let loaded = engine::load(&parse(MIX).unwrap(), &memory).unwrap();
+    let mut packed = [0; 9];
+    memory
+        .copy_out(loaded.globals["packed"].0, &mut packed)
+        .unwrap();
+    let (counter, _) = loaded.globals["counter"];
+    assert_eq!((packed[0], &packed[1..]), (1, &counter.to_le_bytes()[..]));
+}

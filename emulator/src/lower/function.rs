@@ -280,6 +280,14 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
             Operand::Symbol { name, addend } => match self.place(name, w)? {
                 Place::Shared(a) => Ok(self.constant32(a.wrapping_add(*addend as u32))),
                 Place::KernelParam(a) => Ok(self.constant32(a.wrapping_add(*addend as u32))),
+                // Triton keeps addresses in the local window in 32 bits.
+                Place::Local(offset) => {
+                    let (wide, low, high) = (self.new64(), self.new32(), self.new32());
+                    let offset = offset.wrapping_add(*addend as u32);
+                    self.emit(Op::LocalAddress, wide, [offset, 0, 0, 0]);
+                    self.emit(Op::Unpack64, low, [wide, 0, 0, high]);
+                    Ok(low)
+                }
                 _ => Err(w.error(format_args!("the address of {name} needs 64 bits"))),
             },
             _ => Err(w.error("a register or an immediate was expected")),
