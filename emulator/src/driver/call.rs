@@ -37,6 +37,11 @@ pub(super) fn fail<T>(code: CUresult, message: impl Into<String>) -> Outcome<T> 
     Err(Failure { code, message })
 }
 
+/// An answer that is an error code but no mistake ("not ready"): nothing is said.
+pub(super) fn answer<T>(code: CUresult) -> Outcome<T> {
+    fail(code, "")
+}
+
 /// A failed outcome for an argument that is not allowed.
 pub(super) fn invalid<T>(message: impl Into<String>) -> Outcome<T> {
     fail(CUresult::INVALID_VALUE, message)
@@ -227,8 +232,7 @@ pub(super) fn entry_without_driver(body: impl FnOnce() -> Option<()>) -> CUresul
 pub(super) fn guarded(name: &'static str, body: impl FnOnce() -> Outcome) -> CUresult {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => CUresult::SUCCESS,
-        // "Not ready" is an answer, not a mistake.
-        Ok(Err(failure)) if failure.code == CUresult::NOT_READY => failure.code,
+        Ok(Err(failure)) if failure.message.is_empty() => failure.code,
         Ok(Err(failure)) => {
             explain(name, &failure);
             failure.code

@@ -1,6 +1,6 @@
 //! Events.
 
-use super::call::{Handle, Out, Outcome, Required, entry, fail, invalid, unsupported};
+use super::call::{Handle, Out, Outcome, Required, answer, entry, fail, invalid, unsupported};
 use super::capture;
 use super::result::CUresult;
 use super::schedule::{self, Work, completed, submit};
@@ -105,7 +105,7 @@ pub(super) extern "C" fn cuEventQuery(event: Handle) -> CUresult {
             return Ok(());
         };
         if !completed(d, stream, position) && !schedule::poll(d, stream, position) {
-            return fail(CUresult::NOT_READY, "");
+            return answer(CUresult::NOT_READY);
         }
         d.event(event)?;
         wait_on_host(d, event);
@@ -151,7 +151,7 @@ fn elapsed(milliseconds: Out<'_, f32>, start: Handle, end: Handle) -> CUresult {
             *time = recorded.time;
         }
         let [Some(start), Some(end)] = times else {
-            return fail(CUresult::NOT_READY, "");
+            return answer(CUresult::NOT_READY);
         };
         let seconds = match end.checked_duration_since(start) {
             Some(later) => later.as_secs_f32(),

@@ -416,3 +416,25 @@ pub(super) extern "C" fn cuMemPrefetchAsync_v2(
 ) -> CUresult {
     entry("cuMemPrefetchAsync", |_| unsupported("managed memory"))
 }
+
+/// Managed memory is not supported.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemAdvise(
+    _address: u64,
+    _bytes: usize,
+    _advice: u32,
+    _device: i32,
+) -> CUresult {
+    entry("cuMemAdvise", |_| unsupported("managed memory"))
+}
+
+/// Managed memory is not supported.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuMemPrefetchAsync(
+    _address: u64,
+    _bytes: usize,
+    _device: i32,
+    _stream: Handle,
+) -> CUresult {
+    entry("cuMemPrefetchAsync", |_| unsupported("managed memory"))
+}

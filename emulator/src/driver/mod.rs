@@ -21,6 +21,7 @@ mod fatbin;
 mod function;
 mod graph;
 mod launch;
+mod library;
 mod memory;
 mod module;
 mod occupancy;

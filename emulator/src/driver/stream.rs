@@ -3,7 +3,9 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use super::call::{Handle, HostPtr, Out, Outcome, Required, entry, fail, invalid, unsupported};
+use super::call::{
+    Handle, HostPtr, Out, Outcome, Required, answer, entry, fail, invalid, unsupported,
+};
 use super::capture;
 use super::result::CUresult;
 use super::schedule::{self, HostCall, Work, submit};
@@ -99,7 +101,7 @@ pub(super) extern "C" fn cuStreamQuery(stream: Handle) -> CUresult {
         capture::refuse_on(d, stream, "queries")?;
         let position = d.streams.get(&stream).map_or(0, |s| s.submitted);
         if !schedule::completed(d, stream, position) && !schedule::poll(d, stream, position) {
-            return fail(CUresult::NOT_READY, "");
+            return answer(CUresult::NOT_READY);
         }
         // Nothing is left to run; this notes that the host knows.
         schedule::finish(d, stream, position)
