@@ -40,6 +40,11 @@ pub(super) fn note(d: &mut Driver, what: &str, fill: impl FnOnce(&mut Touched)) 
     }
 }
 
+/// Forgets what the command that ran has noted, for one that failed half-way.
+pub(super) fn forget(d: &mut Driver) {
+    d.order.now.clear();
+}
+
 /// Compares the command that ran, whose clock is `after`, with those before it that it does not come after.
 ///
 /// # Errors

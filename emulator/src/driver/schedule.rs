@@ -431,6 +431,7 @@ fn step(d: &mut Locked, stream: Handle) {
     s.running = true;
     let result = execute(d, context, &command.work)
         .and_then(|()| order::compare(d, stream, command.position, &command.after));
+    order::forget(d);
     if let Work::Host(_) = command.work {
         // What the function tells the rest of the program comes after all that the function came after.
         d.host_clock.merge(&command.after);
