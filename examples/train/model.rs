@@ -46,7 +46,6 @@ pub struct Pass {
     /// Gradients of the residual stream, and of what is behind a norm [T, H].
     x_grad: Vec<f32>,
     normed_grad: Vec<f32>,
-    tokens: usize,
 }
 
 /// What a block's backward needs of its forward.
@@ -116,7 +115,6 @@ impl Model {
     pub fn forward(&self, pass: &mut Pass, batch: &Batch) -> millet::Result<Vec<f32>> {
         let tokens = batch.targets.len();
         let size = tokens * pass.layer.config().hidden_size();
-        pass.tokens = tokens;
         let Pass {
             layer, workspace, ..
         } = pass;
@@ -257,7 +255,6 @@ impl Pass {
             logits: vec![0.0; tokens * BYTES],
             x_grad: vec![0.0; size],
             normed_grad: vec![0.0; size],
-            tokens: 0,
         })
     }
 
@@ -271,5 +268,69 @@ impl Pass {
 fn add(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {
         *x += y;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+
+    /// Mean loss, in f64.
+    fn loss(model: &Model, pass: &mut Pass, batch: &Batch) -> f64 {
+        let losses = model.forward(pass, batch).unwrap();
+        losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64
+    }
+
+    /// Every parameter's gradient against central differences, along directions that mix the gradient with noise: the
+    /// gradient gives a change well above the rounding of f32, the noise finds what the gradient misses.
+    #[test]
+    fn gradients_match_finite_differences() {
+        let rng = &mut StdRng::seed_from_u64(7);
+        let (context, tokens, blocks) = (2, 40, 2);
+        // All experts are picked, so that no step crosses from one choice of experts to another.
+        let config = MoeConfig::builder(6, 5, 3, 3).build().unwrap();
+        let mut model = Model::new(rng, &config, blocks, context);
+        let mut pass = Pass::new(config, blocks, tokens, Keep::Hidden).unwrap();
+        let batch = Batch {
+            contexts: (0..tokens * context)
+                .map(|_| rng.random_range(0..4))
+                .collect(),
+            targets: (0..tokens).map(|_| rng.random_range(0..4)).collect(),
+        };
+        let losses = model.gradients(&mut pass, &batch).unwrap();
+        assert!((losses.cross_entropy - loss(&model, &mut pass, &batch)).abs() < 1e-6);
+
+        for index in 0..model.parameters().len() {
+            let parameter = &model.parameters()[index];
+            let (value, grad) = (parameter.value.clone(), parameter.grad.clone());
+            let norm = grad.iter().map(|g| g * g).sum::<f32>().sqrt();
+            assert!(norm > 1e-4, "parameter {index} has no gradient to speak of");
+            for _ in 0..3 {
+                let spread = 1.0 / (grad.len() as f32).sqrt();
+                let direction: Vec<f32> = grad
+                    .iter()
+                    .map(|g| {
+                        let keep = if rng.random() { g / norm } else { 0.0 };
+                        keep + if rng.random() { spread } else { -spread }
+                    })
+                    .collect();
+                let mut loss_at = |step: f32| {
+                    let moved = value.iter().zip(&direction).map(|(v, d)| v + step * d);
+                    model.parameters()[index].value = moved.collect();
+                    loss(&model, &mut pass, &batch)
+                };
+                let step = 1e-2;
+                let difference = (loss_at(step) - loss_at(-step)) / (2.0 * f64::from(step));
+                loss_at(0.0);
+                let products = grad.iter().zip(&direction);
+                let slope: f64 = products.map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+                let error = (difference - slope).abs() / f64::from(norm);
+                assert!(
+                    error < 5e-3,
+                    "parameter {index}: slope {slope}, by differences {difference}, off by {error} of the norm"
+                );
+            }
+        }
     }
 }

@@ -14,6 +14,7 @@ const COMPARE_STEPS: usize = 400;
 
 /// Trains a byte-level language model whose feed-forward part is a fine-grained Mixture-of-Experts layer.
 #[derive(Parser)]
+#[command(allow_negative_numbers = true)]
 pub struct Options {
     /// Text to train on; its last tenth is held out [default: Rust sources of this crate's dependencies]
     #[arg(long, value_name = "FILE")]
@@ -88,11 +89,11 @@ pub struct Options {
     z_loss: f64,
 
     /// Peak learning rate of AdamW
-    #[arg(long, default_value_t = 4e-3)]
+    #[arg(long, default_value_t = 4e-3, value_parser = above_zero)]
     learning_rate: f64,
 
     /// Weight decay of AdamW
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, value_parser = not_negative)]
     weight_decay: f64,
 
     /// Where the layer runs
@@ -219,5 +220,19 @@ fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(0) => Err("must be at least 1".into()),
         Ok(number) => Ok(number),
         Err(_) => Err("must be a whole number".into()),
+    }
+}
+
+fn above_zero(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
+        _ => Err("must be a number above 0".into()),
+    }
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number >= 0.0 && f64::is_finite(number) => Ok(number),
+        _ => Err("must be a number of at least 0".into()),
     }
 }

@@ -265,3 +265,48 @@ impl RouterRecord {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millet::MoeConfig;
+
+    #[test]
+    fn learns_a_pattern_and_repeats_itself() {
+        let pattern = |length: usize| b"fine-grained ".iter().copied().cycle().take(length);
+        let text = Text {
+            train: pattern(3000).collect(),
+            held_out: pattern(500).collect(),
+            description: String::new(),
+        };
+        let recipe = Recipe {
+            steps: 60,
+            batch: 64,
+            blocks: 1,
+            context: 4,
+            learning_rate: 1e-2,
+            weight_decay: 0.1,
+        };
+        let variant = Variant {
+            label: "small".into(),
+            layer: MoeConfig::builder(16, 8, 8, 2).capacity(Capacity::new(1.5)),
+        };
+        let held_out = HeldOut::new(&text, &recipe);
+        let run = |seed| train(&text, &held_out, &recipe, &variant, seed, |_, _| ()).unwrap();
+        let (first, again, other) = (run(1), run(1), run(2));
+        assert!(
+            first.held_out < 0.1 * held_out.unigram_entropy(),
+            "{}",
+            first.held_out
+        );
+        assert_eq!(first.held_out.to_bits(), again.held_out.to_bits());
+        assert_ne!(first.held_out.to_bits(), other.held_out.to_bits());
+        let last = first.records.last().unwrap();
+        assert_eq!(
+            (last.step, last.tokens, last.router.slot_weights.len()),
+            (60, 3840, 2)
+        );
+        assert!(last.held_out.is_some());
+        assert_eq!(first.record_at(0.25).step, 15);
+    }
+}
