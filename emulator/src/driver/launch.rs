@@ -252,7 +252,10 @@ fn packed_buffer(extra: HostPtr) -> Outcome<(HostPtr, usize)> {
 /// Runs a launch whose turn it is.
 pub(super) fn run(d: &mut Locked, launch: &KernelLaunch) -> Outcome {
     let memory = Arc::clone(&d.memory);
-    let options = d.options.clone();
+    let mut options = d.options.clone();
+    if options.threads == 0 {
+        options.threads = d.cores;
+    }
     let report = engine::run(&engine::Launch {
         kernel: &launch.kernel,
         grid: launch.shape.grid,

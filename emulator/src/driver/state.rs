@@ -26,6 +26,8 @@ pub(super) struct Driver {
     pub(super) device: &'static Device,
     pub(super) memory: Arc<DeviceMemory>,
     pub(super) options: Options,
+    /// Threads that run a launch's blocks when the options do not say; asking the system takes longer than a small launch.
+    pub(super) cores: usize,
     /// Options set by the program, which come before the environment's.
     pub(super) overrides: HashMap<String, String>,
     pub(super) random: Option<Random>,
@@ -244,6 +246,7 @@ impl Driver {
             random: options.seed.map(Random::new),
             report: Reporter::new(variable).or_else(invalid)?,
             options,
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
             overrides: HashMap::new(),
             primary: Primary::default(),
             contexts: HashMap::new(),
