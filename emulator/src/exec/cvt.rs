@@ -8,7 +8,6 @@ use crate::numeric::{Rounding, f32s};
 use crate::ptx::ast::Type;
 
 /// The lanes of a source, zero-extended.
-#[inline(always)]
 unsafe fn source(r: Regs, slot: u32, wide: bool) -> [u64; 32] {
     // SAFETY: slots of the frame.
     unsafe {
@@ -19,7 +18,6 @@ unsafe fn source(r: Regs, slot: u32, wide: bool) -> [u64; 32] {
     }
 }
 
-#[inline(always)]
 unsafe fn put(r: Regs, slot: u32, value: &[u64; 32], flags: u8, m: u32) {
     // SAFETY: slots of the frame.
     unsafe {
@@ -42,7 +40,6 @@ fn extend(x: u64, ty: IntType) -> i128 {
 }
 
 /// Integer to integer: to the destination type (saturated if asked), extended to the register.
-#[inline(always)]
 pub(crate) unsafe fn integer(r: Regs, i: &Inst, m: u32, c: CvtInt) {
     // SAFETY: slots of the frame.
     unsafe {
@@ -74,7 +71,6 @@ fn mode(rounding: CvtRounding) -> Rounding {
 }
 
 /// A conversion with a float on one side at least (lowering let only those through that exist).
-#[inline(always)]
 pub(crate) unsafe fn float(r: Regs, i: &Inst, m: u32, c: Cvt) {
     // SAFETY: slots of the frame.
     unsafe {
@@ -122,8 +118,8 @@ pub(crate) unsafe fn float(r: Regs, i: &Inst, m: u32, c: Cvt) {
         let a = source(r, i.a, c.flags & CVT_SRC64 != 0);
         let b = source(r, i.b, false);
         let mut t = [0; 32];
-        for l in 0..32 {
-            t[l] = one(a[l], b[l], c);
+        for l in 0..std::hint::black_box(32) {
+            t[l & 31] = one(a[l & 31], b[l & 31], c);
         }
         put(r, i.d, &t, c.flags, m);
     }
@@ -151,8 +147,8 @@ fn one(a: u64, b: u64, c: Cvt) -> u64 {
     let out64 = |x: f64| {
         // As f32's `.sat`: NaN and negative numbers become +0.
         let x = match sat {
-            true if !(x > 0.0) => 0.0,
-            true => x.min(1.0),
+            true if x > 0.0 => x.min(1.0),
+            true => 0.0,
             false => x,
         };
         x.to_bits()

@@ -74,8 +74,8 @@ fn all_inside(a: &[u64; 32], base: u64, end: u64, size: u32, m: u32) -> bool {
     }
     let limit = room - u64::from(size);
     let mut bad = 0u32;
-    for l in 0..32 {
-        let outside = a[l].wrapping_sub(base) > limit;
+    for (l, a) in a.iter().enumerate() {
+        let outside = a.wrapping_sub(base) > limit;
         bad |= u32::from(outside) << l;
     }
     bad & m == 0
@@ -102,8 +102,8 @@ pub(crate) unsafe fn pointers(
     let first = a[m.trailing_zeros() as usize];
     // Natural alignment up to 16 bytes; a vector's is that of the whole.
     let mut low = 0;
-    for l in 0..32 {
-        low |= if m >> l & 1 != 0 { a[l] } else { 0 };
+    for (l, a) in a.iter().enumerate() {
+        low |= if m >> l & 1 != 0 { *a } else { 0 };
     }
     let aligned = low & (u64::from(what.size.min(32)) - 1) == 0;
     if aligned {
@@ -396,12 +396,16 @@ pub(crate) unsafe fn load(
     true
 }
 
-#[inline(always)]
+#[inline(never)]
 unsafe fn load_element(r: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usize, m: u32) {
     macro_rules! read {
-        ($t:ty) => {
-            std::array::from_fn(|l| p[l].wrapping_add(offset).cast::<$t>().read() as _)
-        };
+        ($t:ty) => {{
+            let mut t = [0; 32];
+            for l in 0..std::hint::black_box(32) {
+                t[l & 31] = p[l & 31].wrapping_add(offset).cast::<$t>().read() as _;
+            }
+            t
+        }};
     }
     // SAFETY: pointers were checked for the access's size and alignment; slots belong to the frame.
     unsafe {
@@ -568,7 +572,7 @@ pub(crate) unsafe fn store(
     true
 }
 
-#[inline(always)]
+#[inline(never)]
 unsafe fn store_element(r: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usize, m: u32) {
     macro_rules! write {
         ($t:ty, $get:ident, $slot:expr, $offset:expr) => {{

@@ -12,6 +12,7 @@ mod count;
 mod cvt;
 mod memory;
 mod print;
+mod rare;
 mod registers;
 mod run;
 mod slow;

@@ -68,9 +68,7 @@ impl Regs {
         if mask == !0 {
             *to = *value;
         } else {
-            for l in 0..32 {
-                to[l] = if mask >> l & 1 != 0 { value[l] } else { to[l] };
-            }
+            blend(to, value, mask);
         }
     }
 
@@ -83,9 +81,7 @@ impl Regs {
         if mask == !0 {
             *to = *value;
         } else {
-            for l in 0..32 {
-                to[l] = if mask >> l & 1 != 0 { value[l] } else { to[l] };
-            }
+            blend(to, value, mask);
         }
     }
 
@@ -96,6 +92,14 @@ impl Regs {
         // SAFETY: see the type.
         let to = unsafe { &mut *self.preds.add(slot as usize) };
         *to = *to & !mask | value & mask;
+    }
+}
+
+/// Writes the lanes in `mask`. Not inlined: it would be half of the inner loop's code.
+#[inline(never)]
+fn blend<T: Copy>(to: &mut [T; 32], value: &[T; 32], mask: u32) {
+    for l in 0..32 {
+        to[l] = if mask >> l & 1 != 0 { value[l] } else { to[l] };
     }
 }
 

@@ -1,7 +1,7 @@
 //! The inner loop: a warp runs until it waits, ends, fails or has used its budget.
 
 use super::state::{Block, Warp};
-use super::{Exec, alu, memory, slow};
+use super::{Exec, alu, memory, rare, slow};
 use crate::lower::op::{HELPER, Op};
 
 /// Why a warp stopped running.
@@ -35,42 +35,17 @@ pub(crate) const POLL: u32 = 50;
 pub(crate) const POLL_COST: i64 = 100;
 
 macro_rules! runner {
-    ($name:ident, $cold:ident $(, $feature:literal)?) => {
-        $(#[target_feature(enable = $feature)])?
-        pub(super) fn $name(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, budget: i64) -> Stop {
-            run_inline(x, block, warp, budget, |r, i, m, carry, seed| {
-                // SAFETY: the caller's operands; the CPU has this function's features.
-                unsafe { $cold(r, i, m, carry, seed) }
-            })
-        }
-    };
-}
-
-macro_rules! cold {
     ($name:ident $(, $feature:literal)?) => {
-        /// # Safety
-        /// Slots belong to the frame.
-        #[inline(never)]
         $(#[target_feature(enable = $feature)])?
-        unsafe fn $name(
-            r: super::registers::Regs,
-            i: &crate::lower::op::Inst,
-            m: u32,
-            carry: &mut u32,
-            seed: Option<u64>,
-        ) {
-            // SAFETY: the caller's.
-            unsafe { alu::cold(r, i, m, carry, seed) }
+        fn $name(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, budget: i64) -> Stop {
+            run_inline(x, block, warp, budget)
         }
     };
 }
 
-cold!(cold_portable);
-runner!(run_portable, cold_portable);
+runner!(run_portable);
 #[cfg(target_arch = "x86_64")]
-cold!(cold_avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt,f16c");
-#[cfg(target_arch = "x86_64")]
-runner!(run_avx2, cold_avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt,f16c");
+runner!(run_avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt,f16c");
 
 /// Which version of the inner loop the CPU can run.
 #[derive(Debug, Clone, Copy)]
@@ -108,13 +83,7 @@ pub(crate) fn run(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, budg
 }
 
 #[inline(always)]
-fn run_inline(
-    x: &mut Exec<'_>,
-    block: &mut Block<'_>,
-    warp: &mut Warp,
-    mut budget: i64,
-    cold: impl Fn(super::registers::Regs, &crate::lower::op::Inst, u32, &mut u32, Option<u64>),
-) -> Stop {
+fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budget: i64) -> Stop {
     let code = x.grid.code;
     let insts = code.insts.as_slice();
     let seed = x.grid.launch.options.approx_seed;
@@ -160,7 +129,7 @@ fn run_inline(
                 continue;
             }
             // SAFETY: slots of this frame.
-            if unsafe { alu::hot(regs, inst, m) } {
+            if unsafe { alu::execute(regs, inst, m) } {
                 pc += 1;
                 continue;
             }
@@ -240,7 +209,8 @@ fn run_inline(
                     }
                 }
                 _ => {
-                    cold(regs, inst, m, &mut warp.carry, seed);
+                    // SAFETY: slots of this frame.
+                    unsafe { rare::execute(regs, inst, m, &mut warp.carry, seed) };
                     pc += 1;
                 }
             }

@@ -706,8 +706,8 @@ fn pass(warp: &mut Warp, from: (Frame, Value), to: (Frame, Value), lanes: u32) -
         }
         ((ff, Value::Reg(a)), (tf, Value::Frame(b, n))) => {
             let r = warp.regs(ff);
-            // SAFETY: a slot of the frame.
             let words: [u64; 32] = match a {
+                // SAFETY: a slot of the frame.
                 Reg::R32(a) => unsafe { r.get32(a) }.map(u64::from),
                 // SAFETY: a slot of the frame.
                 Reg::R64(a) => *unsafe { r.get64(a) },

@@ -384,7 +384,7 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
     }
 
     /// `d` or `d|p`.
-    pub(crate) fn split_pair<'o>(operand: &'o Operand) -> (&'o Operand, Option<&'o Operand>) {
+    pub(crate) fn split_pair(operand: &Operand) -> (&Operand, Option<&Operand>) {
         match operand {
             Operand::Pair(d, p) => (d, Some(p)),
             d => (d, None),

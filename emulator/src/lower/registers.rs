@@ -62,11 +62,10 @@ pub(crate) fn estimate(func: &Function) -> u32 {
 fn each_register(operand: &Operand, f: &mut impl FnMut(RegId)) {
     match operand {
         Operand::Register(id) | Operand::NotRegister(id) => f(*id),
-        Operand::Address { base, .. } => {
-            if let AddressBase::Register(id) = base {
-                f(*id);
-            }
-        }
+        Operand::Address {
+            base: AddressBase::Register(id),
+            ..
+        } => f(*id),
         Operand::TensorAddress {
             base, coordinates, ..
         } => {

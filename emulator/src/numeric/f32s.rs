@@ -11,7 +11,10 @@ pub const NAN: u32 = 0x7fff_ffff;
 /// Replaces any NaN by the canonical one.
 #[inline(always)]
 pub fn canon(x: f32) -> f32 {
-    if x.is_nan() { f32::from_bits(NAN) } else { x }
+    // On bits: which NaN an operation returns is open in Rust, so a selection by `is_nan` may be optimised away.
+    let bits = x.to_bits();
+    let nan = bits & 0x7fff_ffff > 0x7f80_0000;
+    f32::from_bits(if nan { NAN } else { bits })
 }
 
 /// `.ftz`: a subnormal becomes zero of the same sign.

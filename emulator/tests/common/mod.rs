@@ -1,6 +1,6 @@
 //! Running PTX text in a test: buffers in, buffers out.
 
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 use cuda_emulator::device::Device;
 use cuda_emulator::engine::{self, Launch, Loaded, Report};
