@@ -1,12 +1,13 @@
 //! Central finite differences through the whole layer, in f64, for every gradient path, with random cotangents.
 
+use millet::half::{bf16, f16};
 use millet::{
-    AuxScale, Capacity, DropPolicy, Keep, Losses, MoeConfig, MoeLayer, ScoreFunction, SingleExpert,
-    Weights,
+    AuxScale, BackwardInput, Capacity, DropPolicy, Element, Gradients, Keep, Losses, MoeConfig,
+    MoeLayer, Real, ScoreFunction, SingleExpert, WeightGrad, Weights,
 };
 
 use crate::generate::{base, configs};
-use crate::harness::{Outcome, Problem, Tensor, TestBackend, run};
+use crate::harness::{Outcome, Problem, Tensor, TestBackend, narrow, run, widen};
 
 backend_tests!(
     every_path_against_finite_differences,
@@ -258,7 +259,6 @@ fn a_dropped_choice_still_moves_the_router<B: TestBackend>() {
 }
 
 fn keeping_the_routing_only_changes_no_bit<B: TestBackend>() {
-    use millet::half::{bf16, f16};
     for (seed, config) in configs(6, 5, 8, 3).iter().enumerate() {
         let problem = Problem::random(config, 23, seed as u64);
         let both = [Keep::Routing, Keep::Hidden];
@@ -273,53 +273,56 @@ fn keeping_the_routing_only_changes_no_bit<B: TestBackend>() {
     }
 }
 
-/// `Accumulate` adds, in the accumulation type, what `Overwrite` writes.
+/// `Accumulate` adds, in the accumulation type, what `Overwrite` writes rounded.
 fn weight_gradients_accumulate<B: TestBackend>() {
-    use millet::{BackwardInput, Gradients, WeightGrad};
-    let config = base(6, 5, 4, 2).build().unwrap();
-    let problem = Problem::random(&config, 11, 3);
-    let overwritten = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
+    accumulate::<B, f64>(2.0);
+    accumulate::<B, f32>(2.0);
+    // From 0, so that nothing is lost before it is rounded.
+    accumulate::<B, bf16>(0.0);
+    accumulate::<B, f16>(0.0);
+}
 
-    let layer = MoeLayer::new(B::create(), config.clone());
+fn accumulate<B: TestBackend, T: Element>(start: f64) {
+    let config = base(6, 5, 4, 2).build().unwrap();
+    let problem = Problem::random(&config, 11, 3).rounded::<T, T>();
+    let overwritten = run::<B, T, T>(&config, &problem, Keep::Hidden, 1.0);
+
+    let layer = MoeLayer::new(B::create(), config);
     let backend = layer.backend();
-    let tensor = |values: &[f64]| Tensor::<B, f32>::from_f64(backend, values);
-    let (x, output_grad, router) = (
-        tensor(&problem.x),
-        tensor(&problem.output_grad),
-        tensor(&problem.router),
-    );
-    let (gate_up, down) = (tensor(&problem.gate_up), tensor(&problem.down));
+    let tensor = |values: &[f64]| Tensor::<B, T>::from_f64(backend, values);
+    let (x, output_grad) = (tensor(&problem.x), tensor(&problem.output_grad));
+    let (router, gate_up) = (tensor(&problem.router), tensor(&problem.gate_up));
+    let down = tensor(&problem.down);
     let weights = Weights {
         router: router.view(),
         selection_bias: None,
         gate_up: gate_up.view(),
         down: down.view(),
     };
-    let mut saved = layer.saved::<f32>(11, Keep::Hidden).unwrap();
-    let mut workspace = layer.workspace::<f32>(11, Keep::Hidden).unwrap();
-    let mut output = Tensor::<B, f32>::garbage(backend, problem.x.len());
-    let start = |values: &[f64]| Tensor::<B, f32>::filled(backend, values.len(), 2.0);
-    let mut sums = (
-        start(&problem.router),
-        start(&problem.gate_up),
-        start(&problem.down),
-    );
-    for pass in 1..=2 {
+    let mut saved = layer.saved::<T>(11, Keep::Hidden).unwrap();
+    let mut workspace = layer.workspace::<T>(11, Keep::Hidden).unwrap();
+    let mut output = Tensor::<B, T>::garbage(backend, problem.x.len());
+    let zeros = |values: &[f64]| {
+        Tensor::<B, T::Acc>::filled(backend, values.len(), T::Acc::from_f64(start))
+    };
+    let mut sums = [
+        zeros(&problem.router),
+        zeros(&problem.gate_up),
+        zeros(&problem.down),
+    ];
+    let mut once: Option<[Vec<f64>; 3]> = None;
+    for _ in 0..2 {
+        let (saved, workspace) = (&mut saved, &mut workspace);
         layer
-            .forward(
-                weights,
-                x.view(),
-                output.view_mut(),
-                &mut saved,
-                &mut workspace,
-            )
+            .forward(weights, x.view(), output.view_mut(), saved, workspace)
             .unwrap();
-        let mut x_grad = Tensor::<B, f32>::garbage(backend, problem.x.len());
+        let mut x_grad = Tensor::<B, T>::garbage(backend, problem.x.len());
+        let [router_sum, gate_up_sum, down_sum] = &mut sums;
         let gradients = Gradients {
             x: x_grad.view_mut(),
-            router: WeightGrad::Accumulate(sums.0.view_mut()),
-            gate_up: WeightGrad::Accumulate(sums.1.view_mut()),
-            down: WeightGrad::Accumulate(sums.2.view_mut()),
+            router: WeightGrad::Accumulate(router_sum.view_mut()),
+            gate_up: WeightGrad::Accumulate(gate_up_sum.view_mut()),
+            down: WeightGrad::Accumulate(down_sum.view_mut()),
         };
         let input = BackwardInput {
             x: x.view(),
@@ -327,26 +330,41 @@ fn weight_gradients_accumulate<B: TestBackend>() {
             loss_gradient: 1.0,
         };
         layer
-            .backward(weights, input, &mut saved, &mut workspace, gradients)
+            .backward(weights, input, saved, workspace, gradients)
             .unwrap();
-        let pairs = [
-            (&sums.0, &overwritten.router_grad),
-            (&sums.1, &overwritten.gate_up_grad),
-            (&sums.2, &overwritten.down_grad),
-        ];
-        for (sum, gradient) in pairs {
-            for (sum, &gradient) in sum.to_f64(backend).into_iter().zip(gradient) {
-                let mut expected = 2.0f32;
-                for _ in 0..pass {
-                    expected += gradient as f32;
-                }
-                assert_eq!(sum as f32, expected, "pass {pass}");
-            }
-        }
         assert_eq!(
             x_grad.to_f64(backend),
             overwritten.x_grad,
             "x is overwritten"
         );
+
+        let now = sums.each_ref().map(|sum| sum.to_f64(backend));
+        let gradients = [
+            &overwritten.router_grad,
+            &overwritten.gate_up_grad,
+            &overwritten.down_grad,
+        ];
+        for (i, (now, gradient)) in now.iter().zip(gradients).enumerate() {
+            match &once {
+                // One pass: start + gradient in the accumulation type, which rounds to the gradient when start is 0.
+                None if start == 0.0 => {
+                    assert_eq!(&widen(&narrow::<T>(now)), gradient, "{}", T::NAME);
+                }
+                None => {
+                    let expected: Vec<f64> = gradient.iter().map(|g| start + g).collect();
+                    assert_eq!(now, &widen(&narrow::<T::Acc>(&expected)), "{}", T::NAME);
+                }
+                // Two passes: the same again.
+                Some(once) => {
+                    let pairs = now.iter().zip(&once[i]);
+                    for ((now, once), gradient) in pairs.zip(gradient) {
+                        let error = (now - once) - (once - start);
+                        let bound = 4e-7 * (once.abs() + gradient.abs());
+                        assert!(error.abs() <= bound, "{}: {once} then {now}", T::NAME);
+                    }
+                }
+            }
+        }
+        once = Some(now);
     }
 }

@@ -5,7 +5,7 @@ use millet::half::{bf16, f16};
 use millet::{Element, Keep, MoeConfig};
 
 use crate::generate::{base, configs};
-use crate::harness::{Outcome, Problem, TestBackend, run};
+use crate::harness::{Outcome, Problem, Tensor, TestBackend, dispatch, run};
 use crate::oracle::{Number, Oracle};
 
 backend_tests!(
@@ -15,6 +15,7 @@ backend_tests!(
     bf16_with_an_f32_router,
     f16_every_configuration,
     wide_and_odd_sizes,
+    a_is_made_from_the_rounded_h,
 );
 
 fn max_error(got: &[f64], want: &[f64]) -> f64 {
@@ -149,4 +150,46 @@ fn wide_and_odd_sizes<B: TestBackend>() {
         check_type::<B, f32, f32, f32>(&config, &problem, (|v| v, |v| v), 2e-6);
         check_type::<B, bf16, f32, f32>(&config, &problem, (round, |v| v), 8e-3);
     }
+}
+
+/// Forward and backward must see the same a, so it is made from h as stored: bit for bit, but for the last bit of a sigmoid.
+fn a_is_made_from_the_rounded_h<B: TestBackend>() {
+    let backend = B::create();
+    let (tokens, inner, top_k) = (64, 33, 2);
+    let config = base(24, inner, 4, top_k).build().unwrap();
+    let problem = Problem::random(&config, tokens, 5).rounded::<bf16, bf16>();
+    let ids: Vec<i32> = (0..tokens * top_k).map(|a| a as i32 % 4).collect();
+    let (plan, _) = dispatch::<B, f32>(&backend, &config, &ids, &vec![0.5; ids.len()]);
+    let tensor = |values: &[f64]| Tensor::<B, bf16>::from_f64(&backend, values);
+    let (x, gate_up) = (tensor(&problem.x), tensor(&problem.gate_up));
+    let mut h = Tensor::<B, bf16>::garbage(&backend, ids.len() * 2 * inner);
+    let mut a = Tensor::<B, bf16>::garbage(&backend, ids.len() * inner);
+    let scratch = backend.scratch_elements::<bf16>(&config, tokens);
+    let mut scratch = Tensor::<B, f32>::garbage(&backend, scratch);
+    backend
+        .experts_up::<bf16>(
+            &config,
+            tokens,
+            x.view(),
+            gate_up.view(),
+            plan.map(),
+            Some(h.view_mut()),
+            a.view_mut(),
+            scratch.view_mut(),
+        )
+        .unwrap();
+    let (h, a) = (h.to_f64(&backend), a.to_f64(&backend));
+    let mut different = 0;
+    for (h, a) in h.chunks_exact(2 * inner).zip(a.chunks_exact(inner)) {
+        for (i, &a) in a.iter().enumerate() {
+            let want = bf16::from_f64(h[i] / (1.0 + (-h[i]).exp()) * h[inner + i]).to_f64();
+            assert!((a - want).abs() <= want.abs() / 128.0, "{a} {want}");
+            different += usize::from(a != want);
+        }
+    }
+    assert!(
+        different < 20,
+        "{different} of {} differ",
+        ids.len() * inner
+    );
 }
