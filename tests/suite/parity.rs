@@ -51,12 +51,15 @@ fn check_exact<B: TestBackend>(config: &MoeConfig, problem: &Problem) {
     }
 }
 
+/// To a storage type and back.
+type Rounding<N> = fn(N) -> N;
+
 /// `max|out − ref64| < 2·max|same type − ref64| + 1e-5`, and the relative Frobenius norm below 1.5 times the same type's, and
 /// below `frobenius` where there are enough elements for a norm to mean something.
 fn check_type<B: TestBackend, T: Element, W: Element<Acc = T::Acc>, N: Number>(
     config: &MoeConfig,
     problem: &Problem,
-    (store, store_router): (fn(N) -> N, fn(N) -> N),
+    (store, store_router): (Rounding<N>, Rounding<N>),
     frobenius: f64,
 ) {
     let problem = problem.rounded::<T, W>();
@@ -110,21 +113,21 @@ fn f32_every_configuration<B: TestBackend>() {
 }
 
 fn bf16_every_configuration<B: TestBackend>() {
-    let round: fn(f32) -> f32 = |v| bf16::from_f32(v).to_f32();
+    let round: Rounding<f32> = |v| bf16::from_f32(v).to_f32();
     for (config, problem) in problems() {
         check_type::<B, bf16, bf16, f32>(&config, &problem, (round, round), 8e-3);
     }
 }
 
 fn bf16_with_an_f32_router<B: TestBackend>() {
-    let round: fn(f32) -> f32 = |v| bf16::from_f32(v).to_f32();
+    let round: Rounding<f32> = |v| bf16::from_f32(v).to_f32();
     for (config, problem) in problems().step_by(3) {
         check_type::<B, bf16, f32, f32>(&config, &problem, (round, |v| v), 8e-3);
     }
 }
 
 fn f16_every_configuration<B: TestBackend>() {
-    let round: fn(f32) -> f32 = |v| f16::from_f32(v).to_f32();
+    let round: Rounding<f32> = |v| f16::from_f32(v).to_f32();
     for (config, problem) in problems() {
         check_type::<B, f16, f16, f32>(&config, &problem, (round, round), 1e-3);
     }
@@ -146,7 +149,7 @@ fn wide_and_odd_sizes<B: TestBackend>() {
         let config = base(hidden, inner, experts, top_k).build().unwrap();
         let problem = Problem::random(&config, tokens, 77 + seed as u64);
         check_exact::<B>(&config, &problem);
-        let round: fn(f32) -> f32 = |v| bf16::from_f32(v).to_f32();
+        let round: Rounding<f32> = |v| bf16::from_f32(v).to_f32();
         check_type::<B, f32, f32, f32>(&config, &problem, (|v| v, |v| v), 2e-6);
         check_type::<B, bf16, f32, f32>(&config, &problem, (round, |v| v), 8e-3);
     }
