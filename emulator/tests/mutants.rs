@@ -234,7 +234,24 @@ fn last_block_sum(gpu: &Gpu, seed: u64) -> Outcome {
     judge(&report, &gpu.download::<i32>(out, 1), &[input.iter().sum()])
 }
 
-const KERNELS: [(&str, Run); 10] = [
+fn grid_exchange(gpu: &Gpu, seed: u64) -> Outcome {
+    const BLOCKS: usize = 5;
+    let (data, out) = (gpu.allocate(1280), gpu.allocate(1280));
+    let arguments = [data, out, gpu.upload(&[0u32])];
+    let report = gpu.launch(
+        "grid_exchange",
+        [BLOCKS as u32, 1, 1],
+        [64, 1, 1],
+        &arguments,
+        &checked(seed),
+    );
+    let expected: Vec<i32> = (0..64 * BLOCKS)
+        .map(|i| ((i / 64 + 1) % BLOCKS * 100 + (i % 64 ^ 33)) as i32)
+        .collect();
+    judge(&report, &gpu.download::<i32>(out, 64 * BLOCKS), &expected)
+}
+
+const KERNELS: [(&str, Run); 11] = [
     ("tiled_gemm", tiled_gemm),
     ("block_reduce", block_reduce),
     ("block_scan", block_scan),
@@ -245,6 +262,7 @@ const KERNELS: [(&str, Run); 10] = [
     ("lookback_scan", lookback_scan),
     ("locked_counters", locked_counters),
     ("last_block_sum", last_block_sum),
+    ("grid_exchange", grid_exchange),
 ];
 
 #[test]
@@ -292,7 +310,7 @@ fn mutant(line: usize, replacement: &str) -> (String, &'static str, Run) {
 
 /// Makes a mutant of every line that `change` changes. Each must be reported by most of a few interleavings; not by all, as in
 /// some the data that is not protected any more may never be read (a look-back that finds a prefix ready needs no sum).
-fn all_reported(change: impl Fn(&str) -> Option<&'static str>) -> usize {
+fn all_reported(change: impl Fn(&str) -> Option<String>) -> usize {
     let mut mutants = 0;
     let mut missed = String::new();
     for (i, line) in TEXT.lines().enumerate() {
@@ -300,7 +318,7 @@ fn all_reported(change: impl Fn(&str) -> Option<&'static str>) -> usize {
             continue;
         };
         mutants += 1;
-        let (text, name, run) = mutant(i, replacement);
+        let (text, name, run) = mutant(i, &replacement);
         let reports = |seed: &u64| matches!(run(&Gpu::new(&text), *seed), Outcome::Reported(_));
         let reported = (0..5).filter(reports).count();
         if reported < 3 {
@@ -317,27 +335,38 @@ fn all_reported(change: impl Fn(&str) -> Option<&'static str>) -> usize {
 
 #[test]
 fn every_mutant_is_reported() {
-    let removed = all_reported(|line| orders(line).then_some(""));
+    let removed = all_reported(|line| orders(line).then(String::new));
     assert!(removed >= 30, "only {removed} mutants were made");
 }
 
 #[test]
 fn fences_of_too_small_a_scope_are_reported() {
-    let narrowed = all_reported(|line| (line == "membar.gl;").then_some("membar.cta;"));
+    let narrowed = all_reported(|line| (line == "membar.gl;").then(|| "membar.cta;".into()));
     assert!(narrowed >= 7, "only {narrowed} mutants were made");
 }
 
 #[test]
+fn messages_without_release_or_acquire_are_reported() {
+    let weakened = |line: &str| {
+        let words = [".release.", ".acquire."];
+        let word = words.iter().find(|w| line.contains(*w))?;
+        Some(line.replace(word, ".relaxed."))
+    };
+    assert_eq!(all_reported(weakened), 2);
+}
+
+#[test]
 fn a_wait_that_leaves_one_group_too_many_is_reported() {
-    let later = |line: &str| (line == "cp.async.wait_group 1;").then_some("cp.async.wait_group 2;");
+    let later =
+        |line: &str| (line == "cp.async.wait_group 1;").then(|| "cp.async.wait_group 2;".into());
     assert_eq!(all_reported(later), 1);
 }
 
 #[test]
 fn a_barrier_for_too_few_threads_is_reported() {
     let fewer = |line: &str| match line {
-        "bar.sync 1, 128;" => Some("bar.sync 1, 96;"),
-        "bar.arrive 2, 128;" => Some("bar.arrive 2, 64;"),
+        "bar.sync 1, 128;" => Some("bar.sync 1, 96;".into()),
+        "bar.arrive 2, 128;" => Some("bar.arrive 2, 64;".into()),
         _ => None,
     };
     assert_eq!(all_reported(fewer), 2);

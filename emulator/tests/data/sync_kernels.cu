@@ -251,3 +251,19 @@ extern "C" __global__ void last_block_sum(const int *in, int *partial, unsigned 
         *out = sum;
     }
 }
+
+// Each block passes 64 numbers to its neighbour; in between all blocks meet: arrive with release, wait with acquire.
+extern "C" __global__ void grid_exchange(int *data, int *out, unsigned *arrived) {
+    int t = threadIdx.x, next = (blockIdx.x + 1) % gridDim.x;
+    data[blockIdx.x * 64 + t] = blockIdx.x * 100 + t;
+    __syncthreads();
+    if (t == 0) {
+        unsigned n;
+        asm volatile("atom.add.release.gpu.global.u32 %0, [%1], 1;" : "=r"(n) : "l"(arrived) : "memory");
+        do {
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(n) : "l"(arrived) : "memory");
+        } while (n < gridDim.x);
+    }
+    __syncthreads();
+    out[blockIdx.x * 64 + t] = data[next * 64 + (t ^ 33)];
+}
