@@ -133,6 +133,14 @@ impl Knowledge {
         }
     }
 
+    /// The clock of all lanes, if they know the same.
+    pub(super) fn same(&self) -> Option<&Arc<Clock>> {
+        match self {
+            Self::Same(clock) => Some(clock),
+            Self::PerLane(_) => None,
+        }
+    }
+
     /// Gives `lanes` a clock; `all` are the lanes that can still run.
     pub(super) fn set(&mut self, lanes: u32, all: u32, clock: Arc<Clock>) {
         if lanes & all == all {

@@ -481,8 +481,21 @@ pub(super) fn shared(
     let reads = access.kind != Kind::Write;
     let writes = access.kind != Kind::Read;
     let size = access.size;
-    for lane in lanes_of(access.lanes) {
+    let uniform = checker.state.warps[warp as usize].knows.same().cloned();
+    let mut left = access.lanes;
+    while left != 0 {
+        let lane = left.trailing_zeros();
         let at = offsets[lane as usize];
+        // Lanes that read the same bytes and know the same go together.
+        let mut lanes = 1u32 << lane;
+        if !writes && uniform.is_some() {
+            let mut rest = left & !lanes;
+            while rest != 0 && offsets[rest.trailing_zeros() as usize] == at {
+                lanes |= rest & rest.wrapping_neg();
+                rest &= rest - 1;
+            }
+        }
+        left &= !lanes;
         let (first, last) = (at / 4, (at + size - 1) / 4);
         for word in first..=last {
             let bytes = bytes_in_word(u64::from(word) * 4, u64::from(at), u64::from(size));
@@ -491,13 +504,12 @@ pub(super) fn shared(
                 continue;
             };
             let missing = if reads { bytes & !cell.written } else { 0 };
-            if writes {
-                cell.written |= bytes;
-            } else {
-                // Once is enough.
-                cell.written |= missing;
-            }
-            let clock = state.warps[warp as usize].knows.of(lane);
+            // After a read too: one finding is enough.
+            cell.written |= if writes { bytes } else { missing };
+            let clock = match &uniform {
+                Some(clock) => clock,
+                None => state.warps[warp as usize].knows.of(lane),
+            };
             let same = || {
                 access.values.is_some_and(|v| {
                     lanes_of(u32::from(bytes)).all(|b| {
@@ -506,12 +518,12 @@ pub(super) fn shared(
                     })
                 })
             };
-            let conflict = state.beside.access(cell, bytes, &view, lane, clock, same);
+            let conflict = state.beside.access(cell, bytes, &view, lanes, clock, same);
             if missing != 0 {
                 let byte = u64::from(word * 4 + missing.trailing_zeros());
                 checker.unwritten("shared", access, warp, lane, byte);
             }
-            if let Some(mark) = conflict {
+            if let Some((lane, mark)) = conflict {
                 checker.conflict("shared", access, warp, lane, u64::from(at), mark);
             }
         }
@@ -572,7 +584,10 @@ pub(super) fn global(
                     })
                 })
             };
-            if let Some(mark) = global.beside.access(cell, bytes, &view, lane, clock, same) {
+            let conflict = global
+                .beside
+                .access(cell, bytes, &view, 1 << lane, clock, same);
+            if let Some((_, mark)) = conflict {
                 conflicts.push((lane, at, mark));
             }
             word += 4;
@@ -960,7 +975,10 @@ pub(super) fn async_copy(checker: &mut BlockChecker<'_>, warp: u32, copy: &Async
             };
             cell.written = 0xf;
             let clock = state.warps[warp as usize].knows.of(lane);
-            if let Some(mark) = state.beside.access(cell, 0xf, &view, lane, clock, || false) {
+            let found = state
+                .beside
+                .access(cell, 0xf, &view, 1 << lane, clock, || false);
+            if let Some((_, mark)) = found {
                 checker.conflict("shared", &access, warp, lane, u64::from(at), mark);
             }
         }

@@ -99,10 +99,15 @@ pub(super) struct View {
     pub(super) together: u32,
 }
 
+/// Whether a mask has one lane.
+fn one(lanes: u32) -> bool {
+    lanes & lanes.wrapping_sub(1) == 0
+}
+
 impl View {
-    /// Whether `mark` happened before an access by `lane`, which knows `clock`.
+    /// Whether `mark` happened before an access by each of `lanes`, which know `clock`.
     #[inline(always)]
-    fn ordered(&self, mark: Mark, lane: u32, clock: &Clock) -> bool {
+    fn ordered(&self, mark: Mark, lanes: u32, clock: &Clock) -> bool {
         // An asynchronous copy is ordered with nothing before it was waited for.
         if mark.is(ASYNC) {
             return false;
@@ -111,20 +116,26 @@ impl View {
         if ours && mark.time <= self.block_time {
             return true;
         }
-        if mark.warp == self.warp && (mark.time <= self.warp_time || mark.lanes & !(1 << lane) == 0)
+        // A lane's own accesses; one lane's mark does not help several.
+        if mark.warp == self.warp
+            && (mark.time <= self.warp_time || mark.lanes == lanes && one(lanes))
         {
             return true;
         }
-        self.ordered_by_clock(mark, lane, clock)
+        self.ordered_by_clock(mark, lanes, clock)
     }
 
     #[inline(never)]
-    fn ordered_by_clock(&self, mark: Mark, lane: u32, clock: &Clock) -> bool {
+    fn ordered_by_clock(&self, mark: Mark, lanes: u32, clock: &Clock) -> bool {
         let (block, warp) = (mark.warp / self.warps, mark.warp % self.warps);
         if clock.saw_warp(block, warp, mark.time) {
             return true;
         }
-        let own = if mark.warp == self.warp { 1 << lane } else { 0 };
+        let own = if mark.warp == self.warp && one(lanes) {
+            lanes
+        } else {
+            0
+        };
         super::lanes_of(mark.lanes & !own).all(|l| clock.saw(block, warp, l, mark.time))
     }
 
@@ -154,11 +165,11 @@ impl View {
         mark.time == self.now && mark.warp == self.warp && (mark.site ^ self.site) & FLAGS == 0
     }
 
-    fn mine(&self, lane: u32) -> Mark {
+    fn mine(&self, lanes: u32) -> Mark {
         Mark {
             time: self.now,
             warp: self.warp,
-            lanes: 1 << lane,
+            lanes,
             site: self.site,
         }
     }
@@ -193,22 +204,32 @@ impl Beside {
         }
     }
 
-    /// An access by one lane to the bytes `bytes` (a mask) of a word. Returns an earlier access that it is not ordered with.
-    /// `same` says whether the lane's store changes nothing.
+    /// An access by lanes with one clock to the bytes `bytes` (a mask) of a word; several lanes only for reads. Returns an
+    /// earlier access that it is not ordered with, and the lane. `same` says whether the store changes nothing.
     #[inline(always)]
     pub(super) fn access(
         &mut self,
         cell: &mut Cell,
         bytes: u8,
         view: &View,
-        lane: u32,
+        lanes: u32,
         clock: &Clock,
         same: impl Fn() -> bool,
-    ) -> Option<Mark> {
-        if bytes == 0xf && cell.split == 0 {
-            return self.touch(&mut cell.whole, view, lane, clock, same);
+    ) -> Option<(u32, Mark)> {
+        let whole = bytes == 0xf && cell.split == 0;
+        if whole && self.touch(&mut cell.whole, view, lanes, clock) {
+            return None;
         }
-        self.access_parts(cell, bytes, view, lane, clock, &same)
+        let mut conflict = None;
+        for lane in super::lanes_of(lanes) {
+            let found = if whole {
+                self.touch_slow(&mut cell.whole, view, lane, clock, &same)
+            } else {
+                self.access_parts(cell, bytes, view, lane, clock, &same)
+            };
+            conflict = conflict.or(found.map(|mark| (lane, mark)));
+        }
+        conflict
     }
 
     #[inline(never)]
@@ -249,7 +270,11 @@ impl Beside {
         let mut conflict = None;
         for (i, part) in parts.iter_mut().enumerate() {
             if bytes >> i & 1 == 1 {
-                let found = self.touch(part, view, lane, clock, same);
+                let found = if self.touch(part, view, 1 << lane, clock) {
+                    None
+                } else {
+                    self.touch_slow(part, view, lane, clock, same)
+                };
                 conflict = conflict.or(found);
             }
         }
@@ -265,40 +290,87 @@ impl Beside {
         conflict
     }
 
+    /// The usual cases, all without conflict; false: nothing was done.
     #[inline(always)]
-    fn touch(
+    fn touch(&mut self, history: &mut History, view: &View, lanes: u32, clock: &Clock) -> bool {
+        let (write, read) = (history.write, history.read);
+        let before = |mark: Mark| view.covers(mark) && view.ordered(mark, lanes, clock);
+        if view.write {
+            if (write.time == 0 || before(write)) && (read.time == 0 || before(read)) {
+                if history.more != 0 {
+                    if !self.lists[history.more as usize - 1]
+                        .iter()
+                        .all(|&m| before(m))
+                    {
+                        return false;
+                    }
+                    self.clear_list(history);
+                }
+                history.write = view.mine(lanes);
+                history.read = Mark::default();
+                return true;
+            }
+            let joins = view.site & STRONG != 0 && read.time == 0 && view.joins(write);
+            if joins && history.more == 0 {
+                history.write.lanes |= lanes;
+                return true;
+            }
+            return false;
+        }
+        if write.time != 0 && !view.ordered(write, lanes, clock) {
+            return false;
+        }
+        if view.joins(read) {
+            history.read.lanes |= lanes;
+            return true;
+        }
+        if history.more != 0 {
+            return self.read_beside(history, view, lanes, clock);
+        }
+        if read.time != 0 && !before(read) {
+            self.list(history).push(read);
+        }
+        history.read = view.mine(lanes);
+        true
+    }
+
+    /// A read of a word that several warps have read.
+    fn read_beside(
         &mut self,
         history: &mut History,
         view: &View,
-        lane: u32,
+        lanes: u32,
         clock: &Clock,
-        same: impl Fn() -> bool,
-    ) -> Option<Mark> {
-        if history.more == 0 {
-            let (write, read) = (history.write, history.read);
-            if !view.write {
-                if write.time == 0 || view.ordered(write, lane, clock) {
-                    if view.joins(read) {
-                        history.read.lanes |= 1 << lane;
-                        return None;
-                    }
-                    if read.time == 0 || view.covers(read) && view.ordered(read, lane, clock) {
-                        history.read = view.mine(lane);
-                        return None;
+    ) -> bool {
+        let before = |mark: Mark| view.covers(mark) && view.ordered(mark, lanes, clock);
+        let list = &mut self.lists[history.more as usize - 1];
+        if list.iter().any(|m| m.is(WRITE)) {
+            return false;
+        }
+        if let Some(known) = list
+            .iter_mut()
+            .find(|m| m.warp == view.warp && view.joins(**m))
+        {
+            known.lanes |= lanes;
+            return true;
+        }
+        let read = history.read;
+        if !before(read) {
+            // The warp's own earlier mark gives way, else the list grows.
+            match list.iter_mut().find(|m| m.warp == view.warp && before(**m)) {
+                Some(known) => *known = read,
+                None => {
+                    list.push(read);
+                    if list.len() + 2 > self.capacity {
+                        drop_one(list, view.warps);
                     }
                 }
-            } else if (write.time == 0 || view.covers(write) && view.ordered(write, lane, clock))
-                && (read.time == 0 || view.covers(read) && view.ordered(read, lane, clock))
-            {
-                history.write = view.mine(lane);
-                history.read = Mark::default();
-                return None;
-            } else if view.site & STRONG != 0 && read.time == 0 && view.joins(write) {
-                history.write.lanes |= 1 << lane;
-                return None;
             }
+        } else if list.iter().all(|&m| before(m)) {
+            self.clear_list(history);
         }
-        self.touch_slow(history, view, lane, clock, &same)
+        history.read = view.mine(lanes);
+        true
     }
 
     #[inline(never)]
@@ -326,7 +398,7 @@ impl Beside {
             if mark.time == 0 {
                 continue;
             }
-            let ordered = view.ordered(mark, lane, clock);
+            let ordered = view.ordered(mark, bit, clock);
             if !ordered && (wrote || view.write) && !view.both_strong(mark) {
                 let same_instruction = wrote
                     && view.write
@@ -350,7 +422,7 @@ impl Beside {
                 });
             }
         }
-        let mut mine = view.mine(lane);
+        let mut mine = view.mine(bit);
         if view.write {
             mine.site |= WRITE;
         }
@@ -362,13 +434,7 @@ impl Beside {
             None => kept.push(mine),
         }
         while kept.len() > self.capacity {
-            // A read whose block has another one here, else the oldest read, else the oldest write.
-            let block = |m: &Mark| m.warp / view.warps;
-            let spare =
-                |m: &Mark| !m.is(WRITE) && kept.iter().filter(|o| block(o) == block(m)).count() > 1;
-            let victim = kept.iter().position(spare);
-            let victim = victim.or_else(|| kept.iter().position(|m| !m.is(WRITE)));
-            kept.remove(victim.unwrap_or(0));
+            drop_one(&mut kept, view.warps);
         }
         self.clear_list(history);
         // The latest write and the latest read go to their places.
@@ -431,4 +497,14 @@ impl Beside {
             write.settle(time);
         }
     }
+}
+
+/// Forgets one mark: a read whose block has another mark here, else the oldest read, else the oldest write.
+fn drop_one(marks: &mut Vec<Mark>, warps: u32) {
+    let block = |m: &Mark| m.warp / warps;
+    let spare =
+        |m: &Mark| !m.is(WRITE) && marks.iter().filter(|o| block(o) == block(m)).count() > 1;
+    let victim = marks.iter().position(spare);
+    let victim = victim.or_else(|| marks.iter().position(|m| !m.is(WRITE)));
+    marks.remove(victim.unwrap_or(0));
 }

@@ -540,8 +540,8 @@ fn agrees_with_plain_happens_before_on_random_traces() {
         let mut log = vec![];
         let global_only = blocks == 2;
         // Few words: conflicts; many syncs on some traces, so that both outcomes occur.
-        let sync_weight = 1 + numbers.below(12);
-        let words = 1 + numbers.below(8);
+        let sync_weight = 1 + numbers.below(4) * numbers.below(60);
+        let words = 1 + numbers.below(30);
         for _ in 0..60 {
             let (b, w, l) = (
                 numbers.below(blocks) as usize,
@@ -566,7 +566,10 @@ fn agrees_with_plain_happens_before_on_random_traces() {
                         (true, false) => Kind::Write,
                         _ => Kind::Read,
                     };
-                    let mut a = access(kind, 1 << l, size, 5);
+                    // Several lanes may read together.
+                    let others = numbers.below(16) as u32 & numbers.below(16) as u32;
+                    let mask = 1 << l | if kind == Kind::Read { others } else { 0 };
+                    let mut a = access(kind, mask, size, 5);
                     if is_strong {
                         a.order = Order::Strong(Semantics::Relaxed, GPU);
                     }
@@ -575,10 +578,15 @@ fn agrees_with_plain_happens_before_on_random_traces() {
                     } else {
                         checker.shared(w as u32, &a, &[offset; 32]);
                     }
-                    for byte in offset..offset + size {
-                        expected |= plain.access(t, byte, write, is_strong);
+                    for lane in super::lanes_of(mask) {
+                        let t = b * per_block + (w * LANES) as usize + lane as usize;
+                        for byte in offset..offset + size {
+                            expected |= plain.access(t, byte, write, is_strong);
+                        }
                     }
-                    log.push(format!("{t} {kind:?} {offset}+{size} strong {is_strong}"));
+                    log.push(format!(
+                        "{t} {mask:#x} {kind:?} {offset}+{size} strong {is_strong}"
+                    ));
                 }
                 e if e % 4 == 2 => {
                     let mask = 1 + numbers.below(15) as u32;
