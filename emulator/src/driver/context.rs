@@ -400,6 +400,7 @@ fn destroy(d: &mut Locked, context: Handle) {
     d.pinned.retain(|_, p| p.context != context);
     d.events.retain(|_, e| e.context != context);
     d.streams.retain(|_, s| s.context != context);
+    d.host_clock.forget_all_but(&d.streams);
     d.functions.retain(|_, f| f.context != context);
     d.graphs.retain(|_, g| g.context != context);
     d.nodes.retain(|_, (g, _)| d.graphs.contains_key(g));

@@ -76,6 +76,11 @@ impl Clock {
         *at = position.max(*at);
     }
 
+    /// Forgets streams that are gone: everything in them was done before they went.
+    pub(super) fn forget_all_but(&mut self, streams: &HashMap<Handle, Stream>) {
+        self.0.retain(|h, _| streams.contains_key(h));
+    }
+
     /// Whether what had the clock comes after `position` of `stream`.
     pub(super) fn covers(&self, stream: Handle, position: u64) -> bool {
         self.0.get(&stream).is_some_and(|&p| p >= position)
@@ -261,7 +266,7 @@ fn join(d: &mut Driver, stream: Handle) -> Arc<Clock> {
             clock.advance(other, s.submitted);
         }
     }
-    clock.0.retain(|h, _| d.streams.contains_key(h));
+    clock.forget_all_but(&d.streams);
     if let Some(s) = d.streams.get_mut(&stream) {
         s.clock = clock.clone();
     }

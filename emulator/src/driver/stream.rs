@@ -62,7 +62,9 @@ pub(super) extern "C" fn cuStreamDestroy_v2(stream: Handle) -> CUresult {
         let position = d.streams.get(&stream).map_or(0, |s| s.submitted);
         // An error stays with the context; the stream goes all the same.
         let result = schedule::run_to(d, stream, position);
+        let d = &mut **d;
         d.streams.remove(&stream);
+        d.host_clock.forget_all_but(&d.streams);
         result
     })
 }
