@@ -44,7 +44,8 @@ pub trait Backend {
     /// When an earlier operation failed on the device.
     fn read<T: Scalar>(&self, view: Self::View<'_, T>) -> Result<Vec<T>>;
 
-    /// Elements of scratch that any one operation below needs for up to `tokens` tokens: a pure function.
+    /// Elements of scratch that any one operation below needs for up to `tokens` tokens: a pure function
+    /// of these and the backend (on the CPU of its number of threads).
     fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize;
 
     /// Router: logits → experts, weights, statistics and losses.

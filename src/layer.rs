@@ -190,7 +190,7 @@ impl<B: Backend> MoeLayer<B> {
     }
 
     /// Memory for forward and backward of up to `max_tokens` tokens, for all layers of this configuration: its size is a pure
-    /// function of the configuration.
+    /// function of the configuration and the backend.
     ///
     /// # Errors
     /// As [`saved`](Self::saved).
