@@ -69,16 +69,17 @@ pub fn svg(groups: &[Group<'_>]) -> String {
     for plot in &plots {
         plot.draw(&mut svg);
     }
-    let step = (WIDTH - 80.0) / groups.len() as f64;
-    for (i, (group, color)) in groups.iter().zip(COLORS.iter().cycle()).enumerate() {
-        let x = 60.0 + step * i as f64;
+    let mut x = 40.0;
+    for (group, color) in groups.iter().zip(COLORS.iter().cycle()) {
         let y = HEIGHT - 24.0;
         let _ = writeln!(
             svg,
-            "<line x1=\"{x}\" y1=\"{y}\" x2=\"{}\" y2=\"{y}\" stroke=\"{color}\" stroke-width=\"3\"/>",
+            "<line x1=\"{x:.1}\" y1=\"{y}\" x2=\"{:.1}\" y2=\"{y}\" stroke=\"{color}\" stroke-width=\"3\"/>",
             x + 22.0
         );
         text(&mut svg, x + 28.0, y + 4.5, "start", &escaped(group.label));
+        // A little more than a letter takes on the mean.
+        x += 46.0 + 7.4 * group.label.chars().count() as f64;
     }
     svg.push_str("</svg>\n");
     svg
