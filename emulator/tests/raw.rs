@@ -1,0 +1,246 @@
+//! The interface below cudarc's safe layer: launch attributes, libraries, graphs built node by node, registered host memory.
+
+use std::ffi::{CString, c_void};
+use std::mem::MaybeUninit;
+use std::ptr::null_mut;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, result, sys};
+use emulator_loader as _;
+use sys::CUlaunchAttributeID as Id;
+use sys::cudaError_enum as Code;
+
+/// A context, the tests' kernels as a library, and two cells of device memory.
+struct Setup {
+    _context: Arc<CudaContext>,
+    library: sys::CUlibrary,
+    cells: u64,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let context = CudaContext::new(0).unwrap();
+        context.bind_to_thread().unwrap();
+        let text = CString::new(include_str!("data/tests.ptx")).unwrap();
+        let mut library = null_mut();
+        let code = text.as_ptr().cast();
+        // SAFETY: NUL-terminated text, no options; the cells are freed in `drop`.
+        let cells = unsafe {
+            let none = null_mut();
+            sys::cuLibraryLoadData(&mut library, code, null_mut(), none, 0, null_mut(), none, 0)
+                .result()
+                .unwrap();
+            result::malloc_sync(8).unwrap()
+        };
+        Self {
+            _context: context,
+            library,
+            cells,
+        }
+    }
+
+    fn function(&self, name: &str) -> sys::CUfunction {
+        let name = CString::new(name).unwrap();
+        let (mut kernel, mut function) = (null_mut(), null_mut());
+        // SAFETY: the library is live, the name a C string.
+        unsafe {
+            sys::cuLibraryGetKernel(&mut kernel, self.library, name.as_ptr())
+                .result()
+                .unwrap();
+            sys::cuKernelGetFunction(&mut function, kernel)
+                .result()
+                .unwrap();
+        }
+        function
+    }
+
+    /// The cells after all work, which are set to `new`.
+    fn swap(&self, new: [i32; 2]) -> [i32; 2] {
+        let mut old = [0; 2];
+        // SAFETY: the cells are 8 bytes.
+        unsafe {
+            result::ctx::synchronize().unwrap();
+            result::memcpy_dtoh_sync(&mut old, self.cells).unwrap();
+            result::memcpy_htod_sync(self.cells, &new).unwrap();
+        }
+        old
+    }
+}
+
+impl Drop for Setup {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`.
+        unsafe {
+            result::free_sync(self.cells).unwrap();
+            sys::cuLibraryUnload(self.library).result().unwrap();
+        }
+    }
+}
+
+fn attribute(id: Id, values: &[i32]) -> sys::CUlaunchAttribute {
+    // SAFETY: the structure is plain numbers.
+    let mut a: sys::CUlaunchAttribute = unsafe { MaybeUninit::zeroed().assume_init() };
+    a.id = id;
+    for (i, value) in values.iter().enumerate() {
+        let place = (&raw mut a.value).cast::<i32>().wrapping_add(i);
+        // SAFETY: the union has 64 bytes, and no attribute here more than 12.
+        unsafe { place.write(*value) };
+    }
+    a
+}
+
+#[test]
+fn launch_attributes() {
+    let s = Setup::new();
+    let (relay, bounded) = (s.function("move"), s.function("bounded"));
+    let launch = |f, grid, block, attributes: &mut [sys::CUlaunchAttribute]| {
+        let (mut to, mut from) = (s.cells, s.cells + 4);
+        let mut params: [*mut c_void; 2] = [(&raw mut to).cast(), (&raw mut from).cast()];
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: null_mut(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        };
+        // SAFETY: everything is live until the call returns.
+        unsafe { sys::cuLaunchKernelEx(&config, f, params.as_mut_ptr(), null_mut()) }
+    };
+    s.swap([1, 2]);
+    let serial = Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    let cooperative = attribute(Id::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, &[1]);
+    let mut hints = [attribute(serial, &[1]), cooperative];
+    assert_eq!(launch(relay, 1, 1, &mut hints), Code::CUDA_SUCCESS);
+    assert_eq!(s.swap([0, 0]), [2, 2]);
+    let too_large = Code::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+    assert_eq!(launch(bounded, 16 * 108 + 1, 128, &mut hints), too_large);
+    let mut cluster = [attribute(
+        Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        &[2, 1, 1],
+    )];
+    assert_eq!(
+        launch(relay, 2, 1, &mut cluster),
+        Code::CUDA_ERROR_NOT_SUPPORTED
+    );
+    let mut single = [attribute(
+        Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        &[1, 1, 1],
+    )];
+    assert_eq!(launch(relay, 2, 1, &mut single), Code::CUDA_SUCCESS);
+    let mut event = [attribute(Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT, &[0])];
+    assert_eq!(
+        launch(relay, 1, 1, &mut event),
+        Code::CUDA_ERROR_NOT_SUPPORTED
+    );
+    assert_eq!(s.swap([0, 0]), [0, 0]);
+}
+
+#[test]
+fn a_graph_built_by_hand_and_changed() {
+    let s = Setup::new();
+    let relay = s.function("move");
+    let (first, second) = (s.cells, s.cells + 4);
+    let (mut graph, mut node, mut exec) = (null_mut(), null_mut(), null_mut());
+    // SAFETY: handles and pointers are live; the parameters are read before each call returns.
+    unsafe {
+        let with = |to: &mut u64, from: &mut u64, call: &mut dyn FnMut(*const _) -> Code| {
+            let mut params: [*mut c_void; 2] = [(&raw mut *to).cast(), (&raw mut *from).cast()];
+            let mut p: sys::CUDA_KERNEL_NODE_PARAMS = MaybeUninit::zeroed().assume_init();
+            p.func = relay;
+            (p.gridDimX, p.gridDimY, p.gridDimZ) = (1, 1, 1);
+            (p.blockDimX, p.blockDimY, p.blockDimZ) = (1, 1, 1);
+            p.kernelParams = params.as_mut_ptr();
+            assert_eq!(call(&p), Code::CUDA_SUCCESS);
+        };
+        sys::cuGraphCreate(&mut graph, 0).result().unwrap();
+        with(&mut first.clone(), &mut second.clone(), &mut |p| {
+            sys::cuGraphAddKernelNode_v2(&mut node, graph, null_mut(), 0, p)
+        });
+        sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0)
+            .result()
+            .unwrap();
+        s.swap([1, 2]);
+        sys::cuGraphLaunch(exec, null_mut()).result().unwrap();
+        assert_eq!(s.swap([3, 4]), [2, 2]);
+        // The launch that is under way keeps its parameters.
+        sys::cuGraphLaunch(exec, null_mut()).result().unwrap();
+        with(&mut second.clone(), &mut first.clone(), &mut |p| {
+            sys::cuGraphExecKernelNodeSetParams_v2(exec, node, p)
+        });
+        assert_eq!(s.swap([5, 6]), [4, 4]);
+        sys::cuGraphLaunch(exec, null_mut()).result().unwrap();
+        assert_eq!(s.swap([0, 0]), [5, 5]);
+        let mut kind = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
+        sys::cuGraphNodeGetType(node, &mut kind).result().unwrap();
+        assert_eq!(kind, sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_KERNEL);
+        sys::cuGraphExecDestroy(exec).result().unwrap();
+        sys::cuGraphDestroy(graph).result().unwrap();
+        let gone = sys::cuGraphNodeGetType(node, &mut kind);
+        assert_eq!(gone, Code::CUDA_ERROR_INVALID_HANDLE);
+        assert_eq!(
+            sys::cuGraphLaunch(exec, null_mut()),
+            Code::CUDA_ERROR_INVALID_HANDLE
+        );
+    }
+}
+
+#[test]
+fn registered_host_memory() {
+    let s = Setup::new();
+    let mut host = vec![7i32, 8];
+    let pointer = host.as_mut_ptr().cast::<c_void>();
+    let stream = result::stream::create(result::stream::StreamKind::NonBlocking).unwrap();
+    // SAFETY: the memory outlives its registration and the copy; it is not touched between submission and wait.
+    unsafe {
+        sys::cuMemHostRegister_v2(pointer, 8, 0).result().unwrap();
+        let again = sys::cuMemHostRegister_v2(pointer.byte_add(4), 4, 0);
+        assert_eq!(again, Code::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
+        let mut address = 0;
+        let mapped = sys::cuMemHostGetDevicePointer_v2(&mut address, pointer, 0);
+        assert_eq!(mapped, Code::CUDA_ERROR_NOT_SUPPORTED);
+        s.swap([1, 2]);
+        sys::cuMemcpyDtoHAsync_v2(pointer, s.cells, 8, stream)
+            .result()
+            .unwrap();
+        assert_eq!(
+            pointer.cast::<i32>().read(),
+            7,
+            "page-locked memory is written later"
+        );
+        result::stream::synchronize(stream).unwrap();
+        assert_eq!(pointer.cast::<i32>().read(), 1);
+        sys::cuMemHostUnregister(pointer).result().unwrap();
+        let again = sys::cuMemHostUnregister(pointer);
+        assert_eq!(again, Code::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
+        result::stream::destroy(stream).unwrap();
+    }
+    assert_eq!(host, [1, 2]);
+}
+
+#[test]
+fn attributes_of_a_kernel() {
+    let s = Setup::new();
+    let bounded = s.function("bounded");
+    let (mut count, mut offset, mut size) = (0, 0, 0);
+    // SAFETY: handles and pointers are live.
+    unsafe {
+        sys::cuLibraryGetKernelCount(&mut count, s.library)
+            .result()
+            .unwrap();
+        assert_eq!(count, 6);
+        sys::cuFuncGetParamInfo(bounded, 0, &mut offset, &mut size)
+            .result()
+            .unwrap();
+        assert_eq!((offset, size), (0, 8));
+        let beyond = sys::cuFuncGetParamInfo(bounded, 1, &mut offset, &mut size);
+        assert_eq!(beyond, Code::CUDA_ERROR_INVALID_VALUE);
+        let mut name = std::ptr::null();
+        sys::cuFuncGetName(&mut name, bounded).result().unwrap();
+        assert_eq!(std::ffi::CStr::from_ptr(name), c"bounded");
+    }
+}
