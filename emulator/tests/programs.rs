@@ -616,3 +616,68 @@ WAIT:
     let expected: Vec<u32> = (0..16).map(|i| i ^ 1).collect();
     assert_eq!(machine.read(out, 128)[64..80], expected);
 }
+
+#[test]
+fn counters() {
+    // Each thread: one coalesced load, one strided shared store (2-way conflict), one store to global memory.
+    let text = entry(
+        ".shared .align 4 .b8 room[1024];",
+        "add.u64 %x0, %b, %o;
+         ld.global.u32 %r0, [%x0];
+         ld.global.u32 %r4, [%x0];
+         mov.u32 %r1, room;
+         shl.b32 %r2, %t, 3;
+         add.u32 %r1, %r1, %r2;
+         st.shared.u32 [%r1], %r0;
+         bar.sync 0;
+         mul.wide.u32 %x1, %t, 32;
+         add.u64 %x1, %a, %x1;
+         st.global.u32 [%x1], %r0;
+         ret;",
+    );
+    let mut options = checked();
+    options.count = true;
+    let machine = Machine::new(&text, options);
+    let input = machine.words(&[1; 64]);
+    let out = machine.words(&[0; 1024]);
+    let c = machine
+        .clean("", [1, 1, 1], [64, 1, 1], &[out, input])
+        .counters;
+    assert_eq!(c.warp_instructions, 2 * 16);
+    assert_eq!(c.thread_instructions, 64 * 16);
+    assert_eq!(
+        (
+            c.global_load_requests,
+            c.global_load_sectors,
+            c.global_load_bytes
+        ),
+        (4, 16, 512)
+    );
+    assert_eq!((c.l2_sector_misses, c.l2_sector_hits), (8, 8));
+    assert_eq!(
+        (
+            c.global_store_requests,
+            c.global_store_sectors,
+            c.global_store_bytes
+        ),
+        (2, 64, 256)
+    );
+    assert_eq!((c.first_read_bytes, c.first_written_bytes), (256, 256));
+    assert_eq!(
+        (
+            c.shared_requests,
+            c.shared_wavefronts,
+            c.shared_bank_conflicts
+        ),
+        (2, 4, 2)
+    );
+    assert_eq!(c.barrier_arrivals, 2);
+    let classes = c.integer_instructions
+        + c.float_instructions
+        + c.half_instructions
+        + c.move_instructions
+        + c.memory_instructions
+        + c.control_instructions;
+    assert_eq!(classes, c.warp_instructions);
+    assert_eq!(c.global_store_efficiency(), 0.125);
+}

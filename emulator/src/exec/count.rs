@@ -1,17 +1,31 @@
 //! Counting what instructions do, when asked to.
 
+use std::collections::HashMap;
+
 use super::memory::What;
 use super::{Exec, Grid};
+use crate::check::hooks::Kind;
 use crate::counters::Counters;
-use crate::lower::op::MmaKind;
+use crate::lower::op::{Code, HELPER, MmaKind, Op, Slow};
 
 /// A worker's counts.
 #[derive(Debug)]
-pub(crate) struct Tally {}
+pub(crate) struct Tally {
+    counters: Counters,
+    /// Executions of each operation.
+    executed: Vec<u64>,
+    touched: Touched,
+    l2: Cache,
+}
 
 impl Tally {
-    pub(crate) fn new(_grid: &Grid<'_>) -> Self {
-        Self {}
+    pub(crate) fn new(grid: &Grid<'_>) -> Self {
+        Self {
+            counters: Counters::default(),
+            executed: vec![0; grid.code.insts.len()],
+            touched: Touched::default(),
+            l2: Cache::new(u64::from(grid.launch.device.l2_bytes)),
+        }
     }
 }
 
@@ -22,33 +36,292 @@ pub(crate) struct Worker {
     pub(crate) tally: Option<Box<Tally>>,
 }
 
-pub(crate) fn instruction(_x: &mut Exec<'_>, _pc: u32, _m: u32) {}
-pub(crate) fn diverged(_x: &mut Exec<'_>) {}
-pub(crate) fn barrier(_x: &mut Exec<'_>) {}
-pub(crate) fn mma(_x: &mut Exec<'_>, _kind: MmaKind) {}
-pub(crate) fn access(
-    _x: &mut Exec<'_>,
-    _what: What,
-    _shared: u32,
-    _offsets: &[u32; 32],
-    _global: u32,
-    _a: &[u64; 32],
-) {
-}
-pub(crate) fn async_copy(
-    _x: &mut Exec<'_>,
-    _m: u32,
-    _size: u32,
-    _offsets: &[u32; 32],
-    _from: &[u64; 32],
-    _read: &[u32; 32],
-) {
+/// Bytes of global memory that were touched, a bit each, by pages of 4 KiB.
+#[derive(Debug, Default)]
+struct Touched {
+    pages: HashMap<u64, Box<[u64; 64]>>,
 }
 
-pub(crate) fn collect(_grid: &Grid<'_>, workers: Vec<Worker>, counters: &mut Counters) {
-    for w in &workers {
+impl Touched {
+    /// Marks `len` bytes; how many of them are new.
+    fn touch(&mut self, address: u64, len: u64) -> u64 {
+        let mut new = 0;
+        let mut at = address;
+        while at < address + len {
+            let end = (address + len).min((at | 63) + 1);
+            let bits = end - at;
+            let mask = (if bits == 64 { !0 } else { (1u64 << bits) - 1 }) << (at & 63);
+            let page = self
+                .pages
+                .entry(at >> 12)
+                .or_insert_with(|| Box::new([0; 64]));
+            let word = &mut page[(at >> 6 & 63) as usize];
+            new += u64::from((mask & !*word).count_ones());
+            *word |= mask;
+            at = end;
+        }
+        new
+    }
+}
+
+const WAYS: usize = 16;
+
+/// Lines of 128 bytes with a bit for each of their four sectors; least recently used of 16 ways goes.
+#[derive(Debug)]
+struct Cache {
+    sets: HashMap<u64, [Line; WAYS]>,
+    count: u64,
+    clock: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Line {
+    tag: u64,
+    sectors: u8,
+    used: u64,
+}
+
+impl Cache {
+    fn new(bytes: u64) -> Self {
+        let count = (bytes / (128 * WAYS as u64)).max(1);
+        Self {
+            sets: HashMap::new(),
+            count,
+            clock: 0,
+        }
+    }
+
+    /// Uses a sector (its address over 32); whether it was there.
+    fn access(&mut self, sector: u64) -> bool {
+        self.clock += 1;
+        let (line, bit) = (sector / 4, 1u8 << (sector % 4));
+        let set = self
+            .sets
+            .entry(line % self.count)
+            .or_insert([Line::default(); WAYS]);
+        if let Some(found) = set.iter_mut().find(|l| l.used != 0 && l.tag == line) {
+            found.used = self.clock;
+            let hit = found.sectors & bit != 0;
+            found.sectors |= bit;
+            return hit;
+        }
+        let oldest = (0..WAYS).min_by_key(|&i| set[i].used).unwrap_or(0);
+        set[oldest] = Line {
+            tag: line,
+            sectors: bit,
+            used: self.clock,
+        };
+        false
+    }
+}
+
+pub(crate) fn instruction(x: &mut Exec<'_>, pc: u32) {
+    if let Some(t) = &mut x.tally {
+        t.executed[pc as usize] += 1;
+    }
+}
+
+pub(crate) fn diverged(x: &mut Exec<'_>) {
+    if let Some(t) = &mut x.tally {
+        t.counters.diverged_branches += 1;
+    }
+}
+
+pub(crate) fn barrier(x: &mut Exec<'_>) {
+    if let Some(t) = &mut x.tally {
+        t.counters.barrier_arrivals += 1;
+    }
+}
+
+pub(crate) fn mma(x: &mut Exec<'_>, kind: MmaKind) {
+    if let Some(t) = &mut x.tally {
+        t.counters.tensor_flops += match kind {
+            MmaKind::Float(f) => 2 * 16 * 8 * f.k as u64,
+            MmaKind::Integer(i) => 2 * 16 * 8 * i.k as u64,
+            MmaKind::Double => 2 * 8 * 8 * 4,
+        };
+    }
+}
+
+/// An access whose lanes in `shared` and in `global` have these offsets and addresses.
+pub(crate) fn access(
+    x: &mut Exec<'_>,
+    what: What,
+    shared: u32,
+    offsets: &[u32; 32],
+    global: u32,
+    a: &[u64; 32],
+) {
+    let Some(t) = &mut x.tally else { return };
+    if shared != 0 {
+        t.shared(shared, offsets, what.size);
+    }
+    if global != 0 {
+        let ranges = lanes(global).map(|l| (a[l], u64::from(what.size)));
+        t.global(what.kind, ranges);
+    }
+}
+
+/// `cp.async`: a load from global memory and a store to shared memory.
+pub(crate) fn async_copy(
+    x: &mut Exec<'_>,
+    m: u32,
+    size: u32,
+    offsets: &[u32; 32],
+    from: &[u64; 32],
+    read: &[u32; 32],
+) {
+    let Some(t) = &mut x.tally else { return };
+    t.shared(m, offsets, size);
+    let ranges = lanes(m)
+        .filter(|&l| read[l] != 0)
+        .map(|l| (from[l], u64::from(read[l])));
+    t.global(Kind::Read, ranges);
+}
+
+fn lanes(m: u32) -> impl Iterator<Item = usize> {
+    (0..32).filter(move |l| m >> l & 1 != 0)
+}
+
+impl Tally {
+    fn global(&mut self, kind: Kind, ranges: impl Iterator<Item = (u64, u64)>) {
+        let mut sectors = Vec::with_capacity(32);
+        let (mut bytes, mut new) = (0, 0);
+        for (address, len) in ranges {
+            bytes += len;
+            new += self.touched.touch(address, len);
+            sectors.extend(address / 32..=(address + len - 1) / 32);
+        }
+        sectors.sort_unstable();
+        sectors.dedup();
+        let n = sectors.len() as u64;
+        let hits = sectors.iter().filter(|&&s| self.l2.access(s)).count() as u64;
+        let c = &mut self.counters;
+        match kind {
+            Kind::Read => {
+                c.global_load_requests += 1;
+                c.global_load_sectors += n;
+                c.global_load_bytes += bytes;
+                c.first_read_bytes += new;
+                c.l2_sector_hits += hits;
+                c.l2_sector_misses += n - hits;
+            }
+            Kind::Write => {
+                c.global_store_requests += 1;
+                c.global_store_sectors += n;
+                c.global_store_bytes += bytes;
+                c.first_written_bytes += new;
+            }
+            Kind::Atomic => {
+                c.global_atomic_requests += 1;
+                c.global_atomic_sectors += n;
+                c.first_read_bytes += new;
+            }
+        }
+    }
+
+    /// A pass serves each of 32 banks with one word; 8-byte accesses go by half warps, 16-byte ones by quarters.
+    fn shared(&mut self, m: u32, offsets: &[u32; 32], size: u32) {
+        let group = match size {
+            0..=4 => 32,
+            5..=8 => 16,
+            _ => 8,
+        };
+        let (mut passes, mut ideal) = (0, 0);
+        for first in (0..32).step_by(group) {
+            let mut words: Vec<u32> = (first..first + group)
+                .filter(|l| m >> l & 1 != 0)
+                .flat_map(|l| offsets[l] / 4..=(offsets[l] + size - 1) / 4)
+                .collect();
+            words.sort_unstable();
+            words.dedup();
+            let mut banks = [0u64; 32];
+            for w in &words {
+                banks[(w % 32) as usize] += 1;
+            }
+            passes += banks.into_iter().max().unwrap_or(0);
+            ideal += (words.len() as u64).div_ceil(32);
+        }
+        let c = &mut self.counters;
+        c.shared_requests += 1;
+        c.shared_wavefronts += passes;
+        c.shared_bank_conflicts += passes - ideal;
+    }
+}
+
+/// Adds executions to the counter of the operation's class.
+fn add_class(c: &mut Counters, code: &Code, op: Op, n: u64) {
+    let class = match op {
+        Op::I16(_)
+        | Op::I32(_)
+        | Op::I64(_)
+        | Op::Wide16(_)
+        | Op::Wide32(_)
+        | Op::X32(_)
+        | Op::Shift64(_)
+        | Op::Count64(_)
+        | Op::Bfe64 { .. }
+        | Op::Bfi64
+        | Op::Carry32(_)
+        | Op::Carry64(_)
+        | Op::LocalAddress => &mut c.integer_instructions,
+        Op::F32(..) | Op::F64(..) => &mut c.float_instructions,
+        Op::Half(..) => &mut c.half_instructions,
+        Op::Mov32
+        | Op::Mov64
+        | Op::Pred(_)
+        | Op::Testp32(_)
+        | Op::Testp64(_)
+        | Op::Setp(..)
+        | Op::Set(..)
+        | Op::Selp32
+        | Op::Selp64
+        | Op::Slct32(_)
+        | Op::Slct64(_)
+        | Op::Cvt(_)
+        | Op::CvtInt(_)
+        | Op::Pack64
+        | Op::Unpack64
+        | Op::Pack32
+        | Op::Unpack32
+        | Op::Special(_) => &mut c.move_instructions,
+        Op::Ld(_) | Op::St(_) => &mut c.memory_instructions,
+        Op::Bra(_) | Op::Ret | Op::Exit => &mut c.control_instructions,
+        Op::Slow(index) => match &code.slow[index as usize] {
+            Slow::Atom(_) => &mut c.atomic_instructions,
+            Slow::Shfl { .. }
+            | Slow::Vote { .. }
+            | Slow::Match { .. }
+            | Slow::Redux { .. }
+            | Slow::Activemask { .. }
+            | Slow::Elect { .. }
+            | Slow::Movmatrix { .. } => &mut c.collective_instructions,
+            Slow::CpAsync(_) | Slow::CpAsyncCommit | Slow::CpAsyncWait { .. } => {
+                &mut c.async_copy_instructions
+            }
+            Slow::Ldmatrix { .. } | Slow::Stmatrix { .. } => &mut c.memory_instructions,
+            Slow::Mma(_) => &mut c.tensor_instructions,
+            Slow::Isspacep { .. } | Slow::Cvta { .. } | Slow::CreatePolicy { .. } => {
+                &mut c.move_instructions
+            }
+            _ => &mut c.control_instructions,
+        },
+    };
+    *class += n;
+}
+
+/// The launch's counters from its workers' (with `Options::count` there is one).
+pub(crate) fn collect(grid: &Grid<'_>, workers: Vec<Worker>, counters: &mut Counters) {
+    for w in workers {
+        if let Some(tally) = w.tally {
+            *counters = tally.counters;
+            for (inst, &n) in grid.code.insts.iter().zip(&tally.executed) {
+                if inst.guard & HELPER == 0 {
+                    add_class(counters, grid.code, inst.op, n);
+                }
+            }
+        }
         counters.warp_instructions += w.warp_instructions;
         counters.thread_instructions += w.thread_instructions;
-        let _ = &w.tally;
     }
 }

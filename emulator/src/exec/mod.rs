@@ -225,8 +225,9 @@ pub(crate) fn run(launch: &Launch<'_>) -> Report {
 impl<'a> Grid<'a> {
     fn execute(&'a self) -> Report {
         let options = self.launch.options;
-        // The checkers' view of memory must not interleave with another block's, and a seed means one order.
-        let one = options.check == Check::All || options.seed.is_some();
+        // The checkers' view of memory must not interleave with another block's, a seed means one order, and the counters'
+        // cache sees one.
+        let one = options.check == Check::All || options.seed.is_some() || options.count;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = match (one, options.threads) {
             (true, _) => 1,

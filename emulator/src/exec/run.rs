@@ -122,7 +122,7 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
             x.warp_instructions += u64::from(counted);
             x.thread_instructions += u64::from(counted * m.count_ones());
             if x.profile {
-                super::count::instruction(x, pc, m);
+                super::count::instruction(x, pc);
             }
             if m == 0 {
                 pc += 1;
