@@ -79,6 +79,12 @@ impl Clock {
         self.get(Agent::block(block)) >= time || self.get(Agent::warp(block, warp)) >= time
     }
 
+    /// Whether nothing is known but of the whole block and of the warp.
+    pub(super) fn only_of(&self, block: u32, warp: u32) -> bool {
+        let known = [Agent::block(block), Agent::warp(block, warp)];
+        self.0.len() <= 2 && self.0.iter().all(|e| known.contains(&e.0))
+    }
+
     /// Takes over what another clock knows.
     pub(super) fn join(&mut self, other: &Clock) {
         if other.0.is_empty() || self.0 == other.0 {

@@ -437,6 +437,10 @@ impl BlockChecker<'_> {
             warps,
             block_time: w.block_time,
             warp_time: w.warp_time,
+            no_more: w
+                .knows
+                .same()
+                .is_some_and(|clock| clock.only_of(self.index, warp)),
             site: Mark::site(line, flags),
             write: kind != Kind::Read,
             local: space == Space::Shared,
@@ -566,6 +570,7 @@ pub(super) fn global(
     let size = u64::from(access.size);
     let grid = checker.grid;
     let mut conflicts: Vec<(u32, u64, Mark)> = Vec::new();
+    let knows = &checker.state.warps[warp as usize].knows;
     let mut global = grid.global.lock().unwrap_or_else(PoisonError::into_inner);
     let global = &mut *global;
     for lane in lanes_of(access.lanes) {
@@ -575,7 +580,7 @@ pub(super) fn global(
             let page = global.page(word / PAGE_BYTES);
             let cell = &mut global.pages[page][(word / 4 % PAGE_WORDS) as usize];
             let bytes = bytes_in_word(word, at, size);
-            let clock = checker.state.warps[warp as usize].knows.of(lane);
+            let clock = knows.of(lane);
             let same = || {
                 access.values.is_some_and(|v| {
                     lanes_of(u32::from(bytes)).all(|b| {
@@ -609,9 +614,17 @@ fn initialized(
     if !memory.tracks_initialized() {
         return;
     }
-    let size = u64::from(access.size);
     let generation = memory.generation();
-    for lane in lanes_of(access.lanes) {
+    // A warp that reads or writes one piece in order is asked for it once.
+    let size = u64::from(access.size);
+    let first = addresses[access.lanes.trailing_zeros() as usize % 32];
+    let in_order = access.lanes == !0 && (0..32).all(|l| addresses[l] == first + size * l as u64);
+    let (lanes, size) = if in_order {
+        (1, 32 * size)
+    } else {
+        (access.lanes, size)
+    };
+    for lane in lanes_of(lanes) {
         let at = addresses[lane as usize];
         let cached = matches!(&checker.state.allocation,
             Some((g, a)) if *g == generation && a.base <= at && at + size <= a.end);
@@ -635,6 +648,8 @@ fn initialized(
             bits.mark(at - base, size);
         }
         if let Some(offset) = missing {
+            // In order, the lane follows from the place.
+            let lane = lane + ((base + offset - at) / u64::from(access.size)) as u32;
             checker.unwritten("global", access, warp, lane, base + offset);
         }
     }

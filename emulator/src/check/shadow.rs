@@ -91,6 +91,8 @@ pub(super) struct View {
     /// Everything in the block up to here happened before; everything in the warp likewise.
     pub(super) block_time: Time,
     pub(super) warp_time: Time,
+    /// These two times are all that the lanes know: no clock needs to be asked.
+    pub(super) no_more: bool,
     pub(super) site: u32,
     pub(super) write: bool,
     /// Shared memory: nobody outside the block matters.
@@ -122,7 +124,7 @@ impl View {
         {
             return true;
         }
-        self.ordered_by_clock(mark, lanes, clock)
+        !self.no_more && self.ordered_by_clock(mark, lanes, clock)
     }
 
     #[inline(never)]

@@ -423,8 +423,28 @@ fn unwritten_bytes() {
     c.global(0, &access(Kind::Write, 1, 4, 10), &at(address));
     c.global(0, &access(Kind::Read, 1, 4, 11), &at(address));
     c.global(0, &access(Kind::Read, 1, 8, 12), &at(address));
+    // Lane 3 of a warp that reads in order.
+    let array = memory.allocate(256, 256).unwrap();
+    memory.fill(array, 256, &[0]).unwrap();
+    let row: [u64; 32] = std::array::from_fn(|l| array + 4 * l as u64);
+    c.global(0, &access(Kind::Read, !0, 4, 13), &row);
+    let fresh = memory.allocate(256, 256).unwrap();
+    memory.fill(fresh, 12, &[0]).unwrap();
+    let row: [u64; 32] = std::array::from_fn(|l| fresh + 4 * l as u64);
+    c.global(0, &access(Kind::Read, !0, 4, 14), &row);
     drop(c);
-    assert_eq!(kinds(&grid.finish()), [(FindingKind::Uninitialized, 12)]);
+    let found = grid.finish();
+    assert_eq!(
+        kinds(&found),
+        [
+            (FindingKind::Uninitialized, 12),
+            (FindingKind::Uninitialized, 14)
+        ]
+    );
+    assert_eq!(
+        (found[1].thread, found[1].address),
+        ([3, 0, 0], Some(fresh + 12))
+    );
 }
 
 #[test]
