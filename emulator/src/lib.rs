@@ -1,7 +1,7 @@
 //! The CUDA driver API on the CPU.
 //!
 //! PTX text → [`ptx`] (parser) → [`lower`] (typed operations, resolved registers) → [`exec`] (warps at once) with
-//! [`check`] (memory, races, synchronisation) and [`counters`]; [`driver`] is the `cu*` surface that a program loads as libcuda.
+//! [`check`] (memory, races, synchronisation) and [`counters`]; `driver` is the `cu*` surface that a program loads as libcuda.
 
 pub mod check;
 pub mod counters;

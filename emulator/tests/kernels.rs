@@ -352,13 +352,14 @@ fn parameters_that_are_missing() {
             launch(with_null.as_mut_ptr(), null_mut()),
             Code::CUDA_ERROR_INVALID_VALUE
         );
-        // CU_LAUNCH_PARAM_BUFFER_POINTER, _SIZE, _END.
         let guard = stream.clone();
         let (address, _sync) = cudarc::driver::DevicePtr::device_ptr(&out, &guard);
         let packed = |mut size: usize| {
             let mut buffer = [address, address + 4];
             let (buffer, size) = (buffer.as_mut_ptr().cast(), (&raw mut size).cast());
-            let mut extra = [1 as *mut c_void, buffer, 2 as _, size, null_mut()];
+            // CU_LAUNCH_PARAM_BUFFER_POINTER, _SIZE, _END.
+            let [pointer_key, size_key] = [1usize, 2].map(|key| key as *mut c_void);
+            let mut extra = [pointer_key, buffer, size_key, size, null_mut()];
             launch(null_mut(), extra.as_mut_ptr())
         };
         assert_eq!(packed(8), Code::CUDA_ERROR_INVALID_VALUE);

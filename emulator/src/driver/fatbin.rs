@@ -147,7 +147,7 @@ fn architecture(entry: &Entry) -> String {
     format!("{what}_{}{suffix}", entry.sm)
 }
 
-/// The PTX text in the bytes of a module: the text itself, or what [`ptx_for`] finds in a fat binary.
+/// The PTX text in the bytes of a module: the text itself, or the best one in a fat binary.
 ///
 /// # Errors
 /// A sentence, for bytes that are neither or that do not fit the device.
