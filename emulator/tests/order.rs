@@ -146,3 +146,37 @@ fn copies_and_fills_race_too() {
         "{races:?}"
     );
 }
+
+#[test]
+fn nodes_of_a_graph_race_like_streams() {
+    for wait in [true, false] {
+        let s = setup();
+        let [x, mut y, mut z] = s.slices();
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        s.a.begin_capture(mode).unwrap();
+        s.b.join(&s.a).unwrap();
+        s.relay(&s.a, &mut y, &x, 0);
+        if wait {
+            s.b.join(&s.a).unwrap();
+        }
+        s.relay(&s.b, &mut z, &y, 0);
+        s.a.join(&s.b).unwrap();
+        let flags = sys::CUgraphInstantiate_flags(0);
+        let graph = s.a.end_capture(flags).unwrap().unwrap();
+        for _ in 0..2 {
+            graph.launch().unwrap();
+        }
+        let result = s.a.synchronize();
+        if wait {
+            result.unwrap();
+            assert_eq!(races(), [""; 0]);
+        } else {
+            assert_eq!(result.unwrap_err().0, Code::CUDA_ERROR_LAUNCH_FAILED);
+            let races = races();
+            assert!(
+                races.len() == 1 && races[0].contains("no edge of the graph"),
+                "{races:?}"
+            );
+        }
+    }
+}

@@ -1,9 +1,11 @@
 //! Two commands in different streams that touch the same bytes, with nothing that orders them: a race whatever the order was this
 //! time. Looked for with `CUDA_EMULATOR_CHECK=all`.
 
+use std::ops::Range;
+
 use super::call::{Handle, Outcome, fail};
 use super::result::CUresult;
-use super::schedule::Clock;
+use super::schedule::{Clock, Node};
 use super::state::Driver;
 use crate::check::touched::Touched;
 use crate::check::{Finding, FindingKind};
@@ -45,6 +47,68 @@ pub(super) fn forget(d: &mut Driver) {
     d.order.now.clear();
 }
 
+/// How many footprints the command that runs has noted.
+pub(super) fn noted(d: &Driver) -> usize {
+    d.order.now.len()
+}
+
+/// Compares the nodes of a graph that ran; `runs` holds each node's footprints among those noted.
+///
+/// # Errors
+/// As [`compare`].
+pub(super) fn compare_nodes(
+    d: &mut Driver,
+    nodes: &[Node],
+    runs: &[(usize, Range<usize>)],
+) -> Outcome {
+    let mut race = None;
+    for (i, (node, own)) in runs.iter().enumerate() {
+        for (earlier, others) in &runs[..i] {
+            let footprints = &d.order.now;
+            let pairs = own
+                .clone()
+                .flat_map(|a| others.clone().map(move |b| (a, b)));
+            let mut found = pairs.filter_map(|(a, b)| {
+                let ((what, touched), (before, past)) = (&footprints[a], &footprints[b]);
+                Some((what, before, touched.conflict(past)?))
+            });
+            let Some((what, before, (address, writes, wrote))) = found.next() else {
+                continue;
+            };
+            if !comes_after(nodes, *node, *earlier) {
+                race = Some((
+                    address,
+                    format!(
+                        "{what} (node {node} of a graph) {} what {before} (node {earlier}) {}, and no edge of the graph orders them",
+                        verb(writes),
+                        verb(wrote)
+                    ),
+                ));
+            }
+        }
+    }
+    race.map_or(Ok(()), |(address, message)| report(d, address, message))
+}
+
+/// Whether edges lead from node `earlier` to `node`.
+fn comes_after(nodes: &[Node], node: usize, earlier: usize) -> bool {
+    let mut seen = vec![false; nodes.len()];
+    let mut open = vec![node];
+    while let Some(at) = open.pop() {
+        if at == earlier {
+            return true;
+        }
+        if !std::mem::replace(&mut seen[at], true) {
+            open.extend(&nodes[at].after);
+        }
+    }
+    false
+}
+
+fn verb(writes: bool) -> &'static str {
+    if writes { "writes" } else { "reads" }
+}
+
 /// Compares the command that ran, whose clock is `after`, with those before it that it does not come after.
 ///
 /// # Errors
@@ -63,7 +127,6 @@ pub(super) fn compare(d: &mut Driver, stream: Handle, position: u64, after: &Clo
             let Some((address, writes, wrote)) = touched.conflict(&past.touched) else {
                 continue;
             };
-            let verb = |w| if w { "writes" } else { "reads" };
             race = Some((
                 address,
                 format!(
@@ -96,9 +159,11 @@ pub(super) fn compare(d: &mut Driver, stream: Handle, position: u64, after: &Clo
     order.past.extend(new);
     let excess = order.past.len().saturating_sub(MOST_KEPT);
     order.past.drain(..excess);
-    let Some((address, message)) = race else {
-        return Ok(());
-    };
+    race.map_or(Ok(()), |(address, message)| report(d, address, message))
+}
+
+/// A race is a finding and breaks the context.
+fn report(d: &mut Driver, address: u64, message: String) -> Outcome {
     d.report.find(&Finding {
         kind: FindingKind::Race,
         message: message.clone(),

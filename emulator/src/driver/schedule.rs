@@ -494,16 +494,19 @@ fn execute(d: &mut Locked, context: Handle, work: &Work) -> Outcome {
 /// Runs a graph's nodes in an order that its edges allow.
 fn execute_graph(d: &mut Locked, context: Handle, nodes: &[Node]) -> Outcome {
     let mut done = vec![false; nodes.len()];
+    let mut runs = Vec::with_capacity(nodes.len());
     for left in (1..=nodes.len()).rev() {
         let ready: Vec<_> = (0..nodes.len())
             .filter(|&i| !done[i] && nodes[i].after.iter().all(|&a| done[a]))
             .collect();
         assert!(!ready.is_empty(), "{left} nodes wait for each other");
         let pick = d.random.as_mut().map_or(0, |r| r.below(ready.len()));
+        let before = order::noted(d);
         execute(d, context, &nodes[ready[pick]].work)?;
+        runs.push((ready[pick], before..order::noted(d)));
         done[ready[pick]] = true;
     }
-    Ok(())
+    order::compare_nodes(d, nodes, &runs)
 }
 
 /// A kernel failed: nothing else of its context runs, and every later call returns the error.
