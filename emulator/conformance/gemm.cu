@@ -138,6 +138,7 @@ void run_cute(const char *name, int m, int n, int k, bool whole) {
 }
 
 int main() {
+    // At least as many steps along k as a ring has stages: the loop looks one step ahead, at a stage that must have been written.
     for (bool whole : {true, false}) {
         std::printf("%s\n", whole ? "whole numbers, exact" : "random numbers");
         {
@@ -147,13 +148,13 @@ int main() {
             run<Gemm80<tf32, float, RowMajor, ColumnMajor, 64, 64, 16, 32, 32, K8, 4>>("CUTLASS tf32 TN 64x64x16, 4 stages, partial tiles", 68, 64, 48, whole);
         }
         run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3>>("CUTLASS bf16 TN 64x64x32, 3 stages", 128, 64, 96, whole);
-        run<Gemm80<bf16, float, RowMajor, RowMajor, 128, 128, 32, 64, 64, K16, 4>>("CUTLASS bf16 TT 128x128x32, 4 stages", 128, 256, 64, whole);
-        run<Gemm80<bf16, bf16, ColumnMajor, RowMajor, 128, 64, 64, 64, 32, K16, 3>>("CUTLASS bf16 NT 128x64x64 to bf16", 128, 64, 64, whole);
-        run<Gemm80<f16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 5>>("CUTLASS f16 TN 64x64x32, 5 stages", 64, 128, 64, whole);
-        run<Gemm80<f16, f16, ColumnMajor, ColumnMajor, 64, 128, 32, 32, 64, K16, 3>>("CUTLASS f16 NN 64x128x32 to f16", 64, 128, 64, whole);
-        run<Gemm80<tf32, float, RowMajor, ColumnMajor, 64, 64, 16, 32, 32, K8, 4>>("CUTLASS tf32 TN 64x64x16, 4 stages", 64, 64, 48, whole);
-        run<Gemm80<tf32, float, ColumnMajor, RowMajor, 128, 128, 16, 64, 64, K8, 3>>("CUTLASS tf32 NT 128x128x16", 128, 128, 32, whole);
-        run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3, true>>("CUTLASS bf16 TN, serial split-K with a semaphore", 128, 64, 192, whole, 3);
+        run<Gemm80<bf16, float, RowMajor, RowMajor, 128, 128, 32, 64, 64, K16, 4>>("CUTLASS bf16 TT 128x128x32, 4 stages", 128, 256, 128, whole);
+        run<Gemm80<bf16, bf16, ColumnMajor, RowMajor, 128, 64, 64, 64, 32, K16, 3>>("CUTLASS bf16 NT 128x64x64 to bf16", 128, 64, 192, whole);
+        run<Gemm80<f16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 5>>("CUTLASS f16 TN 64x64x32, 5 stages", 64, 128, 160, whole);
+        run<Gemm80<f16, f16, ColumnMajor, ColumnMajor, 64, 128, 32, 32, 64, K16, 3>>("CUTLASS f16 NN 64x128x32 to f16", 64, 128, 128, whole);
+        run<Gemm80<tf32, float, RowMajor, ColumnMajor, 64, 64, 16, 32, 32, K8, 4>>("CUTLASS tf32 TN 64x64x16, 4 stages", 64, 64, 80, whole);
+        run<Gemm80<tf32, float, ColumnMajor, RowMajor, 128, 128, 16, 64, 64, K8, 3>>("CUTLASS tf32 NT 128x128x16", 128, 128, 64, whole);
+        run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3, true>>("CUTLASS bf16 TN, serial split-K with a semaphore", 128, 64, 384, whole, 3);
         run_cute("CuTe bf16 TN 64x64x64, swizzled, ring of 3", 128, 128, 256, whole);
     }
     return failures != 0;

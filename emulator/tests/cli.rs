@@ -246,3 +246,21 @@ fn inspect_lists_kernels_and_what_is_refused() {
         );
     }
 }
+
+#[test]
+fn results_that_depend_on_the_order_are_found() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("order");
+    std::fs::create_dir_all(&folder).unwrap();
+    // The last block to arrive wins: y[0] = its number.
+    let ptx = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry last(.param .u64 y) {\n.reg .b64 %d; .reg .b32 %r<3>;\n\
+        ld.param.u64 %d, [y]; mov.u32 %r0, %ctaid.x;\natom.global.exch.b32 %r1, [%d], %r0;\nret;\n}\n";
+    std::fs::write(folder.join("last.ptx"), ptx).unwrap();
+    let case = r#"{ "module": "last.ptx", "grid": 16, "block": 1, "args": [ { "buffer": { "name": "y", "type": "u32", "len": 1 } } ] }"#;
+    std::fs::write(folder.join("case.json"), case).unwrap();
+    let (code, out, err) = run(&folder.join("case.json"), &["--seeds", "20"]);
+    assert_eq!(code, 1, "{out}{err}");
+    assert!(out.contains("finding: order_dependence: y[0] is "), "{out}");
+    assert_eq!(run(&folder.join("case.json"), &[]).0, 0);
+    let (code, out, err) = run(&example("saxpy/case.json"), &["--seeds", "3"]);
+    assert_eq!(code, 0, "{out}{err}");
+}

@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::ExitCode;
 
+use cuda_emulator::check::{Finding, FindingKind};
 use cuda_emulator::device::Device;
 use cuda_emulator::engine::{self, Launch, Report};
 use cuda_emulator::lower::Kernel;
 use cuda_emulator::memory::DeviceMemory;
 use cuda_emulator::module_text;
 use cuda_emulator::options::{Check, Options};
+use cuda_emulator::ptx::ast::Module;
 use cuda_emulator::ptx::parse;
 use cuda_emulator::report::{counters_json, finding_json, finding_text};
 use serde_json::{Value, json};
@@ -26,49 +28,64 @@ struct Placed<'a> {
     bytes: u64,
 }
 
-pub(crate) fn run(
-    path: &Path,
-    json: bool,
-    overrides: &[String],
-    device: Option<&str>,
-) -> Result<ExitCode, String> {
+/// What the command line adds to a case.
+pub(crate) struct Settings<'a> {
+    pub(crate) json: bool,
+    /// `NAME=VALUE` each.
+    pub(crate) options: &'a [String],
+    pub(crate) device: Option<&'a str>,
+    /// Launches with so many seeds besides, whose results must be the same.
+    pub(crate) seeds: u64,
+}
+
+pub(crate) fn run(path: &Path, settings: &Settings<'_>) -> Result<ExitCode, String> {
+    let json = settings.json;
     let case = Case::read(path)?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let options = options(&case, overrides)?;
-    let key = device.or(case.device.as_deref()).unwrap_or("a100");
+    let mut options = options(&case, settings.options)?;
+    let key = settings.device.or(case.device.as_deref()).unwrap_or("a100");
     let device = Device::from_key(key)?;
     let file = folder.join(&case.module);
     let text = read_module(&file, device)?;
     let module = parse(&text).map_err(|e| format!("{}: {e}", file.display()))?;
-    let memory = DeviceMemory::with_tracking(device.memory_bytes, options.check == Check::All)
-        .map_err(|e| format!("device memory: {e}"))?;
-    let loaded = engine::load(&module, &memory).map_err(|e| format!("{}: {e}", file.display()))?;
-    let kernel = find_kernel(&loaded.program.kernels, case.kernel.as_deref())?;
-    let (grid, block) = (case.grid.resolve("grid")?, case.block.resolve("block")?);
-    check_shape(kernel, device, grid, block, case.shared)?;
-    let (params, placed) = place(&case, kernel, &memory, folder)?;
-    let launch = Launch {
-        kernel,
-        grid,
-        block,
-        cluster: [1; 3],
-        dynamic_shared: case.shared,
-        params,
-        cooperative: case.cooperative,
-        memory: &memory,
+    let session = Session {
+        case: &case,
+        folder,
+        file: &file,
+        module: &module,
         device,
-        options: &options,
     };
-    let report = engine::run(&launch);
-    let mut good = show(&report, json);
+    let first = session.launch(&options)?;
+    let mut good = show(&first.report, json);
     if options.count {
+        let (grid, block) = (first.grid, first.block);
         println!(
             "{}",
-            counters_json(&kernel.name, grid, block, &report.counters)
+            counters_json(&first.kernel, grid, block, &first.report.counters)
         );
     }
-    for buffer in &placed {
-        good &= output(buffer, &memory, folder, json)?;
+    for result in &first.results {
+        good &= output(result, folder, json)?;
+    }
+    // After a fault there are no results to compare.
+    for seed in (1..=settings.seeds).take_while(|_| first.report.fault.is_none()) {
+        options.seed = Some(seed);
+        let other = session.launch(&options)?;
+        let findings = match difference(&first, &other, seed) {
+            Some(finding) => vec![finding],
+            None if other.report.fault.is_some() => other.report.findings,
+            None => continue,
+        };
+        show(
+            &Report {
+                findings,
+                fault: other.report.fault,
+                ..Report::default()
+            },
+            json,
+        );
+        good = false;
+        break;
     }
     if json {
         println!("{}", json!({ "ok": good }));
@@ -77,6 +94,117 @@ pub(crate) fn run(
         ExitCode::SUCCESS
     } else {
         ExitCode::from(1)
+    })
+}
+
+/// A case that can be launched again and again, each time in a device memory of its own.
+struct Session<'a> {
+    case: &'a Case,
+    folder: &'a Path,
+    file: &'a Path,
+    module: &'a Module,
+    device: &'static Device,
+}
+
+/// A launch and what it left in the buffers.
+struct Launched<'a> {
+    kernel: String,
+    grid: [u32; 3],
+    block: [u32; 3],
+    report: Report,
+    results: Vec<Outcome<'a>>,
+}
+
+/// A buffer after the launch.
+struct Outcome<'a> {
+    buffer: &'a Buffer,
+    name: String,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Session<'a> {
+    fn launch(&self, options: &Options) -> Result<Launched<'a>, String> {
+        let Session {
+            case,
+            folder,
+            file,
+            module,
+            device,
+        } = *self;
+        let memory = DeviceMemory::with_tracking(device.memory_bytes, options.check == Check::All)
+            .map_err(|e| format!("device memory: {e}"))?;
+        let loaded =
+            engine::load(module, &memory).map_err(|e| format!("{}: {e}", file.display()))?;
+        let kernel = find_kernel(&loaded.program.kernels, case.kernel.as_deref())?;
+        let (grid, block) = (case.grid.resolve("grid")?, case.block.resolve("block")?);
+        check_shape(kernel, device, grid, block, case.shared)?;
+        let (params, placed) = place(case, kernel, &memory, folder)?;
+        let report = engine::run(&Launch {
+            kernel,
+            grid,
+            block,
+            cluster: [1; 3],
+            dynamic_shared: case.shared,
+            params,
+            cooperative: case.cooperative,
+            memory: &memory,
+            device,
+            options,
+        });
+        let mut results = Vec::new();
+        for Placed {
+            buffer,
+            name,
+            address,
+            bytes,
+        } in placed
+        {
+            let mut copy = vec![0; bytes as usize];
+            memory
+                .copy_out(address, &mut copy)
+                .map_err(|e| format!("{name}: {}", e.message))?;
+            results.push(Outcome {
+                buffer,
+                name,
+                bytes: copy,
+            });
+        }
+        Ok(Launched {
+            kernel: kernel.name.clone(),
+            grid,
+            block,
+            report,
+            results,
+        })
+    }
+}
+
+/// The finding that two orders of execution gave different results.
+fn difference(first: &Launched<'_>, other: &Launched<'_>, seed: u64) -> Option<Finding> {
+    let mut pairs = first.results.iter().zip(&other.results);
+    let (a, b) = pairs.find(|(a, b)| a.bytes != b.bytes)?;
+    let element = a.buffer.element;
+    let (x, y) = (element.decode(&a.bytes), element.decode(&b.bytes));
+    let size = element.size();
+    let place = a
+        .bytes
+        .chunks(size)
+        .zip(b.bytes.chunks(size))
+        .position(|(a, b)| a != b)
+        .unwrap_or(0);
+    let name = &a.name;
+    Some(Finding {
+        kind: FindingKind::OrderDependence,
+        message: format!(
+            "{name}[{place}] is {} at first, {} with seed {seed}",
+            x[place], y[place]
+        ),
+        kernel: first.kernel.clone(),
+        line: 0,
+        block: [0; 3],
+        thread: [0; 3],
+        address: None,
+        count: 1,
     })
 }
 
@@ -341,26 +469,17 @@ fn show(report: &Report, json: bool) -> bool {
 }
 
 /// Prints, saves and compares a buffer; whether it is as expected.
-fn output(
-    placed: &Placed<'_>,
-    memory: &DeviceMemory,
-    folder: &Path,
-    json: bool,
-) -> Result<bool, String> {
-    let Placed { buffer, name, .. } = placed;
-    let explain = |e: String| format!("{name}: {e}");
-    if buffer.print == 0 && buffer.save.is_none() && buffer.expect.is_none() {
-        return Ok(true);
-    }
-    let mut bytes = vec![0; placed.bytes as usize];
-    memory
-        .copy_out(placed.address, &mut bytes)
-        .map_err(|e| explain(e.message))?;
+fn output(outcome: &Outcome<'_>, folder: &Path, json: bool) -> Result<bool, String> {
+    let Outcome {
+        buffer,
+        name,
+        bytes,
+    } = outcome;
     if let Some(path) = &buffer.save {
         let path = folder.join(path);
-        std::fs::write(&path, &bytes).map_err(|e| format!("{}: {e}", path.display()))?;
+        std::fs::write(&path, bytes).map_err(|e| format!("{}: {e}", path.display()))?;
     }
-    let numbers = buffer.element.decode(&bytes);
+    let numbers = buffer.element.decode(bytes);
     let shown = &numbers[..numbers
         .len()
         .min(usize::try_from(buffer.print).unwrap_or(usize::MAX))];

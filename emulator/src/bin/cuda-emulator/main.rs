@@ -36,6 +36,9 @@ enum Command {
         /// Override the device of the case, as in `--device rtx4090`.
         #[arg(long)]
         device: Option<String>,
+        /// Launch again with seeds 1 to N and report results that depend on the order of execution.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        seeds: u64,
     },
     /// List the kernels of a PTX file, what they need, and what in them is not implemented.
     Inspect {
@@ -54,7 +57,16 @@ fn main() -> ExitCode {
             json,
             options,
             device,
-        } => launch::run(&case, json, &options, device.as_deref()),
+            seeds,
+        } => {
+            let settings = launch::Settings {
+                json,
+                options: &options,
+                device: device.as_deref(),
+                seeds,
+            };
+            launch::run(&case, &settings)
+        }
         Command::Inspect { module, device } => inspect::run(&module, device.as_deref()),
     };
     match result {
