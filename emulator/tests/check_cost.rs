@@ -30,6 +30,9 @@ ret;
 }
 ";
 
+/// One launch with the options given.
+type Launch<'a> = &'a dyn Fn(&Options);
+
 fn time(level: Check, launch: impl Fn(&Options)) -> Duration {
     let options = Options {
         check: level,
@@ -100,7 +103,7 @@ fn cost_of_checking() {
             describe(&report.findings)
         );
     };
-    let kernels: [(&str, &dyn Fn(&Options)); 3] = [
+    let kernels: [(&str, Launch<'_>); 3] = [
         ("scalar", &scalar),
         ("tiled_gemm", &tiled),
         ("pipelined_gemm", &pipelined),

@@ -246,7 +246,7 @@ fn grid_exchange(gpu: &Gpu, seed: u64) -> Outcome {
         &checked(seed),
     );
     let expected: Vec<i32> = (0..64 * BLOCKS)
-        .map(|i| ((i / 64 + 1) % BLOCKS * 100 + (i % 64 ^ 33)) as i32)
+        .map(|i| ((i / 64 + 1) % BLOCKS * 100 + ((i % 64) ^ 33)) as i32)
         .collect();
     judge(&report, &gpu.download::<i32>(out, 64 * BLOCKS), &expected)
 }

@@ -266,6 +266,10 @@ fn flags(order: Order) -> u32 {
 /// Bytes `[at, at + size)` of the word at `word`, as a mask.
 #[inline(always)]
 fn bytes_in_word(word: u64, at: u64, size: u64) -> u8 {
+    // Accesses are aligned.
+    if size.is_multiple_of(4) {
+        return 0xf;
+    }
     let first = at.max(word) - word;
     let last = (at + size).min(word + 4) - word;
     (((1u32 << last) - 1) & !((1u32 << first) - 1)) as u8
