@@ -4,7 +4,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::Exec;
-use super::registers::Regs;
+use super::registers::{Regs, mask_of};
 use super::state::{Block, Frame, Warp, is_local, shared_end};
 use crate::check::hooks::{Access, Kind, Order, Values};
 use crate::lower::op::{Address, Base, Mem, MemSpace, NONE};
@@ -65,20 +65,23 @@ pub(crate) struct What {
     pub(crate) pc: u32,
 }
 
-/// Whether lanes of `m` are all in `[base, end - size]`.
+/// Whether all of `[a, a + size)` are in `[base, end)`.
 #[inline(always)]
-fn all_inside(a: &[u64; 32], base: u64, end: u64, size: u32, m: u32) -> bool {
+fn all_inside(a: &[u64; 32], base: u64, end: u64, size: u32) -> bool {
     let room = end.wrapping_sub(base);
     if room < u64::from(size) || end < base {
         return false;
     }
     let limit = room - u64::from(size);
-    let mut bad = 0u32;
-    for (l, a) in a.iter().enumerate() {
-        let outside = a.wrapping_sub(base) > limit;
-        bad |= u32::from(outside) << l;
+    let mut outside = [0u32; 32];
+    for l in 0..32 {
+        outside[l] = if a[l].wrapping_sub(base) > limit {
+            !0
+        } else {
+            0
+        };
     }
-    bad & m == 0
+    mask_of(&outside) == 0
 }
 
 /// The host pointers of an access, which has been checked for bounds and alignment. False: a fault was recorded.
@@ -100,11 +103,15 @@ pub(crate) unsafe fn pointers(
     p: &mut Pointers,
 ) -> bool {
     let first = a[m.trailing_zeros() as usize];
-    // Natural alignment up to 16 bytes; a vector's is that of the whole.
-    let mut low = 0;
-    for (l, a) in a.iter().enumerate() {
-        low |= if m >> l & 1 != 0 { *a } else { 0 };
+    // Lanes that are off go where the first one goes.
+    let mut active = *a;
+    if m != !0 {
+        for (l, a) in active.iter_mut().enumerate() {
+            *a = if m >> l & 1 != 0 { *a } else { first };
+        }
     }
+    // Natural alignment up to 32 bytes; a vector's is that of the whole.
+    let low = active.iter().fold(0, |low, a| low | a);
     let aligned = low & (u64::from(what.size.min(32)) - 1) == 0;
     if aligned {
         let piece = match space {
@@ -123,11 +130,10 @@ pub(crate) unsafe fn pointers(
             _ => None,
         };
         if let Some((base, end, host)) = piece
-            && all_inside(a, base, end, what.size, m)
+            && all_inside(&active, base, end, what.size)
         {
             for l in 0..32 {
-                let offset = if m >> l & 1 != 0 { a[l] } else { first } - base;
-                p[l] = host.wrapping_add(offset as usize);
+                p[l] = host.wrapping_add(active[l].wrapping_sub(base) as usize);
             }
             return true;
         }
@@ -321,6 +327,17 @@ impl Values for Stored<'_> {
     }
 }
 
+/// Whether the lanes' words lie one after the other.
+#[inline(always)]
+fn is_straight(p: &Pointers) -> bool {
+    let first = p[0] as u64;
+    let mut off = 0;
+    for l in 0..32 {
+        off |= (p[l] as u64).wrapping_sub(first).wrapping_sub(4 * l as u64);
+    }
+    off == 0
+}
+
 /// Executes `ld`; false: a fault was recorded.
 ///
 /// # Safety
@@ -368,13 +385,7 @@ pub(crate) unsafe fn load(
             return false;
         }
         // All lanes, one word each, one after the other: a copy.
-        let straight = mem.size == 4 && mem.count == 1 && !mem.reg64 && m == !0 && {
-            let mut off = 0;
-            for l in 0..32 {
-                off |= (p[l] as usize).wrapping_sub(p[0] as usize + 4 * l);
-            }
-            off == 0
-        };
+        let straight = m == !0 && mem.size == 4 && mem.count == 1 && !mem.reg64 && is_straight(&p);
         if straight && mem.regs[0] != NONE {
             let words = p[0].cast::<[u32; 32]>().read_unaligned();
             r.set32(mem.regs[0], &words, m);
@@ -550,13 +561,7 @@ pub(crate) unsafe fn store(
         if mem.order != Order::Weak {
             fence(Ordering::SeqCst);
         }
-        let straight = mem.size == 4 && mem.count == 1 && !mem.reg64 && m == !0 && {
-            let mut off = 0;
-            for l in 0..32 {
-                off |= (p[l] as usize).wrapping_sub(p[0] as usize + 4 * l);
-            }
-            off == 0
-        };
+        let straight = m == !0 && mem.size == 4 && mem.count == 1 && !mem.reg64 && is_straight(&p);
         if straight {
             p[0].cast::<[u32; 32]>()
                 .write_unaligned(*r.get32(mem.regs[0]));
