@@ -45,7 +45,9 @@ template <typename Gemm> void run(const char *name, int m, int n, int k, bool wh
         for (int j = 0; j < n; j++) {
             double sum = 0;
             for (int l = 0; l < k; l++) sum += double(float(a[a_rows ? size_t(i) * k + l : size_t(l) * m + i])) * double(float(b[b_rows ? size_t(l) * n + j : size_t(j) * k + l]));
-            expected[size_t(i) * n + j] = alpha * sum + beta * double(float(c[size_t(i) * n + j]));
+            double exact = alpha * sum + beta * double(float(c[size_t(i) * n + j]));
+            // What is stored is rounded once.
+            expected[size_t(i) * n + j] = whole ? double(float(C(float(exact)))) : exact;
         }
     // Gemm80s lie in [-1, 1] and are summed to 24 bits, truncated; f16 results have 11 bits, tf32 factors too.
     bool coarse = sizeof(C) == 2 || sizeof(A) == 4;
