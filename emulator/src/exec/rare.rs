@@ -526,6 +526,9 @@ unsafe fn x32(r: Regs, i: &Inst, m: u32, op: X32) {
             X32::Mad24 { signed, high } => {
                 tri32(r, i, m, |a, b, c| mul24(a, b, signed, high).wrapping_add(c));
             }
+            X32::AbsDiff { bytes, signed, add } => {
+                tri32(r, i, m, |a, b, c| abs_diff(a, b, c, bytes, signed, add));
+            }
             X32::AddSat => bin32(r, i, m, |a, b| (a as i32).saturating_add(b as i32) as u32),
             X32::SubSat => bin32(r, i, m, |a, b| (a as i32).saturating_sub(b as i32) as u32),
             X32::MadHiSat => tri32(r, i, m, |a, b, c| {
@@ -547,6 +550,26 @@ unsafe fn x32(r: Regs, i: &Inst, m: u32, op: X32) {
             }
         }
     }
+}
+
+/// Absolute differences by halves or bytes, packed, or summed onto `c`.
+fn abs_diff(a: u32, b: u32, c: u32, bytes: bool, signed: bool, add: bool) -> u32 {
+    let bits = if bytes { 8 } else { 16 };
+    let mut packed = 0;
+    let mut sum = c;
+    for shift in (0..32).step_by(bits) {
+        let part = |x: u32| {
+            let top = x >> shift << (32 - bits);
+            match signed {
+                true => i64::from(top as i32 >> (32 - bits)),
+                false => i64::from(top >> (32 - bits)),
+            }
+        };
+        let difference = part(a).abs_diff(part(b)) as u32;
+        packed |= difference << shift;
+        sum = sum.wrapping_add(difference);
+    }
+    if add { sum } else { packed }
 }
 
 /// 24-bit multiply: the low, or the high, 32 bits of the 48-bit product.

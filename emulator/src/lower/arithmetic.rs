@@ -744,4 +744,22 @@ impl FunctionLowering<'_, '_> {
         };
         self.same(w, Op::X32(op), Type::B32, 3)
     }
+
+    /// vabsdiff2 and vabsdiff4 without masks and saturation.
+    pub(crate) fn absolute_difference(&mut self, w: &mut Words<'_>, bytes: bool) -> Result<()> {
+        let types = w.types();
+        let [Type::U32 | Type::S32, a @ (Type::U32 | Type::S32), b] = types[..] else {
+            return Err(w.error("three types of u32 or s32 were expected"));
+        };
+        if a != b {
+            return Err(w.error("operands of different signs are not implemented"));
+        }
+        let add = w.flag("add");
+        let op = X32::AbsDiff {
+            bytes,
+            signed: is_signed(a),
+            add,
+        };
+        self.same(w, Op::X32(op), Type::B32, 3)
+    }
 }

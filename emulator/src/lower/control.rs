@@ -56,6 +56,8 @@ impl FunctionLowering<'_, '_> {
             "szext" => self.szext(w),
             "bmsk" => self.bmsk(w),
             "fns" => self.fns(w),
+            "vabsdiff2" => self.absolute_difference(w, false),
+            "vabsdiff4" => self.absolute_difference(w, true),
             "dp4a" => self.dot(w, true),
             "dp2a" => self.dot(w, false),
             "rcp" => self.rcp(w),

@@ -185,6 +185,12 @@ pub(crate) enum X32 {
         signed: bool,
         high: bool,
     },
+    /// Absolute differences of two halves or four bytes; with `add`, their sum added to c.
+    AbsDiff {
+        bytes: bool,
+        signed: bool,
+        add: bool,
+    },
     AddSat,
     SubSat,
     MadHiSat,
