@@ -332,8 +332,8 @@ impl Values for Stored<'_> {
 fn is_straight(p: &Pointers) -> bool {
     let first = p[0] as u64;
     let mut off = 0;
-    for l in 0..32 {
-        off |= (p[l] as u64).wrapping_sub(first).wrapping_sub(4 * l as u64);
+    for (l, &p) in p.iter().enumerate() {
+        off |= (p as u64).wrapping_sub(first).wrapping_sub(4 * l as u64);
     }
     off == 0
 }
