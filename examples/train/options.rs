@@ -9,7 +9,7 @@ use millet::{Capacity, ConfigError, Losses, MoeConfig, MoeConfigBuilder, ScoreFu
 use crate::training::{Recipe, Variant};
 
 /// Steps of one training, and of each training of a comparison.
-const STEPS: usize = 800;
+const STEPS: usize = 600;
 const COMPARE_STEPS: usize = 400;
 
 /// Trains a byte-level language model whose feed-forward part is a fine-grained Mixture-of-Experts layer.
@@ -32,7 +32,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 
-    /// Steps of a training [default: 800, with --compare 400]
+    /// Steps of a training [default: 600, with --compare 400]
     #[arg(long, value_parser = at_least_one)]
     steps: Option<usize>,
 

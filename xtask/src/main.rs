@@ -66,8 +66,9 @@ fn run(command: &mut Command) -> Result<(), String> {
 fn test() -> Result<(), String> {
     let (mut passed, mut failed, mut ignored) = (0, 0, 0);
     let mut ok = true;
-    // Doc-tests are apart: `--all-targets` (examples' own tests and benches' smoke runs) leaves them out.
-    for arguments in [&["--all-targets"][..], &["--doc"]] {
+    // The first builds the examples as programs, which a test runs; the second runs the tests inside examples, and each bench
+    // once.
+    for arguments in [&[][..], &["--examples", "--benches"]] {
         let mut command = cargo();
         command
             .args(["test", "--workspace", "--no-fail-fast"])
