@@ -42,8 +42,26 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Shortest time of one iteration of each benchmark, to print ratios of: what disturbs a run only ever adds.
-type Times = RefCell<BTreeMap<String, f64>>;
+/// Seconds of every iteration of each benchmark, to print ratios of medians.
+#[derive(Default)]
+struct Times(RefCell<BTreeMap<String, Vec<f64>>>);
+
+impl Times {
+    fn add(&self, name: &str, elapsed: Duration) {
+        self.0
+            .borrow_mut()
+            .entry(name.into())
+            .or_default()
+            .push(elapsed.as_secs_f64());
+    }
+
+    /// The median, if it was measured.
+    fn get(&self, name: &str) -> Option<f64> {
+        let mut times = self.0.borrow().get(name)?.clone();
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).copied()
+    }
+}
 
 fn measure(
     criterion: &mut Criterion,
@@ -65,9 +83,7 @@ fn measure(
                 run();
                 let elapsed = start.elapsed();
                 total += elapsed;
-                let mut times = times.borrow_mut();
-                let best = times.entry(name.into()).or_insert(f64::INFINITY);
-                *best = best.min(elapsed.as_secs_f64());
+                times.add(name, elapsed);
             }
             total
         });
@@ -261,7 +277,6 @@ fn layer(criterion: &mut Criterion, times: &Times) {
     });
     dense_product(criterion, times, "2048x2048x2048");
     let routing = routing_time(criterion, times, &case);
-    let times = times.borrow();
     if let (Some(product), Some(both)) =
         (times.get("2048x2048x2048"), times.get("forward+backward"))
     {
@@ -336,7 +351,7 @@ fn routing_time(criterion: &mut Criterion, times: &Times, case: &Case) -> Option
         Cpu.router_weight_grad(config, tokens, dz, &case.x, grad, &mut scratch)
             .expect("fits");
     });
-    times.borrow().get("routing").copied()
+    times.get("routing")
 }
 
 /// The four systems at an eighth of the 11B width, H = 256 and d_ff = 1024: they differ in granularity and active experts only.
@@ -361,7 +376,6 @@ fn systems(criterion: &mut Criterion, times: &Times) {
         });
         rows.push((system.name(), forward, both, case.expert_flops()));
     }
-    let times = times.borrow();
     let Some(first) = times.get(&rows[0].2) else {
         return;
     };
@@ -380,8 +394,8 @@ fn systems(criterion: &mut Criterion, times: &Times) {
         let rate = |seconds: f64| TOKENS as f64 / seconds;
         println!(
             "{name:<14} {:>14.0} {:>22.0} {:>16.2}",
-            rate(*forward),
-            rate(*both),
+            rate(forward),
+            rate(both),
             both / first
         );
     }
