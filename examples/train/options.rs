@@ -8,10 +8,6 @@ use millet::{Capacity, ConfigError, Losses, MoeConfig, MoeConfigBuilder, ScoreFu
 
 use crate::training::{Recipe, Variant};
 
-/// Steps of one training, and of each training of a comparison.
-const STEPS: usize = 600;
-const COMPARE_STEPS: usize = 400;
-
 /// Trains a byte-level language model whose feed-forward part is a fine-grained Mixture-of-Experts layer.
 #[derive(Parser)]
 #[command(allow_negative_numbers = true)]
@@ -32,9 +28,9 @@ pub struct Options {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 
-    /// Steps of a training [default: 600, with --compare 400]
-    #[arg(long, value_parser = at_least_one)]
-    steps: Option<usize>,
+    /// Steps of a training
+    #[arg(long, default_value_t = 400, value_parser = at_least_one)]
+    steps: usize,
 
     /// Bytes to predict in a step, T
     #[arg(long, default_value_t = 4096, value_parser = at_least_one)]
@@ -139,9 +135,8 @@ enum Router {
 
 impl Options {
     pub fn recipe(&self) -> Recipe {
-        let steps = if self.compare { COMPARE_STEPS } else { STEPS };
         Recipe {
-            steps: self.steps.unwrap_or(steps),
+            steps: self.steps,
             batch: self.batch,
             blocks: self.blocks,
             context: self.context,
