@@ -308,6 +308,7 @@ fn routing_time(criterion: &mut Criterion, times: &Times, case: &Case) -> Option
     let mut stats = vec![0.0; stats_elements(config)];
     let (mut offsets, mut forth) = (vec![0; experts + 1], vec![0; config.max_rows(tokens)]);
     let mut back = vec![0; assignments];
+    let mut tiles = vec![0; 2 * config.max_row_tiles(tokens)];
     let weights_grad = values(assignments, 1.0);
     let mut logits_grad = vec![0.0; tokens * experts];
     let mut router_grad = vec![0.0; case.weights[0].len()];
@@ -327,6 +328,7 @@ fn routing_time(criterion: &mut Criterion, times: &Times, case: &Case) -> Option
             lse: &mut lse,
             counts: &mut counts,
             stats: &mut stats,
+            logits: None,
         };
         Cpu.router_forward(config, tokens, input, output, &mut scratch)
             .expect("fits");
@@ -334,6 +336,7 @@ fn routing_time(criterion: &mut Criterion, times: &Times, case: &Case) -> Option
             offsets: &mut offsets,
             row_to_assignment: &mut forth,
             assignment_to_row: &mut back,
+            row_tiles: &mut tiles,
         };
         Cpu.dispatch(config, tokens, &ids, &mut weights, plan, &mut scratch)
             .expect("fits");

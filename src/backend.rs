@@ -26,6 +26,12 @@ pub trait Backend {
     /// When the device has too little memory.
     fn allocate<T: Scalar>(&self, len: usize) -> Result<Self::Buffer<T>>;
 
+    /// Copies to new device memory. Not called inside an operation.
+    ///
+    /// # Errors
+    /// When the device has too little memory.
+    fn upload<T: Scalar>(&self, host: &[T]) -> Result<Self::Buffer<T>>;
+
     /// The first `len` elements.
     fn view<T: Scalar>(buffer: &Self::Buffer<T>, len: usize) -> Self::View<'_, T>;
 
@@ -122,17 +128,21 @@ pub trait Backend {
         rows: Self::ViewMut<'_, T>,
     ) -> Result<()>;
 
-    /// Backward of [`permute`](Self::permute): `rows_grad` [R, H] → `x_grad` [T, H], slots added in order.
+    /// Backward of [`permute`](Self::permute): `rows_grad` [R, H] → `x_grad` [T, H], slots added in order, then the router's
+    /// part dz[t]·Wᵣ where it is given, one rounding.
     ///
     /// # Errors
     /// When a shape does not fit.
-    fn permute_backward<T: Element>(
+    #[allow(clippy::too_many_arguments)]
+    fn permute_backward<T: Element, W: Element<Acc = T::Acc>>(
         &self,
         config: &MoeConfig,
         tokens: usize,
         rows_grad: Self::View<'_, T>,
         map: RowMap<'_, Self>,
+        router: Option<RouterPart<'_, '_, Self, W>>,
         x_grad: Self::ViewMut<'_, T>,
+        scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
 
     /// Weighted gather-sum: `rows` [R, H], `weights` [T, K] → `output` [T, H], slots added in order, one rounding.
@@ -266,8 +276,7 @@ pub trait Backend {
         h_grad: Self::View<'_, T>,
         gate_up: Self::View<'_, T>,
         map: RowMap<'_, Self>,
-        logits_grad: Self::View<'_, T::Acc>,
-        router: Self::View<'_, W>,
+        router: RouterPart<'_, '_, Self, W>,
         x_grad: Self::ViewMut<'_, T>,
         scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
@@ -292,6 +301,8 @@ pub enum Logits<'x, 'w, B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc
     },
     /// Given by the caller, [T, E].
     Given(B::View<'x, T::Acc>),
+    /// Given by the caller in the tokens' type, [T, E]: read as they are, computed with in the accumulation type.
+    GivenNarrow(B::View<'x, T>),
 }
 
 impl<B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc>> Clone
@@ -312,6 +323,21 @@ impl<B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc>> Clone for Logits
 }
 impl<B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc>> Copy for Logits<'_, '_, B, T, W> {}
 
+/// The router's part of the gradient of x: dz·Wᵣ.
+pub struct RouterPart<'g, 'w, B: Backend + ?Sized, W: Element> {
+    /// dz [T, E], from [`Backend::router_backward`].
+    pub logits_grad: B::View<'g, W::Acc>,
+    /// Wᵣ [E, H].
+    pub weight: B::View<'w, W>,
+}
+
+impl<B: Backend + ?Sized, W: Element> Clone for RouterPart<'_, '_, B, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Backend + ?Sized, W: Element> Copy for RouterPart<'_, '_, B, W> {}
+
 /// What [`Backend::router_forward`] writes.
 pub struct RouterOutput<'a, B: Backend + ?Sized, A: Real> {
     /// [T, K], weight descending.
@@ -324,6 +350,8 @@ pub struct RouterOutput<'a, B: Backend + ?Sized, A: Real> {
     pub counts: B::ViewMut<'a, i32>,
     /// See [`stats_elements`].
     pub stats: B::ViewMut<'a, A>,
+    /// [T, E], for whoever wants them: given to [`Backend::router_backward`], they are not computed again.
+    pub logits: Option<B::ViewMut<'a, A>>,
 }
 
 /// What [`Backend::router_backward`] reads of the forward pass.
@@ -346,6 +374,9 @@ pub struct DispatchOutput<'a, B: Backend + ?Sized> {
     pub row_to_assignment: B::ViewMut<'a, i32>,
     /// \[T·K\] assignment → row; −1: dropped or a sentinel.
     pub assignment_to_row: B::ViewMut<'a, i32>,
+    /// [max row tiles, 2] expert and first row of each tile of [`MoeConfig::tile_rows`] rows, −1 after the last: an expert's
+    /// last tile may be short, an expert without rows has none.
+    pub row_tiles: B::ViewMut<'a, i32>,
 }
 
 /// The dispatch plan, read.
@@ -356,6 +387,8 @@ pub struct RowMap<'a, B: Backend + ?Sized> {
     pub row_to_assignment: B::View<'a, i32>,
     /// \[T·K\] assignment → row; −1: dropped or a sentinel.
     pub assignment_to_row: B::View<'a, i32>,
+    /// [max row tiles, 2] expert and first row of each tile, −1 after the last.
+    pub row_tiles: B::View<'a, i32>,
 }
 
 impl<B: Backend + ?Sized> Clone for RowMap<'_, B> {

@@ -1,8 +1,11 @@
 //! Checks of arguments that every backend makes before it does anything.
 
-use crate::backend::{Backend, WeightGrad};
+use crate::backend::{
+    Backend, DispatchOutput, Logits, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap,
+    WeightGrad, stats_elements,
+};
 use crate::config::{MoeConfig, ScoreFunction};
-use crate::element::Element;
+use crate::element::{Element, Real};
 use crate::error::{Error, Result};
 use crate::layer::{Gradients, Weights};
 
@@ -100,6 +103,16 @@ pub(crate) fn weight_grad<B: Backend, W: Element>(
     elements(operation, tensor, given, expected, shape)
 }
 
+pub(crate) fn row_tiles(
+    operation: &'static str,
+    config: &MoeConfig,
+    tokens: usize,
+    given: usize,
+) -> Result<()> {
+    let tiles = ("max row tiles", config.max_row_tiles(tokens));
+    matrix(operation, "row_tiles", given, tiles, ("pair", 2))
+}
+
 pub(crate) fn workspace(operation: &'static str, have: usize, need: usize) -> Result<()> {
     if have < need {
         return Err(Error::WorkspaceTooSmall {
@@ -109,6 +122,162 @@ pub(crate) fn workspace(operation: &'static str, have: usize, need: usize) -> Re
         });
     }
     Ok(())
+}
+
+/// The length of a buffer of a plan, and of a tensor of its rows.
+pub(crate) fn rows<B: Backend>(
+    operation: &'static str,
+    config: &MoeConfig,
+    tokens: usize,
+    tensor: &'static str,
+    given: usize,
+    columns: Dimension,
+    map: &RowMap<'_, B>,
+) -> Result<()> {
+    self::tokens(operation, config, tokens)?;
+    let max_rows = ("max rows", config.max_rows(tokens));
+    let (t, k) = (("T", tokens), ("K", config.top_k()));
+    let offsets = ("E + 1", config.num_experts() + 1);
+    vector(operation, "offsets", B::len(map.offsets), offsets)?;
+    let to_assignment = B::len(map.row_to_assignment);
+    vector(operation, "row_to_assignment", to_assignment, max_rows)?;
+    let to_row = B::len(map.assignment_to_row);
+    matrix(operation, "assignment_to_row", to_row, t, k)?;
+    row_tiles(operation, config, tokens, B::len(map.row_tiles))?;
+    matrix(operation, tensor, given, max_rows, columns)
+}
+
+/// What a router reads.
+pub(crate) fn router_input<B: Backend, T: Element, W: Element<Acc = T::Acc>>(
+    operation: &'static str,
+    config: &MoeConfig,
+    tokens: usize,
+    input: &RouterInput<'_, '_, B, T, W>,
+) -> Result<()> {
+    let (e, h) = (("E", config.num_experts()), ("H", config.hidden_size()));
+    let t = ("T", tokens);
+    self::tokens(operation, config, tokens)?;
+    match input.logits {
+        Logits::FromTokens { x, weight } => {
+            matrix(operation, "x", B::len(x), t, h)?;
+            matrix(operation, "router weight", B::len(weight), e, h)?;
+        }
+        Logits::Given(logits) => matrix(operation, "logits", B::len(logits), t, e)?,
+        Logits::GivenNarrow(logits) => matrix(operation, "logits", B::len(logits), t, e)?,
+    }
+    selection_bias(operation, config, input.selection_bias.map(B::len))
+}
+
+/// What a router writes.
+pub(crate) fn router_output<B: Backend, A: Real>(
+    operation: &'static str,
+    config: &MoeConfig,
+    tokens: usize,
+    output: &RouterOutput<'_, B, A>,
+) -> Result<()> {
+    let (t, k, e) = (
+        ("T", tokens),
+        ("K", config.top_k()),
+        ("E", config.num_experts()),
+    );
+    matrix(operation, "ids", B::len_mut(&output.ids), t, k)?;
+    matrix(operation, "weights", B::len_mut(&output.weights), t, k)?;
+    vector(operation, "lse", B::len_mut(&output.lse), t)?;
+    vector(operation, "counts", B::len_mut(&output.counts), e)?;
+    let stats = ("5 + K + E", stats_elements(config));
+    vector(operation, "stats", B::len_mut(&output.stats), stats)?;
+    match &output.logits {
+        Some(logits) => matrix(operation, "logits output", B::len_mut(logits), t, e),
+        None => Ok(()),
+    }
+}
+
+/// What a router's backward reads of forward, and the gradients that it reads and writes.
+pub(crate) fn router_saved<B: Backend, A: Real>(
+    operation: &'static str,
+    config: &MoeConfig,
+    tokens: usize,
+    saved: &RouterSaved<'_, B, A>,
+    weights_grad: usize,
+    logits_grad: usize,
+) -> Result<()> {
+    let (t, k, e) = (
+        ("T", tokens),
+        ("K", config.top_k()),
+        ("E", config.num_experts()),
+    );
+    matrix(operation, "ids", B::len(saved.ids), t, k)?;
+    matrix(operation, "weights", B::len(saved.weights), t, k)?;
+    vector(operation, "lse", B::len(saved.lse), t)?;
+    vector(operation, "counts", B::len(saved.counts), e)?;
+    matrix(operation, "weights_grad", weights_grad, t, k)?;
+    matrix(operation, "logits_grad", logits_grad, t, e)
+}
+
+/// The router's weight gradient.
+pub(crate) fn router_weight_grad<B: Backend, W: Element>(
+    operation: &'static str,
+    config: &MoeConfig,
+    tokens: usize,
+    logits_grad: usize,
+    x: usize,
+    grad: &WeightGrad<'_, B, W>,
+) -> Result<()> {
+    let (experts, hidden) = (config.num_experts(), config.hidden_size());
+    let (t, e, h) = (("T", tokens), ("E", experts), ("H", hidden));
+    self::tokens(operation, config, tokens)?;
+    matrix(operation, "logits_grad", logits_grad, t, e)?;
+    matrix(operation, "x", x, t, h)?;
+    weight_grad(operation, "weight gradient", grad, experts * hidden, || {
+        format!("[E={experts}, H={hidden}]")
+    })
+}
+
+/// What dispatch reads and writes.
+pub(crate) fn dispatch<B: Backend>(
+    operation: &'static str,
+    config: &MoeConfig,
+    tokens: usize,
+    ids: usize,
+    weights: usize,
+    output: &DispatchOutput<'_, B>,
+) -> Result<()> {
+    let (t, k) = (("T", tokens), ("K", config.top_k()));
+    self::tokens(operation, config, tokens)?;
+    matrix(operation, "ids", ids, t, k)?;
+    matrix(operation, "weights", weights, t, k)?;
+    let offsets = ("E + 1", config.num_experts() + 1);
+    vector(operation, "offsets", B::len_mut(&output.offsets), offsets)?;
+    let rows = ("max rows", config.max_rows(tokens));
+    let to_assignment = B::len_mut(&output.row_to_assignment);
+    vector(operation, "row_to_assignment", to_assignment, rows)?;
+    let to_row = B::len_mut(&output.assignment_to_row);
+    matrix(operation, "assignment_to_row", to_row, t, k)?;
+    row_tiles(operation, config, tokens, B::len_mut(&output.row_tiles))
+}
+
+/// Tokens [T, H] beside a plan.
+pub(crate) fn hidden(
+    operation: &'static str,
+    config: &MoeConfig,
+    tokens: usize,
+    tensor: &'static str,
+    given: usize,
+) -> Result<()> {
+    let h = ("H", config.hidden_size());
+    matrix(operation, tensor, given, ("T", tokens), h)
+}
+
+/// Weights of the assignments, or their gradient, [T, K].
+pub(crate) fn assignments(
+    operation: &'static str,
+    config: &MoeConfig,
+    tokens: usize,
+    tensor: &'static str,
+    given: usize,
+) -> Result<()> {
+    let k = ("K", config.top_k());
+    matrix(operation, tensor, given, ("T", tokens), k)
 }
 
 /// A selection bias fits, and the router has a use for it.
@@ -135,6 +304,19 @@ pub(crate) fn selection_bias(
             ),
         }),
     }
+}
+
+/// The router's part of the gradient of x.
+pub(crate) fn router_part<B: Backend, W: Element>(
+    operation: &'static str,
+    config: &MoeConfig,
+    tokens: usize,
+    router: &RouterPart<'_, '_, B, W>,
+) -> Result<()> {
+    let (e, h) = (("E", config.num_experts()), ("H", config.hidden_size()));
+    let logits_grad = B::len(router.logits_grad);
+    matrix(operation, "logits_grad", logits_grad, ("T", tokens), e)?;
+    matrix(operation, "router weight", B::len(router.weight), e, h)
 }
 
 /// The shapes of a layer's weights.

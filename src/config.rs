@@ -406,6 +406,23 @@ impl MoeConfig {
     }
 }
 
+impl MoeConfig {
+    /// Rows of a tile of the experts' products: 128, or 64 where an expert gets fewer than 128 rows on average, so that less
+    /// of a tile is padding.
+    pub fn tile_rows(&self, tokens: usize) -> usize {
+        match self.max_rows(tokens) / self.num_experts {
+            0..128 => 64,
+            _ => 128,
+        }
+    }
+
+    /// Upper bound of the number of those tiles, known without looking at the routing.
+    pub fn max_row_tiles(&self, tokens: usize) -> usize {
+        let rows = self.max_rows(tokens);
+        rows.min(rows / self.tile_rows(tokens) + self.num_experts)
+    }
+}
+
 impl RouterConfig {
     /// How logits become weights.
     pub fn score_function(&self) -> ScoreFunction {

@@ -134,7 +134,7 @@ impl MoeConfig {
     /// for bf16 and f16, 4 for f32).
     ///
     /// # Math
-    /// In bf16 2·H + 4·I·K + 16·K + 4 bytes a token, and 4·(3·E + K + 6) for the batch; only the first two terms are large, and
+    /// In bf16 2·H + 4·I·K + 16·K + 4 bytes a token, 8 bytes a tile of rows, and 4·(3·E + K + 6) for the batch; only the first two terms are large, and
     /// at constant I·K they do not depend on granularity. With a capacity that can drop, h has R rows instead of T·K.
     ///
     /// ```
@@ -156,7 +156,7 @@ impl MoeConfig {
             h: rows * 2 * intermediate * element,
             topk_ids: 4 * assignments,
             topk_weights: 4 * assignments,
-            row_maps: 4 * (assignments + rows),
+            row_maps: 4 * (assignments + rows + 2 * self.max_row_tiles(tokens as usize) as u64),
             offsets: 4 * (2 * experts + 1),
             statistics: 4 * (5 + top_k + experts),
             logsumexp: 4 * tokens,

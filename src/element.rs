@@ -7,7 +7,21 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// Anything a device buffer holds.
-pub trait Scalar: bytemuck::Pod + Debug + PartialEq + Send + Sync {}
+pub trait Scalar: bytemuck::Pod + Debug + PartialEq + Send + Sync + device::Scalar {}
+
+mod device {
+    //! What every backend of this build needs of a scalar.
+
+    #[cfg(feature = "cuda")]
+    pub trait Scalar: cudarc::driver::DeviceRepr + cudarc::driver::ValidAsZeroBits {}
+    #[cfg(feature = "cuda")]
+    impl<T: cudarc::driver::DeviceRepr + cudarc::driver::ValidAsZeroBits> Scalar for T {}
+
+    #[cfg(not(feature = "cuda"))]
+    pub trait Scalar {}
+    #[cfg(not(feature = "cuda"))]
+    impl<T> Scalar for T {}
+}
 
 impl Scalar for u8 {}
 impl Scalar for i32 {}

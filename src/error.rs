@@ -68,6 +68,55 @@ pub enum Error {
         /// What is not offered, and what is.
         reason: String,
     },
+
+    /// A tensor's address is not a multiple of what a kernel reads or writes at a time.
+    #[error(
+        "{operation}: `{tensor}` must start at a multiple of {expected} bytes, but its address is {address:#x}"
+    )]
+    Alignment {
+        /// Operation that refused.
+        operation: &'static str,
+        /// The tensor's name in the signature.
+        tensor: &'static str,
+        /// Bytes.
+        expected: usize,
+        /// Device address given.
+        address: u64,
+    },
+
+    /// A tensor is in the memory of another device, or of another context of the same.
+    #[error(
+        "{operation}: `{tensor}` belongs to another context (of device {given}) than the backend's stream (of device {expected})"
+    )]
+    WrongDevice {
+        /// Operation that refused.
+        operation: &'static str,
+        /// The tensor's name in the signature.
+        tensor: &'static str,
+        /// Ordinal of the backend's device.
+        expected: usize,
+        /// Ordinal of the tensor's device.
+        given: usize,
+    },
+
+    /// No CUDA driver, or no device.
+    #[error("there is no CUDA device {ordinal}: {reason}")]
+    NoDevice {
+        /// Ordinal asked for.
+        ordinal: usize,
+        /// What the driver said.
+        reason: String,
+    },
+
+    /// The CUDA driver reports an error; it may be one of earlier work.
+    #[cfg(feature = "cuda")]
+    #[error("{operation}: the CUDA driver says {error}")]
+    Driver {
+        /// Operation that noticed.
+        operation: &'static str,
+        /// The driver's error.
+        error: cudarc::driver::DriverError,
+    },
 }
 
 /// `Result` with this crate's [`Error`].

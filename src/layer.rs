@@ -1,8 +1,8 @@
 //! The layer: router → dispatch → up → down → combine, and back, written once over a backend's operations.
 
 use crate::backend::{
-    Backend, DispatchOutput, Logits, RouterInput, RouterOutput, RouterSaved, RowMap, WeightGrad,
-    stats, stats_elements,
+    Backend, DispatchOutput, Logits, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap,
+    WeightGrad, stats, stats_elements,
 };
 use crate::check;
 use crate::config::MoeConfig;
@@ -122,6 +122,7 @@ pub struct Saved<B: Backend, T: Element> {
     offsets: B::Buffer<i32>,
     row_to_assignment: B::Buffer<i32>,
     assignment_to_row: B::Buffer<i32>,
+    row_tiles: B::Buffer<i32>,
     h: Option<B::Buffer<T>>,
 }
 
@@ -185,6 +186,7 @@ impl<B: Backend> MoeLayer<B> {
             offsets: backend.allocate(experts + 1)?,
             row_to_assignment: backend.allocate(rows)?,
             assignment_to_row: backend.allocate(max_tokens * top_k)?,
+            row_tiles: backend.allocate(2 * self.config.max_row_tiles(max_tokens))?,
             h: h.transpose()?,
         })
     }
@@ -251,6 +253,7 @@ impl<B: Backend> MoeLayer<B> {
             lse: B::view_mut(&mut saved.lse, tokens),
             counts: B::view_mut(&mut saved.counts, size.experts),
             stats: B::view_mut(&mut saved.stats, stats_elements(config)),
+            logits: None,
         };
         let input = self.router_input(&weights, x);
         let scratch_elements = workspace.scratch_elements;
@@ -266,6 +269,7 @@ impl<B: Backend> MoeLayer<B> {
             offsets: B::view_mut(&mut saved.offsets, size.experts + 1),
             row_to_assignment: B::view_mut(&mut saved.row_to_assignment, size.rows),
             assignment_to_row: B::view_mut(&mut saved.assignment_to_row, size.assignments),
+            row_tiles: B::view_mut(&mut saved.row_tiles, size.row_tiles),
         };
         self.backend.dispatch(
             config,
@@ -279,6 +283,7 @@ impl<B: Backend> MoeLayer<B> {
             offsets: B::view(&saved.offsets, size.experts + 1),
             row_to_assignment: B::view(&saved.row_to_assignment, size.rows),
             assignment_to_row: B::view(&saved.assignment_to_row, size.assignments),
+            row_tiles: B::view(&saved.row_tiles, size.row_tiles),
         };
         self.backend.experts_up(
             config,
@@ -367,6 +372,7 @@ impl<B: Backend> MoeLayer<B> {
             offsets: B::view(&saved.offsets, size.experts + 1),
             row_to_assignment: B::view(&saved.row_to_assignment, size.rows),
             assignment_to_row: B::view(&saved.assignment_to_row, size.assignments),
+            row_tiles: B::view(&saved.row_tiles, size.row_tiles),
         };
         let scratch_elements = workspace.scratch_elements;
         let scratch = &mut workspace.scratch;
@@ -444,8 +450,10 @@ impl<B: Backend> MoeLayer<B> {
             h_grad,
             weights.gate_up,
             map,
-            logits_grad,
-            weights.router,
+            RouterPart {
+                logits_grad,
+                weight: weights.router,
+            },
             gradients.x,
             B::view_mut(scratch, scratch_elements),
         )?;
@@ -586,6 +594,7 @@ struct Sizes {
     experts: usize,
     assignments: usize,
     rows: usize,
+    row_tiles: usize,
     h: usize,
     a: usize,
     logits: usize,
@@ -599,6 +608,7 @@ impl Sizes {
             experts,
             assignments: tokens * config.top_k(),
             rows,
+            row_tiles: 2 * config.max_row_tiles(tokens),
             h: rows * 2 * inner,
             a: rows * inner,
             logits: tokens * experts,

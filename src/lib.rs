@@ -35,6 +35,7 @@
 //! | offsets | \[E + 1\], exclusive prefix sums of kept rows | `i32` |
 //! | row → assignment (t·K + slot) | \[max rows\], by expert, then token; −1 after the last | `i32` |
 //! | assignment → row | \[T·K\], −1: dropped | `i32` |
+//! | row tiles | [max row tiles, 2]: expert and first row, −1 after the last | `i32` |
 //!
 //! Ids below 0 or from E on, given to [`dispatch`](Backend::dispatch) by the caller, are sentinels: no row, no capacity, gradient 0.
 //!
@@ -55,6 +56,8 @@ mod check;
 mod config;
 mod cost;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod diagnostics;
 mod element;
 mod error;
@@ -63,8 +66,8 @@ pub mod presets;
 pub mod scaling_law;
 
 pub use backend::{
-    Backend, DispatchOutput, Logits, RouterInput, RouterOutput, RouterSaved, RowMap, WeightGrad,
-    stats_elements,
+    Backend, DispatchOutput, Logits, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap,
+    WeightGrad, stats_elements,
 };
 pub use config::{
     AuxScale, Capacity, ConfigError, DropPolicy, GroupLimit, Losses, MoeConfig, MoeConfigBuilder,
@@ -72,6 +75,10 @@ pub use config::{
 };
 pub use cost::{Flops, Parameters, SavedBytes};
 pub use cpu::Cpu;
+#[cfg(feature = "cuda")]
+pub use cuda::Cuda;
+#[cfg(feature = "cuda")]
+pub use cudarc;
 pub use diagnostics::Diagnostics;
 pub use element::{Element, Real, Scalar};
 pub use error::{Error, Result};

@@ -120,6 +120,7 @@ fn weights_before_dropping<T: Element<Acc = f32>, W: Element<Acc = f32>>(
         lse: &mut lse[..],
         counts: &mut counts[..],
         stats: &mut stats[..],
+        logits: None,
     };
     Cpu.router_forward::<T, W>(config, tokens, input, output, &mut scratch)?;
     Ok(weights)

@@ -4,7 +4,7 @@ use pulp::Arch;
 
 use super::Cpu;
 use super::parallel::{self, Disjoint, Inlined};
-use super::permute::{self, check_rows};
+use super::permute;
 use crate::backend::RowMap;
 use crate::check;
 use crate::config::MoeConfig;
@@ -27,7 +27,7 @@ pub(crate) fn unpermute<T: Element>(
 ) -> Result<()> {
     const OPERATION: &str = "unpermute";
     let (hidden, top_k) = (config.hidden_size(), config.top_k());
-    check_rows(
+    check::rows(
         OPERATION,
         config,
         tokens,
@@ -83,7 +83,7 @@ pub(crate) fn unpermute_backward<T: Element>(
         t,
         ("H", hidden),
     )?;
-    check_rows(
+    check::rows(
         OPERATION,
         config,
         tokens,
@@ -92,7 +92,7 @@ pub(crate) fn unpermute_backward<T: Element>(
         ("H", hidden),
         &map,
     )?;
-    check_rows(
+    check::rows(
         OPERATION,
         config,
         tokens,

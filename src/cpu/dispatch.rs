@@ -10,6 +10,7 @@ use crate::element::Real;
 use crate::error::Result;
 
 const DROPPED: i32 = -1;
+const NO_TILE: i32 = -1;
 
 /// Scratch: every assignment, sorted, and the experts' places.
 pub(crate) fn scratch_elements<A>(config: &MoeConfig, tokens: usize) -> usize {
@@ -28,36 +29,13 @@ pub(crate) fn dispatch<A: Real>(
 ) -> Result<()> {
     const OPERATION: &str = "dispatch";
     let (experts, top_k) = (config.num_experts(), config.top_k());
-    check::tokens(OPERATION, config, tokens)?;
-    check::matrix(OPERATION, "ids", ids.len(), ("T", tokens), ("K", top_k))?;
-    check::matrix(
-        OPERATION,
-        "weights",
-        weights.len(),
-        ("T", tokens),
-        ("K", top_k),
-    )?;
+    check::dispatch(OPERATION, config, tokens, ids.len(), weights.len(), &output)?;
     let DispatchOutput {
         offsets,
         row_to_assignment,
         assignment_to_row,
+        row_tiles,
     } = output;
-    let max_rows = config.max_rows(tokens);
-    check::vector(OPERATION, "offsets", offsets.len(), ("E + 1", experts + 1))?;
-    check::vector(
-        OPERATION,
-        "row_to_assignment",
-        row_to_assignment.len(),
-        ("rows", max_rows),
-    )?;
-    let (t, k) = (("T", tokens), ("K", top_k));
-    check::matrix(
-        OPERATION,
-        "assignment_to_row",
-        assignment_to_row.len(),
-        t,
-        k,
-    )?;
     check::workspace(
         OPERATION,
         scratch.len(),
@@ -106,6 +84,17 @@ pub(crate) fn dispatch<A: Real>(
     assignment_to_row.fill(DROPPED);
     for (row, &assignment) in row_to_assignment[..rows].iter().enumerate() {
         assignment_to_row[assignment as usize] = row as i32;
+    }
+
+    let tile_rows = config.tile_rows(tokens);
+    let starts = |e: usize| {
+        (offsets[e]..offsets[e + 1])
+            .step_by(tile_rows)
+            .map(move |row| [e as i32, row])
+    };
+    let mut tiles = (0..experts).flat_map(starts);
+    for tile in row_tiles.chunks_exact_mut(2) {
+        tile.copy_from_slice(&tiles.next().unwrap_or([NO_TILE; 2]));
     }
 
     if config

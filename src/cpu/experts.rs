@@ -8,10 +8,9 @@ use pulp::Arch;
 
 use super::combine::combine_token;
 use super::parallel::{self, Disjoint, Inlined, locate};
-use super::permute::check_rows;
 use super::product::{Matrix, Store, padded, product};
 use super::{Cpu, GradTarget};
-use crate::backend::{RowMap, WeightGrad};
+use crate::backend::{RouterPart, RowMap, WeightGrad};
 use crate::check;
 use crate::config::MoeConfig;
 use crate::element::{Element, Real, row_sum};
@@ -111,9 +110,9 @@ pub(crate) fn up<T: Element>(
         ("2I", 2 * inner),
         ("H", hidden),
     )?;
-    check_rows(OPERATION, config, tokens, "a", a.len(), ("I", inner), &map)?;
+    check::rows(OPERATION, config, tokens, "a", a.len(), ("I", inner), &map)?;
     if let Some(h) = &h {
-        check_rows(
+        check::rows(
             OPERATION,
             config,
             tokens,
@@ -203,7 +202,7 @@ pub(crate) fn down<T: Element>(
 ) -> Result<()> {
     const OPERATION: &str = "experts down";
     let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
-    check_rows(OPERATION, config, tokens, "a", a.len(), ("I", inner), &map)?;
+    check::rows(OPERATION, config, tokens, "a", a.len(), ("I", inner), &map)?;
     check::experts(
         OPERATION,
         "down",
@@ -233,7 +232,7 @@ pub(crate) fn down<T: Element>(
     )?;
 
     let weight = |assignment: usize| weights[assignment];
-    let no_residual = None::<Residual<'_, T::Acc, T::Acc>>;
+    let no_residual = None::<RouterPart<'_, '_, Cpu, T::Acc>>;
     product_combine(
         config,
         tokens,
@@ -258,15 +257,13 @@ pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
     h_grad: &[T],
     gate_up: &[T],
     map: RowMap<'_, Cpu>,
-    logits_grad: &[T::Acc],
-    router: &[W],
+    router: RouterPart<'_, '_, Cpu, W>,
     x_grad: &mut [T],
     scratch: &mut [T::Acc],
 ) -> Result<()> {
     const OPERATION: &str = "experts input gradient";
     let (hidden, inner) = (config.hidden_size(), 2 * config.intermediate_size());
-    let experts = config.num_experts();
-    check_rows(
+    check::rows(
         OPERATION,
         config,
         tokens,
@@ -283,20 +280,7 @@ pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
         ("2I", inner),
         ("H", hidden),
     )?;
-    check::matrix(
-        OPERATION,
-        "logits_grad",
-        logits_grad.len(),
-        ("T", tokens),
-        ("E", experts),
-    )?;
-    check::matrix(
-        OPERATION,
-        "router weight",
-        router.len(),
-        ("E", experts),
-        ("H", hidden),
-    )?;
+    check::router_part(OPERATION, config, tokens, &router)?;
     check::matrix(
         OPERATION,
         "x_grad",
@@ -311,10 +295,7 @@ pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
     )?;
 
     let one = |_| T::Acc::ONE;
-    let residual = Some(Residual {
-        logits_grad,
-        router,
-    });
+    let residual = Some(router);
     product_combine(
         config,
         tokens,
@@ -329,12 +310,6 @@ pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
         scratch,
     );
     Ok(())
-}
-
-/// dz [T, E] and Wᵣ [E, H]: their product is added to each token's sum.
-struct Residual<'a, A, W> {
-    logits_grad: &'a [A],
-    router: &'a [W],
 }
 
 /// Pieces of a lane's scratch for [`product_combine`].
@@ -385,7 +360,7 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
     weight: &[T],
     expert: impl Fn(&[T::Acc]) -> Matrix<'_, T::Acc> + Sync,
     combine_weight: impl Fn(usize) -> T::Acc + Sync,
-    residual: Option<Residual<'_, T::Acc, W>>,
+    residual: Option<RouterPart<'_, '_, Cpu, W>>,
     map: &RowMap<'_, Cpu>,
     output: &mut [T],
     scratch: &mut [T::Acc],
@@ -435,12 +410,12 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
                 filled += count;
             }
         }
-        if let Some(Residual {
+        if let Some(RouterPart {
             logits_grad,
-            router,
+            weight,
         }) = &residual
         {
-            let router = Matrix::new(W::widen_slice(router, weight_scratch), experts, hidden);
+            let router = Matrix::new(W::widen_slice(weight, weight_scratch), experts, hidden);
             let dz = Matrix::new(&logits_grad[first * experts..], last - first, experts);
             product(residual_sum, hidden, Store::Overwrite, dz, router);
         }
@@ -512,7 +487,7 @@ pub(crate) fn down_backward<T: Element>(
         ("I", inner),
     )?;
     check::matrix(OPERATION, "weights", weights.len(), t, k)?;
-    check_rows(
+    check::rows(
         OPERATION,
         config,
         tokens,
@@ -521,7 +496,7 @@ pub(crate) fn down_backward<T: Element>(
         ("2I", 2 * inner),
         &map,
     )?;
-    check_rows(
+    check::rows(
         OPERATION,
         config,
         tokens,
@@ -642,7 +617,7 @@ pub(crate) fn down_weight_grad<T: Element>(
         ("T", tokens),
         ("H", hidden),
     )?;
-    check_rows(
+    check::rows(
         OPERATION,
         config,
         tokens,
@@ -700,7 +675,7 @@ pub(crate) fn up_weight_grad<T: Element>(
     let (hidden, inner) = (config.hidden_size(), 2 * config.intermediate_size());
     let experts = config.num_experts();
     check::matrix(OPERATION, "x", x.len(), ("T", tokens), ("H", hidden))?;
-    check_rows(
+    check::rows(
         OPERATION,
         config,
         tokens,

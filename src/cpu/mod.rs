@@ -15,7 +15,7 @@ mod router;
 use parallel::Disjoint;
 
 use crate::backend::{
-    Backend, DispatchOutput, RouterInput, RouterOutput, RouterSaved, RowMap, WeightGrad,
+    Backend, DispatchOutput, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap, WeightGrad,
 };
 use crate::config::MoeConfig;
 use crate::element::{Element, Real, Scalar};
@@ -32,6 +32,10 @@ impl Backend for Cpu {
 
     fn allocate<T: Scalar>(&self, len: usize) -> Result<Vec<T>> {
         Ok(vec![T::zeroed(); len])
+    }
+
+    fn upload<T: Scalar>(&self, host: &[T]) -> Result<Vec<T>> {
+        Ok(host.to_vec())
     }
 
     fn view<T: Scalar>(buffer: &Vec<T>, len: usize) -> &[T] {
@@ -58,6 +62,8 @@ impl Backend for Cpu {
         router::scratch_elements::<T, T>(config, tokens)
             .max(router::scratch_elements::<T, T::Acc>(config, tokens))
             .max(dispatch::scratch_elements::<T::Acc>(config, tokens))
+            .max(permute::scratch_elements::<T, T>(config))
+            .max(permute::scratch_elements::<T, T::Acc>(config))
             .max(experts::scratch_elements::<T>(config, tokens))
     }
 
@@ -130,15 +136,17 @@ impl Backend for Cpu {
         permute::forward(config, tokens, x, map, rows)
     }
 
-    fn permute_backward<T: Element>(
+    fn permute_backward<T: Element, W: Element<Acc = T::Acc>>(
         &self,
         config: &MoeConfig,
         tokens: usize,
         rows_grad: &[T],
         map: RowMap<'_, Self>,
+        router: Option<RouterPart<'_, '_, Self, W>>,
         x_grad: &mut [T],
+        scratch: &mut [T::Acc],
     ) -> Result<()> {
-        permute::backward(config, tokens, rows_grad, map, x_grad)
+        permute::backward(config, tokens, rows_grad, map, router, x_grad, scratch)
     }
 
     fn unpermute<T: Element>(
@@ -264,21 +272,12 @@ impl Backend for Cpu {
         h_grad: &[T],
         gate_up: &[T],
         map: RowMap<'_, Self>,
-        logits_grad: &[T::Acc],
-        router: &[W],
+        router: RouterPart<'_, '_, Self, W>,
         x_grad: &mut [T],
         scratch: &mut [T::Acc],
     ) -> Result<()> {
         experts::input_grad(
-            config,
-            tokens,
-            h_grad,
-            gate_up,
-            map,
-            logits_grad,
-            router,
-            x_grad,
-            scratch,
+            config, tokens, h_grad, gate_up, map, router, x_grad, scratch,
         )
     }
 }

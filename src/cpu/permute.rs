@@ -3,7 +3,8 @@
 use super::Cpu;
 use super::combine;
 use super::parallel::{self, Disjoint};
-use crate::backend::RowMap;
+use super::product::{Matrix, Store, padded, product};
+use crate::backend::{RouterPart, RowMap};
 use crate::check;
 use crate::config::MoeConfig;
 use crate::element::{Element, Real};
@@ -28,7 +29,7 @@ pub(crate) fn forward<T: Element>(
     const OPERATION: &str = "permute";
     let hidden = config.hidden_size();
     check::matrix(OPERATION, "x", x.len(), ("T", tokens), ("H", hidden))?;
-    check_rows(
+    check::rows(
         OPERATION,
         config,
         tokens,
@@ -53,17 +54,25 @@ pub(crate) fn forward<T: Element>(
     Ok(())
 }
 
+/// Scratch of the backward pass with the router's part: its weight, and per lane a panel of dz·Wᵣ.
+pub(crate) fn scratch_elements<T: Element, W: Element<Acc = T::Acc>>(config: &MoeConfig) -> usize {
+    let (experts, hidden) = (config.num_experts(), config.hidden_size());
+    padded(W::widen_scratch(experts * hidden)) + parallel::lanes() * padded(PANEL * hidden)
+}
+
 /// See [`Backend::permute_backward`](crate::Backend::permute_backward).
-pub(crate) fn backward<T: Element>(
+pub(crate) fn backward<T: Element, W: Element<Acc = T::Acc>>(
     config: &MoeConfig,
     tokens: usize,
     rows_grad: &[T],
     map: RowMap<'_, Cpu>,
+    router: Option<RouterPart<'_, '_, Cpu, W>>,
     x_grad: &mut [T],
+    scratch: &mut [T::Acc],
 ) -> Result<()> {
     const OPERATION: &str = "permute backward";
     let hidden = config.hidden_size();
-    check_rows(
+    check::rows(
         OPERATION,
         config,
         tokens,
@@ -79,38 +88,45 @@ pub(crate) fn backward<T: Element>(
         ("T", tokens),
         ("H", hidden),
     )?;
-    combine::gather_sum(config, tokens, rows_grad, |_| T::Acc::ONE, &map, x_grad);
-    Ok(())
-}
+    let one = |_| T::Acc::ONE;
+    let Some(router) = router else {
+        combine::gather_sum(config, tokens, rows_grad, one, &map, x_grad);
+        return Ok(());
+    };
+    check::router_part(OPERATION, config, tokens, &router)?;
+    check::workspace(OPERATION, scratch.len(), scratch_elements::<T, W>(config))?;
 
-/// Checks a plan and a tensor of its rows.
-pub(crate) fn check_rows(
-    operation: &'static str,
-    config: &MoeConfig,
-    tokens: usize,
-    tensor: &'static str,
-    given: usize,
-    columns: (&'static str, usize),
-    map: &RowMap<'_, Cpu>,
-) -> Result<()> {
-    check::tokens(operation, config, tokens)?;
-    let (experts, top_k) = (config.num_experts(), config.top_k());
-    let max_rows = config.max_rows(tokens);
-    check::vector(
-        operation,
-        "offsets",
-        map.offsets.len(),
-        ("E + 1", experts + 1),
-    )?;
-    let rows = map.row_to_assignment.len();
-    check::vector(operation, "row_to_assignment", rows, ("max rows", max_rows))?;
-    let assignments = map.assignment_to_row.len();
-    check::matrix(
-        operation,
-        "assignment_to_row",
-        assignments,
-        ("T", tokens),
-        ("K", top_k),
-    )?;
-    check::matrix(operation, tensor, given, ("max rows", max_rows), columns)
+    let experts = config.num_experts();
+    let weight_scratch = padded(W::widen_scratch(experts * hidden));
+    let (weight_scratch, scratch) = scratch.split_at_mut(weight_scratch);
+    let weight = Matrix::new(
+        W::widen_slice(router.weight, weight_scratch),
+        experts,
+        hidden,
+    );
+    let x_grad = Disjoint::new(x_grad);
+    let row = |assignment: usize| {
+        let row = usize::try_from(map.assignment_to_row[assignment]).ok()?;
+        Some(&rows_grad[row * hidden..(row + 1) * hidden])
+    };
+    let lane = padded(PANEL * hidden);
+    parallel::for_each(tokens.div_ceil(PANEL), scratch, lane, |task, part| {
+        let first = task * PANEL;
+        let last = tokens.min(first + PANEL);
+        let dz = &router.logits_grad[first * experts..];
+        let dz = Matrix::new(dz, last - first, experts);
+        product(part, hidden, Store::Overwrite, dz, weight);
+        for token in first..last {
+            // SAFETY: tokens of different tasks differ.
+            let out = unsafe { x_grad.part(token * hidden, hidden) };
+            let add_part = |column: usize, sums: &mut [T::Acc]| {
+                let from = &part[(token - first) * hidden + column..];
+                for (sum, &r) in sums.iter_mut().zip(from) {
+                    *sum += r;
+                }
+            };
+            combine::combine_token(config, token, row, one, add_part, out);
+        }
+    });
+    Ok(())
 }

@@ -71,30 +71,16 @@ pub(crate) fn forward<T: Element, W: Element<Acc = T::Acc>>(
 ) -> Result<()> {
     const OPERATION: &str = "router forward";
     let (experts, top_k) = (config.num_experts(), config.top_k());
-    check_input(OPERATION, config, tokens, &input)?;
+    check::router_input(OPERATION, config, tokens, &input)?;
+    check::router_output(OPERATION, config, tokens, &output)?;
     let RouterOutput {
         ids,
         weights,
         lse,
         counts,
         stats,
+        logits: mut logits_out,
     } = output;
-    check::matrix(OPERATION, "ids", ids.len(), ("T", tokens), ("K", top_k))?;
-    check::matrix(
-        OPERATION,
-        "weights",
-        weights.len(),
-        ("T", tokens),
-        ("K", top_k),
-    )?;
-    check::vector(OPERATION, "lse", lse.len(), ("T", tokens))?;
-    check::vector(OPERATION, "counts", counts.len(), ("E", experts))?;
-    check::vector(
-        OPERATION,
-        "stats",
-        stats.len(),
-        ("5 + K + E", stats_elements(config)),
-    )?;
     check::workspace(
         OPERATION,
         scratch.len(),
@@ -107,6 +93,7 @@ pub(crate) fn forward<T: Element, W: Element<Acc = T::Acc>>(
     {
         let (ids, weights) = (Disjoint::new(ids), Disjoint::new(weights));
         let (lse, partial) = (Disjoint::new(lse), Disjoint::new(partial));
+        let logits_out = logits_out.as_deref_mut().map(Disjoint::new);
         for_each_panel(
             config,
             tokens,
@@ -124,6 +111,11 @@ pub(crate) fn forward<T: Element, W: Element<Acc = T::Acc>>(
                     )
                 };
                 partial.fill(T::Acc::ZERO);
+                if let Some(out) = &logits_out {
+                    // SAFETY: as above.
+                    let out = unsafe { out.part(first * experts, rows * experts) };
+                    out.copy_from_slice(logits);
+                }
                 for (row, logits) in logits.chunks_exact_mut(experts).enumerate() {
                     let slots = row * top_k..(row + 1) * top_k;
                     let (ids, weights) = (&mut ids[slots.clone()], &mut weights[slots]);
@@ -162,37 +154,21 @@ pub(crate) fn backward<T: Element, W: Element<Acc = T::Acc>>(
 ) -> Result<()> {
     const OPERATION: &str = "router backward";
     let (experts, top_k) = (config.num_experts(), config.top_k());
-    check_input(OPERATION, config, tokens, &input)?;
+    check::router_input(OPERATION, config, tokens, &input)?;
+    check::router_saved(
+        OPERATION,
+        config,
+        tokens,
+        &saved,
+        weights_grad.len(),
+        logits_grad.len(),
+    )?;
     let RouterSaved {
         ids,
         weights,
         lse,
         counts,
     } = saved;
-    check::matrix(OPERATION, "ids", ids.len(), ("T", tokens), ("K", top_k))?;
-    check::matrix(
-        OPERATION,
-        "weights",
-        weights.len(),
-        ("T", tokens),
-        ("K", top_k),
-    )?;
-    check::vector(OPERATION, "lse", lse.len(), ("T", tokens))?;
-    check::vector(OPERATION, "counts", counts.len(), ("E", experts))?;
-    check::matrix(
-        OPERATION,
-        "weights_grad",
-        weights_grad.len(),
-        ("T", tokens),
-        ("K", top_k),
-    )?;
-    check::matrix(
-        OPERATION,
-        "logits_grad",
-        logits_grad.len(),
-        ("T", tokens),
-        ("E", experts),
-    )?;
     check::workspace(
         OPERATION,
         scratch.len(),
@@ -246,21 +222,7 @@ pub(crate) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
 ) -> Result<()> {
     const OPERATION: &str = "router weight gradient";
     let (experts, hidden) = (config.num_experts(), config.hidden_size());
-    check::matrix(
-        OPERATION,
-        "logits_grad",
-        logits_grad.len(),
-        ("T", tokens),
-        ("E", experts),
-    )?;
-    check::matrix(OPERATION, "x", x.len(), ("T", tokens), ("H", hidden))?;
-    check::weight_grad(
-        OPERATION,
-        "weight gradient",
-        &grad,
-        experts * hidden,
-        || format!("[E={experts}, H={hidden}]"),
-    )?;
+    check::router_weight_grad(OPERATION, config, tokens, logits_grad.len(), x.len(), &grad)?;
     let lane = weight_grad_lane(config);
     check::workspace(OPERATION, scratch.len(), lane * parallel::lanes())?;
 
@@ -309,38 +271,6 @@ fn weight_grad_lane(config: &MoeConfig) -> usize {
     padded(config.num_experts() * GRAD_COLUMNS) + padded(GRAD_TOKENS * GRAD_COLUMNS)
 }
 
-fn check_input<T: Element, W: Element<Acc = T::Acc>>(
-    operation: &'static str,
-    config: &MoeConfig,
-    tokens: usize,
-    input: &RouterInput<'_, '_, Cpu, T, W>,
-) -> Result<()> {
-    let (experts, hidden) = (config.num_experts(), config.hidden_size());
-    check::tokens(operation, config, tokens)?;
-    match &input.logits {
-        Logits::FromTokens { x, weight } => {
-            check::matrix(operation, "x", x.len(), ("T", tokens), ("H", hidden))?;
-            check::matrix(
-                operation,
-                "router weight",
-                weight.len(),
-                ("E", experts),
-                ("H", hidden),
-            )?;
-        }
-        Logits::Given(logits) => {
-            check::matrix(
-                operation,
-                "logits",
-                logits.len(),
-                ("T", tokens),
-                ("E", experts),
-            )?;
-        }
-    }
-    check::selection_bias(operation, config, input.selection_bias.map(<[_]>::len))
-}
-
 /// Calls `each(panel, first token, rows, logits, rows of scratch)` for every panel of tokens, with its logits in scratch.
 fn for_each_panel<T: Element, W: Element<Acc = T::Acc>>(
     config: &MoeConfig,
@@ -354,7 +284,7 @@ fn for_each_panel<T: Element, W: Element<Acc = T::Acc>>(
     let (weight_scratch, scratch) = scratch.split_at_mut(layout.weight);
     let weight = match &input.logits {
         Logits::FromTokens { weight, .. } => W::widen_slice(weight, weight_scratch),
-        Logits::Given(_) => &[],
+        Logits::Given(_) | Logits::GivenNarrow(_) => &[],
     };
     let arch = Arch::new();
     parallel::for_each(
@@ -378,6 +308,9 @@ fn for_each_panel<T: Element, W: Element<Acc = T::Acc>>(
                 }
                 Logits::Given(given) => {
                     logits.copy_from_slice(&given[first * experts..(first + rows) * experts]);
+                }
+                Logits::GivenNarrow(given) => {
+                    T::widen_into(&given[first * experts..(first + rows) * experts], logits);
                 }
             }
             arch.dispatch(Inlined(

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use millet::{
     AuxScale, BackwardInput, Capacity, ConfigError, DispatchOutput, DropPolicy, Error, Gradients,
     GroupLimit, Keep, Logits, Losses, MoeConfig, MoeLayer, Renormalize, Result, RouterInput,
-    RouterOutput, RouterSaved, RowMap, ScoreFunction, SingleExpert, WeightGrad, Weights,
-    stats_elements,
+    RouterOutput, RouterPart, RouterSaved, RowMap, ScoreFunction, SingleExpert, WeightGrad,
+    Weights, stats_elements,
 };
 
 use crate::harness::{Outcome, Problem, Tensor, TestBackend, dispatch, run};
@@ -63,13 +63,14 @@ impl Lengths {
         self.floats(backend, "scratch", right)
     }
 
-    fn plan<B: TestBackend>(&mut self, backend: &B, config: &MoeConfig) -> [Tensor<B, i32>; 3] {
+    fn plan<B: TestBackend>(&mut self, backend: &B, config: &MoeConfig) -> [Tensor<B, i32>; 4] {
         let ids: Vec<i32> = (0..10).map(|a| a % 4).collect();
         let (plan, _) = dispatch::<B, f32>(backend, config, &ids, &[0.5; 10]);
         [
             ("offsets", plan.offsets),
             ("row_to_assignment", plan.row_to_assignment),
             ("assignment_to_row", plan.assignment_to_row),
+            ("row_tiles", plan.row_tiles),
         ]
         .map(|(name, tensor)| {
             let mut values = tensor.read(backend);
@@ -79,11 +80,12 @@ impl Lengths {
     }
 }
 
-fn map<B: TestBackend>([offsets, rows, assignments]: &[Tensor<B, i32>; 3]) -> RowMap<'_, B> {
+fn map<B: TestBackend>([offsets, rows, assignments, tiles]: &[Tensor<B, i32>; 4]) -> RowMap<'_, B> {
     RowMap {
         offsets: offsets.view(),
         row_to_assignment: rows.view(),
         assignment_to_row: assignments.view(),
+        row_tiles: tiles.view(),
     }
 }
 
@@ -147,11 +149,13 @@ fn operations<B: TestBackend>() -> Vec<Operation<B>> {
             let mut offsets = Tensor::<B, i32>::filled(b, l.of("offsets", 5), 0);
             let mut rows = Tensor::<B, i32>::filled(b, l.of("row_to_assignment", 10), 0);
             let mut assignments = Tensor::<B, i32>::filled(b, l.of("assignment_to_row", 10), 0);
+            let mut tiles = Tensor::<B, i32>::filled(b, l.of("row_tiles", 8), 0);
             let mut scratch = l.scratch(b, c);
             let output = DispatchOutput {
                 offsets: offsets.view_mut(),
                 row_to_assignment: rows.view_mut(),
                 assignment_to_row: assignments.view_mut(),
+                row_tiles: tiles.view_mut(),
             };
             b.dispatch::<f32>(
                 c,
@@ -170,7 +174,24 @@ fn operations<B: TestBackend>() -> Vec<Operation<B>> {
         ("permute backward", |b, c, l| {
             let plan = l.plan(b, c);
             let (rows, mut x) = (l.floats(b, "rows_grad", 30), l.floats(b, "x_grad", 15));
-            b.permute_backward::<f32>(c, l.tokens, rows.view(), map(&plan), x.view_mut())
+            let (dz, weight) = (
+                l.floats(b, "logits_grad", 20),
+                l.floats(b, "router weight", 12),
+            );
+            let mut scratch = l.scratch(b, c);
+            let router = RouterPart {
+                logits_grad: dz.view(),
+                weight: weight.view(),
+            };
+            b.permute_backward::<f32, f32>(
+                c,
+                l.tokens,
+                rows.view(),
+                map(&plan),
+                Some(router),
+                x.view_mut(),
+                scratch.view_mut(),
+            )
         }),
         ("unpermute", |b, c, l| {
             let plan = l.plan(b, c);
@@ -300,8 +321,10 @@ fn operations<B: TestBackend>() -> Vec<Operation<B>> {
                 h_grad.view(),
                 gate_up.view(),
                 map(&plan),
-                dz.view(),
-                router.view(),
+                RouterPart {
+                    logits_grad: dz.view(),
+                    weight: router.view(),
+                },
                 x_grad.view_mut(),
                 scratch.view_mut(),
             )
@@ -331,6 +354,7 @@ fn router_forward<B: TestBackend>(
     let (mut weights, mut lse) = (l.floats(b, "weights", 10), l.floats(b, "lse", 5));
     let mut counts = Tensor::<B, i32>::filled(b, l.of("counts", 4), 0);
     let mut stats = l.floats(b, "stats", stats_elements(c));
+    let mut logits_out = l.floats(b, "logits output", 20);
     let mut scratch = l.scratch(b, c);
     let output = RouterOutput {
         ids: ids.view_mut(),
@@ -338,6 +362,7 @@ fn router_forward<B: TestBackend>(
         lse: lse.view_mut(),
         counts: counts.view_mut(),
         stats: stats.view_mut(),
+        logits: Some(logits_out.view_mut()),
     };
     let input = RouterInput {
         logits: source,

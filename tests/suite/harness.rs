@@ -11,15 +11,11 @@ use crate::generate::Rng;
 /// A backend that tests can fill.
 pub(crate) trait TestBackend: Backend + Sized {
     fn create() -> Self;
-    fn upload<T: Scalar>(&self, host: &[T]) -> Self::Buffer<T>;
 }
 
 impl TestBackend for Cpu {
     fn create() -> Self {
         Self
-    }
-    fn upload<T: Scalar>(&self, host: &[T]) -> Vec<T> {
-        host.to_vec()
     }
 }
 
@@ -32,7 +28,7 @@ pub(crate) struct Tensor<B: TestBackend, T: Scalar> {
 impl<B: TestBackend, T: Scalar> Tensor<B, T> {
     pub(crate) fn new(backend: &B, host: &[T]) -> Self {
         Self {
-            buffer: backend.upload(host),
+            buffer: backend.upload(host).unwrap(),
             len: host.len(),
         }
     }
@@ -288,7 +284,7 @@ impl RouterOutcome {
     }
 }
 
-fn scratch<B: TestBackend, T: Element>(
+pub(crate) fn scratch<B: TestBackend, T: Element>(
     backend: &B,
     config: &MoeConfig,
     tokens: usize,
@@ -318,6 +314,7 @@ pub(crate) fn route<B: TestBackend, A: Real>(
         lse: lse.view_mut(),
         counts: counts.view_mut(),
         stats: stats.view_mut(),
+        logits: None,
     };
     let input = RouterInput {
         logits: Logits::Given(logits.view()),
@@ -384,6 +381,7 @@ pub(crate) struct DevicePlan<B: TestBackend> {
     pub(crate) offsets: Tensor<B, i32>,
     pub(crate) row_to_assignment: Tensor<B, i32>,
     pub(crate) assignment_to_row: Tensor<B, i32>,
+    pub(crate) row_tiles: Tensor<B, i32>,
 }
 
 impl<B: TestBackend> DevicePlan<B> {
@@ -392,6 +390,7 @@ impl<B: TestBackend> DevicePlan<B> {
             offsets: self.offsets.view(),
             row_to_assignment: self.row_to_assignment.view(),
             assignment_to_row: self.assignment_to_row.view(),
+            row_tiles: self.row_tiles.view(),
         }
     }
 }
@@ -409,6 +408,7 @@ pub(crate) fn dispatch<B: TestBackend, A: Real>(
         offsets: garbage(config.num_experts() + 1),
         row_to_assignment: garbage(config.max_rows(tokens)),
         assignment_to_row: garbage(ids.len()),
+        row_tiles: garbage(2 * config.max_row_tiles(tokens)),
     };
     let ids = Tensor::<B, i32>::new(backend, ids);
     let mut weights = Tensor::<B, A>::from_f64(backend, weights);
@@ -417,6 +417,7 @@ pub(crate) fn dispatch<B: TestBackend, A: Real>(
         offsets: plan.offsets.view_mut(),
         row_to_assignment: plan.row_to_assignment.view_mut(),
         assignment_to_row: plan.assignment_to_row.view_mut(),
+        row_tiles: plan.row_tiles.view_mut(),
     };
     backend
         .dispatch::<A>(

@@ -6,7 +6,7 @@ use millet::{Capacity, DropPolicy, Keep, MoeConfig, Renormalize, ScoreFunction, 
 use proptest::prelude::*;
 
 use crate::generate::{POLICIES, Rng, RoutingKind, SCORES, base};
-use crate::harness::{DevicePlan, Problem, Tensor, TestBackend, dispatch, route, run};
+use crate::harness::{DevicePlan, Problem, Tensor, TestBackend, dispatch, route, run, scratch};
 
 backend_tests!(
     a_plan_is_a_bijection_within_capacity,
@@ -213,12 +213,14 @@ fn permute_and_its_backward_are_adjoint<B: TestBackend>() {
         )
         .unwrap();
     backend
-        .permute_backward::<f64>(
+        .permute_backward::<f64, f64>(
             &config,
             tokens,
             r_device.view(),
             plan.map(),
+            None,
             x_grad.view_mut(),
+            scratch::<B, f64>(&backend, &config, tokens).view_mut(),
         )
         .unwrap();
     let permuted = permuted.read(&backend);
@@ -334,6 +336,7 @@ fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() {
             offsets: integers(&layer.offsets),
             row_to_assignment: integers(&row_to_assignment),
             assignment_to_row: integers(&layer.assignment_to_row),
+            row_tiles: integers(&vec![-1; 2 * config.max_row_tiles(tokens)]),
         };
         let (x, weights) = (device(&problem.x), device(&layer.weights));
         let mut rows = Tensor::<B, f64>::garbage(&backend, config.max_rows(tokens) * 7);

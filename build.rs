@@ -1,0 +1,251 @@
+//! Compiles the kernels of `csrc/` to one fat binary a file when the feature `cuda` is on, else does nothing.
+//!
+//! nvcc is taken from `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, or where `cargo xtask nvcc` puts it. Nothing is asked of a GPU
+//! or of the network. See docs/building.md.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    #[cfg(feature = "cuda")]
+    if let Err(message) = cuda::build() {
+        eprintln!("{message}");
+        std::process::exit(1);
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Output};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{env, fs, thread};
+
+    /// The architectures that a build has code for unless told otherwise; those that nvcc does not know are left out.
+    const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "100", "120"];
+
+    const HOW_TO_GET_NVCC: &str = "\
+millet: the feature `cuda` needs the CUDA compiler, nvcc 12.4 or later, and none was found. Any of these helps:
+  - install the CUDA toolkit and put its bin folder on PATH, or set CUDA_HOME or NVCC;
+  - in a checkout of millet, `cargo xtask nvcc` installs it from PyPI below target/ in seconds, without root;
+  - elsewhere, `pip install nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl` and set
+    NVCC to nvidia/cu13/bin/nvcc in its site-packages.
+Without the feature `cuda` nothing of CUDA is needed.";
+
+    pub(crate) fn build() -> Result<(), String> {
+        println!("cargo:rerun-if-changed=csrc");
+        for name in [
+            "NVCC",
+            "CUDA_HOME",
+            "CUDA_PATH",
+            "PATH",
+            "MILLET_CUDA_ARCHS",
+            "CUDA_COMPUTE_CAP",
+            "MILLET_CUDA_WERROR",
+            "DOCS_RS",
+        ] {
+            println!("cargo:rerun-if-env-changed={name}");
+        }
+        let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+        let sources = sources()?;
+        if env::var_os("DOCS_RS").is_some() {
+            // Documentation needs the types, not the kernels.
+            for source in &sources {
+                write(
+                    &out.join(source.file_stem().unwrap_or_default())
+                        .with_extension("fatbin"),
+                    "",
+                )?;
+            }
+            return write(&out.join("ptxas.txt"), "");
+        }
+        let nvcc = find_nvcc(&out).ok_or(HOW_TO_GET_NVCC)?;
+        let architectures = architectures(&nvcc)?;
+        let logs = compile_all(&nvcc, &sources, &architectures, &out)?;
+        write(&out.join("ptxas.txt"), &logs)
+    }
+
+    fn write(path: &Path, text: &str) -> Result<(), String> {
+        fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// The operations' files, in order of their names.
+    fn sources() -> Result<Vec<PathBuf>, String> {
+        let entries = fs::read_dir("csrc").map_err(|error| format!("csrc: {error}"))?;
+        let mut sources: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
+            .collect();
+        sources.sort();
+        Ok(sources)
+    }
+
+    fn find_nvcc(out: &Path) -> Option<PathBuf> {
+        if let Some(nvcc) = env::var_os("NVCC") {
+            return Some(nvcc.into());
+        }
+        let name = format!("nvcc{}", env::consts::EXE_SUFFIX);
+        let toolkits = ["CUDA_HOME", "CUDA_PATH"]
+            .into_iter()
+            .filter_map(env::var_os)
+            .map(|toolkit| Path::new(&toolkit).join("bin"));
+        let path = env::var_os("PATH").unwrap_or_default();
+        // Where xtask puts the wheels of PyPI: beside the profile's folder that this build is in.
+        let fetched = out
+            .ancestors()
+            .map(|folder| folder.join("cuda-toolkit/nvidia/cu13/bin"));
+        toolkits
+            .chain(env::split_paths(&path))
+            .chain(fetched)
+            .map(|folder| folder.join(&name))
+            .find(|candidate| candidate.is_file())
+    }
+
+    /// What to compile for: `MILLET_CUDA_ARCHS` (`80,90a`), else `CUDA_COMPUTE_CAP` (`80` or `8.0`), else all that nvcc knows.
+    fn architectures(nvcc: &Path) -> Result<Vec<String>, String> {
+        let output = run(Command::new(nvcc).arg("--list-gpu-arch"))?;
+        let listing = String::from_utf8_lossy(&output.stdout).into_owned();
+        let known: Vec<&str> = listing
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("compute_"))
+            .collect();
+        let is_known = |architecture: &str| {
+            let number = architecture.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+            known.iter().any(|k| *k == architecture || *k == number)
+        };
+        let chosen = |variable: &str, text: String| {
+            let list: Vec<String> = text
+                .split([',', ';', ' '])
+                .map(|part| {
+                    let part = part
+                        .trim()
+                        .trim_start_matches("sm_")
+                        .trim_start_matches("compute_");
+                    let part = part.replace('.', "");
+                    // Hopper's own instructions are in sm_90a only.
+                    if part == "90" { "90a".into() } else { part }
+                })
+                .filter(|part| !part.is_empty())
+                .collect();
+            match list.iter().find(|part| !is_known(part)) {
+                Some(part) => Err(format!(
+                    "millet: {variable}={text}: `{part}` is none of the architectures of {}: {}",
+                    nvcc.display(),
+                    known.join(", ")
+                )),
+                None if list.is_empty() => Err(format!(
+                    "millet: {variable} is set, but names no architecture; expected a list like 80,90a"
+                )),
+                None => Ok(list),
+            }
+        };
+        for variable in ["MILLET_CUDA_ARCHS", "CUDA_COMPUTE_CAP"] {
+            if let Ok(text) = env::var(variable) {
+                return chosen(variable, text);
+            }
+        }
+        Ok(ARCHITECTURES
+            .iter()
+            .filter(|architecture| is_known(architecture))
+            .map(|&architecture| architecture.to_owned())
+            .collect())
+    }
+
+    /// Compiles as many files at a time as cargo allows jobs; gives what ptxas said of each kernel.
+    fn compile_all(
+        nvcc: &Path,
+        sources: &[PathBuf],
+        architectures: &[String],
+        out: &Path,
+    ) -> Result<String, String> {
+        let jobs = env::var("NUM_JOBS")
+            .ok()
+            .and_then(|jobs| jobs.parse().ok())
+            .unwrap_or(1);
+        let next = AtomicUsize::new(0);
+        let results: Mutex<Vec<Option<Result<String, String>>>> =
+            Mutex::new(sources.iter().map(|_| None).collect());
+        thread::scope(|scope| {
+            for _ in 0..sources.len().min(jobs) {
+                scope.spawn(|| {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(source) = sources.get(index) else {
+                            break;
+                        };
+                        let result = compile(nvcc, source, architectures, out);
+                        if let Ok(mut results) = results.lock() {
+                            results[index] = Some(result);
+                        }
+                    }
+                });
+            }
+        });
+        let results = results
+            .into_inner()
+            .map_err(|_| "a compiler thread panicked")?;
+        results
+            .into_iter()
+            .map(|result| result.unwrap_or_else(|| Err("a file was not compiled".into())))
+            .collect()
+    }
+
+    fn compile(
+        nvcc: &Path,
+        source: &Path,
+        architectures: &[String],
+        out: &Path,
+    ) -> Result<String, String> {
+        let compiler = cc::Build::new()
+            .cuda(true)
+            .compiler(nvcc)
+            .no_default_flags(true)
+            .warnings(false)
+            .extra_warnings(false)
+            .cargo_metadata(false)
+            .try_get_compiler()
+            .map_err(|error| format!("millet: {}: {error}", nvcc.display()))?;
+        let target = out
+            .join(source.file_stem().unwrap_or_default())
+            .with_extension("fatbin");
+        let mut command = Command::new(compiler.path());
+        command.args(compiler.args());
+        command.args(["-std=c++17", "-O3", "-I", "csrc"]);
+        // What is one rounding and what is two is part of the definition: a fused multiply-add is written as one.
+        command.arg("--fmad=false");
+        command.args(["-Xptxas", "-v"]);
+        if env::var("MILLET_CUDA_WERROR").is_ok_and(|value| value == "1") {
+            command.args(["-Werror", "all-warnings", "-Xptxas", "-Werror"]);
+        }
+        for architecture in architectures {
+            command.arg("-gencode");
+            command.arg(format!(
+                "arch=compute_{architecture},code=[sm_{architecture},compute_{architecture}]"
+            ));
+        }
+        command.arg("-fatbin").arg(source).arg("-o").arg(&target);
+        let output = run(&mut command)?;
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        for line in log.lines().filter(|line| line.contains("warning")) {
+            println!("cargo:warning={line}");
+        }
+        Ok(log)
+    }
+
+    fn run(command: &mut Command) -> Result<Output, String> {
+        let output = command.output().map_err(|error| {
+            format!(
+                "millet: {}: {error}",
+                Path::new(command.get_program()).display()
+            )
+        })?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        Err(format!(
+            "millet: {command:?}: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        ))
+    }
+}

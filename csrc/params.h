@@ -1,0 +1,139 @@
+// Parameters of the kernels and the constants that host and device share: the one source for Rust (src/cuda/sys.rs is made
+// of this file, `cargo xtask bindings`) and CUDA. Pointers are device addresses. Sizes are those of the crate's documentation:
+// T tokens, H hidden size, E experts, K top-k, R rows.
+#pragma once
+#include <stdint.h>
+
+// Threads of a block in every kernel of routing.
+#define MILLET_THREADS 256
+// Tiles that a pass over tokens or assignments is split into at most, whatever their number: bounds what is counted per tile.
+#define MILLET_MAX_TILES 256
+// Largest E and K of the router.
+#define MILLET_MAX_EXPERTS 4096
+#define MILLET_MAX_TOP_K 64
+// Words of scratch for `Phases` (device/phases.cuh); must be 0 when a kernel starts.
+#define MILLET_PHASE_WORDS 8
+
+// millet::ScoreFunction.
+#define MILLET_SOFTMAX_AFTER_TOP_K 0
+#define MILLET_SOFTMAX_BEFORE_TOP_K 1
+#define MILLET_SIGMOID 2
+
+// millet::DropPolicy, and none.
+#define MILLET_KEEP_ALL 0
+#define MILLET_KEEP_PROBABILITY 1
+#define MILLET_KEEP_POSITION 2
+#define MILLET_KEEP_SLOT_MAJOR 3
+
+// What a router computes: millet::RouterConfig.
+typedef struct {
+    int32_t experts;
+    int32_t top_k;
+    int32_t score_function;
+    int32_t straight_through;
+    // Survivors' weights were renormalised after dropping (backward only).
+    int32_t renormalized;
+    // Groups of experts and how many are selected; 0 without groups.
+    int32_t groups;
+    int32_t selected_groups;
+    float scaling_factor;
+} MilletRouter;
+
+// Router forward. See csrc/router.cu.
+typedef struct {
+    MilletRouter router;
+    int64_t tokens;
+    // Tokens of one tile, and tiles.
+    int32_t tile_tokens;
+    int32_t tiles;
+    int32_t hidden;
+    // Are rows of x and of the weight 16-byte aligned?
+    int32_t aligned;
+    // Logits [T, E] given, or x [T, H] and the weight [E, H].
+    const void *logits;
+    const void *x;
+    const void *weight;
+    // [E], or null.
+    const float *selection_bias;
+    int32_t *ids;
+    float *weights;
+    float *lse;
+    int32_t *counts;
+    float *stats;
+    // [T, E], or null where nobody asked for them.
+    float *logits_out;
+    // coeff·E/(K·T²) and coeff/T.
+    double aux_factor;
+    double z_factor;
+    // Scratch: words of phases, and of each tile the statistics [5 + K + E] and the counts [E].
+    uint32_t *phases;
+    float *tile_stats;
+    int32_t *tile_counts;
+} MilletRouterForward;
+
+// Router backward. See csrc/router_backward.cu.
+typedef struct {
+    MilletRouter router;
+    int64_t tokens;
+    int32_t hidden;
+    int32_t aligned;
+    const void *logits;
+    const void *x;
+    const void *weight;
+    const int32_t *ids;
+    const float *weights;
+    const float *lse;
+    const int32_t *counts;
+    const float *weights_grad;
+    // Factors of the losses' gradients: aux's before counts, z's before lse.
+    float aux;
+    float z;
+    float *logits_grad;
+} MilletRouterBackward;
+
+// Capacity dropping and the stable sort by expert. See csrc/dispatch.cu.
+typedef struct {
+    int32_t experts;
+    int32_t top_k;
+    int64_t assignments;
+    // Assignments of a tile, a multiple of K, and tiles.
+    int64_t tile_assignments;
+    int32_t tiles;
+    int32_t policy;
+    // C; not looked at with MILLET_KEEP_ALL.
+    int32_t capacity;
+    // Scale survivors' weights to this sum; 0 leaves them.
+    float renormalize_to;
+    int64_t max_rows;
+    // Rows of a tile of the grouped products, and tiles at most.
+    int32_t tile_rows;
+    int32_t max_row_tiles;
+    const int32_t *ids;
+    float *weights;
+    int32_t *offsets;
+    int32_t *row_to_assignment;
+    int32_t *assignment_to_row;
+    // [max_row_tiles, 2]: expert and first row of each tile, −1 after the last.
+    int32_t *row_tiles;
+    // Scratch: words of phases, [tiles, E] counts and then places, [E] totals, [T·K] assignments by expert.
+    uint32_t *phases;
+    int32_t *tile_counts;
+    int32_t *totals;
+    int32_t *sorted;
+} MilletDispatch;
+
+// Permute, unpermute and their backward. See csrc/permute.cu and csrc/combine.cu.
+typedef struct {
+    int64_t tokens;
+    int32_t top_k;
+    int32_t hidden;
+    const int32_t *assignment_to_row;
+    // [T, H] and [R, H], by kernel read or written.
+    const void *tokens_in;
+    void *tokens_out;
+    const void *rows_in;
+    void *rows_out;
+    // [T, K], or null for weights of 1.
+    const float *weights;
+    float *weights_grad;
+} MilletRows;

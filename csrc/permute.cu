@@ -1,0 +1,2 @@
+#include "params.h"
+#include "device/numeric.cuh"

@@ -1,0 +1,198 @@
+//! One operation's launches: collects the tensors' addresses, checks where they are, and submits kernels.
+
+use cudarc::driver::{CudaViewMut, DeviceRepr, LaunchConfig, PushKernelArg, SyncOnDrop};
+
+use super::Cuda;
+use super::memory::{View, context_of};
+use super::module::Typed;
+use crate::element::{Element, Scalar};
+use crate::error::{Error, Result};
+
+/// The tensors and launches of one operation. cudarc's guards are kept until it is dropped, after the launches.
+pub(crate) struct Launch<'a> {
+    cuda: &'a Cuda,
+    operation: &'static str,
+    guards: Vec<SyncOnDrop<'a>>,
+}
+
+impl<'a> Launch<'a> {
+    pub(crate) fn new(cuda: &'a Cuda, operation: &'static str) -> Self {
+        Self {
+            cuda,
+            operation,
+            guards: Vec::new(),
+        }
+    }
+
+    /// The address of a tensor that kernels read, `alignment` bytes at a time.
+    pub(crate) fn read<T: Scalar>(
+        &mut self,
+        tensor: &'static str,
+        view: View<'a, T>,
+        alignment: usize,
+    ) -> Result<*const T> {
+        self.check_context(tensor, view.context())?;
+        let (address, guard) = view.address(&self.cuda.stream);
+        self.guards.push(guard);
+        self.check_alignment(tensor, address, alignment)?;
+        Ok(address as *const T)
+    }
+
+    /// The address of a tensor that kernels write (and may read), `alignment` bytes at a time.
+    pub(crate) fn write<T: Scalar>(
+        &mut self,
+        tensor: &'static str,
+        view: CudaViewMut<'a, T>,
+        alignment: usize,
+    ) -> Result<*mut T> {
+        self.check_context(tensor, context_of(&view))?;
+        let (address, guard) = view.view_ptr_mut(&self.cuda.stream);
+        self.guards.push(guard);
+        self.check_alignment(tensor, address, alignment)?;
+        Ok(address as *mut T)
+    }
+
+    fn check_context(
+        &self,
+        tensor: &'static str,
+        context: &std::sync::Arc<cudarc::driver::CudaContext>,
+    ) -> Result<()> {
+        let own = self.cuda.stream.context();
+        if context == own {
+            return Ok(());
+        }
+        Err(Error::WrongDevice {
+            operation: self.operation,
+            tensor,
+            expected: own.ordinal(),
+            given: context.ordinal(),
+        })
+    }
+
+    fn check_alignment(&self, tensor: &'static str, address: u64, alignment: usize) -> Result<()> {
+        if address.is_multiple_of(alignment as u64) {
+            return Ok(());
+        }
+        Err(Error::Alignment {
+            operation: self.operation,
+            tensor,
+            expected: alignment,
+            address,
+        })
+    }
+
+    /// The kernel of a storage type.
+    pub(crate) fn kernel<T: Element>(&self, kernel: Typed) -> Result<&'static str> {
+        match T::NAME {
+            "f32" => Ok(kernel.f32),
+            "bf16" => Ok(kernel.bf16),
+            "f16" => Ok(kernel.f16),
+            other => Err(Error::Unsupported {
+                operation: self.operation,
+                reason: format!("CUDA computes f32, bf16 and f16, not {other}; use the CPU for it"),
+            }),
+        }
+    }
+
+    /// Submits `kernel`; nothing if a grid has no blocks.
+    ///
+    /// # Safety
+    /// `parameters` must be the kernel's, with addresses that came from [`read`](Self::read) and [`write`](Self::write) of
+    /// this launch, of tensors as large as the kernel takes them to be.
+    pub(crate) unsafe fn run<P: DeviceRepr>(
+        &self,
+        kernel: &'static str,
+        grid: [usize; 3],
+        threads: usize,
+        shared_bytes: usize,
+        parameters: &P,
+    ) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let Some(function) = self.cuda.kernels.get(kernel) else {
+            return Err(Error::Unsupported {
+                operation: self.operation,
+                reason: format!("there is no kernel {kernel}"),
+            });
+        };
+        let limits = [i32::MAX as usize, 65535, 65535];
+        if grid
+            .iter()
+            .zip(limits)
+            .any(|(&blocks, limit)| blocks > limit)
+        {
+            return Err(Error::Unsupported {
+                operation: self.operation,
+                reason: format!("a grid of {grid:?} blocks, over the limits {limits:?}"),
+            });
+        }
+        let [x, y, z] = grid.map(|blocks| blocks as u32);
+        let config = LaunchConfig {
+            grid_dim: (x, y, z),
+            block_dim: (threads as u32, 1, 1),
+            shared_mem_bytes: shared_bytes as u32,
+        };
+        // SAFETY: by this function's contract.
+        unsafe {
+            self.cuda
+                .stream
+                .launch_builder(function)
+                .arg(parameters)
+                .launch(config)
+        }
+        .map(|_| ())
+        .map_err(|error| self.failed(error))
+    }
+
+    /// Sets `bytes` bytes to 0.
+    ///
+    /// # Safety
+    /// They must be part of a tensor of [`write`](Self::write) of this launch.
+    pub(crate) unsafe fn clear<T>(&self, address: *mut T, bytes: usize) -> Result<()> {
+        let stream = &self.cuda.stream;
+        stream
+            .context()
+            .bind_to_thread()
+            // SAFETY: by this function's contract.
+            .and_then(|()| unsafe {
+                cudarc::driver::result::memset_d8_async(
+                    address as u64,
+                    0,
+                    bytes,
+                    stream.cu_stream(),
+                )
+            })
+            .map_err(|error| self.failed(error))
+    }
+
+    pub(crate) fn failed(&self, error: cudarc::driver::DriverError) -> Error {
+        Error::Driver {
+            operation: self.operation,
+            error,
+        }
+    }
+}
+
+/// Pieces of scratch, each at a multiple of 256 bytes.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Pieces {
+    bytes: usize,
+}
+
+impl Pieces {
+    /// Takes `len` elements; gives where they begin, in bytes.
+    pub(crate) fn take<T>(&mut self, len: usize) -> usize {
+        let start = self.bytes;
+        self.bytes = start
+            .saturating_add(len.saturating_mul(size_of::<T>()))
+            .checked_next_multiple_of(256)
+            .unwrap_or(usize::MAX);
+        start
+    }
+
+    /// Elements of `A` that all pieces need.
+    pub(crate) fn elements<A>(&self) -> usize {
+        self.bytes.div_ceil(size_of::<A>())
+    }
+}

@@ -1,0 +1,373 @@
+//! The GPU: every operation as CUDA kernels, launched through the driver API.
+//!
+//! ```no_run
+//! use millet::{Backend, Cuda, Keep, MoeConfig, MoeLayer};
+//!
+//! let cuda = Cuda::device(0)?;
+//! let layer = MoeLayer::new(cuda, MoeConfig::builder(2048, 1024, 64, 8).build()?);
+//! let saved = layer.saved::<millet::half::bf16>(4096, Keep::Hidden)?;
+//! # Ok::<(), millet::Error>(())
+//! ```
+//!
+//! Tensors are cudarc's: a [`CudaSlice`] or a part of one. What is read is taken as a [`View`], which both kinds of
+//! cudarc's shared views convert into; what is written as a [`CudaViewMut`]. Every operation checks lengths, alignment and device
+//! before it launches anything, allocates nothing and never waits, so that it can be captured in a CUDA graph.
+//!
+//! # Graphs
+//!
+//! Capture needs a stream of its own ([`CudaContext::new_stream`]) and memory without cudarc's event tracking: call
+//! [`CudaContext::disable_event_tracking`] before allocating. Scratch is part of what was captured: a graph in flight and another
+//! operation must not share it.
+
+mod combine;
+mod dispatch;
+mod experts;
+mod launch;
+mod memory;
+mod module;
+mod permute;
+mod router;
+#[allow(missing_docs, unreachable_pub)] // made by bindgen
+mod sys;
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaViewMut};
+
+pub use memory::View;
+
+use crate::backend::{
+    Backend, DispatchOutput, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap, WeightGrad,
+};
+use crate::config::MoeConfig;
+use crate::element::{Element, Real, Scalar};
+use crate::error::{Error, Result};
+
+/// Bytes that a kernel reads or writes at a time where rows allow it.
+const VECTOR: usize = 16;
+
+/// A CUDA device and one stream of it, in whose order the operations run. Clones share both.
+#[derive(Debug, Clone)]
+pub struct Cuda {
+    stream: Arc<CudaStream>,
+    kernels: Arc<module::Kernels>,
+}
+
+impl Cuda {
+    /// On this stream. Loads the kernels, once for a context.
+    ///
+    /// # Errors
+    /// When this build has no code for the device, or the driver refuses to load it.
+    pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
+        Ok(Self {
+            stream: stream.clone(),
+            kernels: module::Kernels::load(stream.context())?,
+        })
+    }
+
+    /// On a new stream of the device `ordinal`, 0 being the first.
+    ///
+    /// # Errors
+    /// When there is no CUDA driver or no such device; and as [`new`](Self::new).
+    pub fn device(ordinal: usize) -> Result<Self> {
+        let no_device = |reason| Error::NoDevice { ordinal, reason };
+        // cudarc panics where the driver's library is missing.
+        let context = std::panic::catch_unwind(|| CudaContext::new(ordinal))
+            .map_err(|_| no_device("the CUDA driver (libcuda) was not found".into()))?
+            .map_err(|error| no_device(error.to_string()))?;
+        let stream = context
+            .new_stream()
+            .map_err(|error| no_device(error.to_string()))?;
+        Self::new(&stream)
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    fn failed(&self, operation: &'static str) -> impl Fn(cudarc::driver::DriverError) -> Error {
+        move |error| Error::Driver { operation, error }
+    }
+}
+
+impl Backend for Cuda {
+    type Buffer<T: Scalar> = CudaSlice<T>;
+    type View<'a, T: Scalar> = View<'a, T>;
+    type ViewMut<'a, T: Scalar> = CudaViewMut<'a, T>;
+
+    fn allocate<T: Scalar>(&self, len: usize) -> Result<CudaSlice<T>> {
+        // The driver has no allocations of nothing.
+        self.stream
+            .alloc_zeros(len.max(1))
+            .map_err(self.failed("allocate"))
+    }
+
+    fn upload<T: Scalar>(&self, host: &[T]) -> Result<CudaSlice<T>> {
+        let failed = self.failed("upload");
+        if host.is_empty() {
+            return self.allocate(0);
+        }
+        let buffer = self.stream.clone_htod(host).map_err(&failed)?;
+        Ok(buffer)
+    }
+
+    fn view<T: Scalar>(buffer: &CudaSlice<T>, len: usize) -> View<'_, T> {
+        View::first(buffer, len)
+    }
+
+    fn view_mut<T: Scalar>(buffer: &mut CudaSlice<T>, len: usize) -> CudaViewMut<'_, T> {
+        buffer.slice_mut(..len)
+    }
+
+    fn len<T: Scalar>(view: View<'_, T>) -> usize {
+        view.len()
+    }
+
+    fn len_mut<T: Scalar>(view: &CudaViewMut<'_, T>) -> usize {
+        view.len()
+    }
+
+    fn read<T: Scalar>(&self, view: View<'_, T>) -> Result<Vec<T>> {
+        view.to_host(&self.stream).map_err(self.failed("read"))
+    }
+
+    fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize {
+        [
+            router::scratch_elements::<T::Acc>(config, tokens),
+            dispatch::scratch_elements::<T::Acc>(config, tokens),
+            experts::scratch_elements::<T>(config, tokens),
+        ]
+        .into_iter()
+        .max()
+        .unwrap_or(0)
+    }
+
+    fn router_forward<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        input: RouterInput<'_, '_, Self, T, W>,
+        output: RouterOutput<'_, Self, T::Acc>,
+        scratch: CudaViewMut<'_, T::Acc>,
+    ) -> Result<()> {
+        router::forward(self, config, tokens, input, output, scratch)
+    }
+
+    fn router_backward<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        input: RouterInput<'_, '_, Self, T, W>,
+        saved: RouterSaved<'_, Self, T::Acc>,
+        weights_grad: View<'_, T::Acc>,
+        loss_gradient: f64,
+        logits_grad: CudaViewMut<'_, T::Acc>,
+        scratch: CudaViewMut<'_, T::Acc>,
+    ) -> Result<()> {
+        router::backward(
+            self,
+            config,
+            tokens,
+            input,
+            saved,
+            weights_grad,
+            loss_gradient,
+            logits_grad,
+            scratch,
+        )
+    }
+
+    fn router_weight_grad<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        logits_grad: View<'_, T::Acc>,
+        x: View<'_, T>,
+        grad: WeightGrad<'_, Self, W>,
+        scratch: CudaViewMut<'_, T::Acc>,
+    ) -> Result<()> {
+        router::weight_grad(self, config, tokens, logits_grad, x, grad, scratch)
+    }
+
+    fn dispatch<A: Real>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        ids: View<'_, i32>,
+        weights: CudaViewMut<'_, A>,
+        output: DispatchOutput<'_, Self>,
+        scratch: CudaViewMut<'_, A>,
+    ) -> Result<()> {
+        dispatch::dispatch(self, config, tokens, ids, weights, output, scratch)
+    }
+
+    fn permute<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        x: View<'_, T>,
+        map: RowMap<'_, Self>,
+        rows: CudaViewMut<'_, T>,
+    ) -> Result<()> {
+        permute::forward(self, config, tokens, x, map, rows)
+    }
+
+    fn permute_backward<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        rows_grad: View<'_, T>,
+        map: RowMap<'_, Self>,
+        router: Option<RouterPart<'_, '_, Self, W>>,
+        x_grad: CudaViewMut<'_, T>,
+        scratch: CudaViewMut<'_, T::Acc>,
+    ) -> Result<()> {
+        permute::backward(
+            self, config, tokens, rows_grad, map, router, x_grad, scratch,
+        )
+    }
+
+    fn unpermute<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        rows: View<'_, T>,
+        weights: View<'_, T::Acc>,
+        map: RowMap<'_, Self>,
+        output: CudaViewMut<'_, T>,
+    ) -> Result<()> {
+        combine::unpermute(self, config, tokens, rows, weights, map, output)
+    }
+
+    fn unpermute_backward<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        output_grad: View<'_, T>,
+        rows: View<'_, T>,
+        weights: View<'_, T::Acc>,
+        map: RowMap<'_, Self>,
+        rows_grad: CudaViewMut<'_, T>,
+        weights_grad: CudaViewMut<'_, T::Acc>,
+    ) -> Result<()> {
+        combine::unpermute_backward(
+            self,
+            config,
+            tokens,
+            output_grad,
+            rows,
+            weights,
+            map,
+            rows_grad,
+            weights_grad,
+        )
+    }
+
+    fn experts_up<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        x: View<'_, T>,
+        gate_up: View<'_, T>,
+        map: RowMap<'_, Self>,
+        h: Option<CudaViewMut<'_, T>>,
+        a: CudaViewMut<'_, T>,
+        scratch: CudaViewMut<'_, T::Acc>,
+    ) -> Result<()> {
+        experts::up(self, config, tokens, x, gate_up, map, h, a, scratch)
+    }
+
+    fn experts_down<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        a: View<'_, T>,
+        down: View<'_, T>,
+        weights: View<'_, T::Acc>,
+        map: RowMap<'_, Self>,
+        output: CudaViewMut<'_, T>,
+        scratch: CudaViewMut<'_, T::Acc>,
+    ) -> Result<()> {
+        experts::down(self, config, tokens, a, down, weights, map, output, scratch)
+    }
+
+    fn experts_down_backward<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        output_grad: View<'_, T>,
+        down: View<'_, T>,
+        weights: View<'_, T::Acc>,
+        map: RowMap<'_, Self>,
+        h: CudaViewMut<'_, T>,
+        weighted_a: CudaViewMut<'_, T>,
+        weights_grad: CudaViewMut<'_, T::Acc>,
+        scratch: CudaViewMut<'_, T::Acc>,
+    ) -> Result<()> {
+        experts::down_backward(
+            self,
+            config,
+            tokens,
+            output_grad,
+            down,
+            weights,
+            map,
+            h,
+            weighted_a,
+            weights_grad,
+            scratch,
+        )
+    }
+
+    fn experts_down_weight_grad<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        output_grad: View<'_, T>,
+        weighted_a: View<'_, T>,
+        map: RowMap<'_, Self>,
+        grad: WeightGrad<'_, Self, T>,
+        scratch: CudaViewMut<'_, T::Acc>,
+    ) -> Result<()> {
+        experts::down_weight_grad(
+            self,
+            config,
+            tokens,
+            output_grad,
+            weighted_a,
+            map,
+            grad,
+            scratch,
+        )
+    }
+
+    fn experts_up_weight_grad<T: Element>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        x: View<'_, T>,
+        h_grad: View<'_, T>,
+        map: RowMap<'_, Self>,
+        grad: WeightGrad<'_, Self, T>,
+        scratch: CudaViewMut<'_, T::Acc>,
+    ) -> Result<()> {
+        experts::up_weight_grad(self, config, tokens, x, h_grad, map, grad, scratch)
+    }
+
+    fn experts_input_grad<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        config: &MoeConfig,
+        tokens: usize,
+        h_grad: View<'_, T>,
+        gate_up: View<'_, T>,
+        map: RowMap<'_, Self>,
+        router: RouterPart<'_, '_, Self, W>,
+        x_grad: CudaViewMut<'_, T>,
+        scratch: CudaViewMut<'_, T::Acc>,
+    ) -> Result<()> {
+        experts::input_grad(
+            self, config, tokens, h_grad, gate_up, map, router, x_grad, scratch,
+        )
+    }
+}
