@@ -1,2 +1,110 @@
-#include "params.h"
-#include "device/numeric.cuh"
+// Combine: each token gathers its rows.
+//
+//   unpermute            out[t] = Σ_slot w[t,slot]·rows[r], slots in order, f32, one rounding; weights of 1 where none are given,
+//                        which is the backward of permute
+//   unpermute_backward   rows_grad[r] = w[t,slot]·dO[t];  weights_grad[t,slot] = ⟨dO[t], rows[r]⟩, 0 without a row
+//
+// Grid: a warp a token, blocks of 8 warps; for unpermute a second dimension splits the columns when there are few tokens. Every
+// row is read once and every token written once (backward: read once, and rows written once), so bytes are the floor:
+// R·H + T·H (backward 2·R·H + T·H), and the map and weights of T·K words each.
+#include "device/rows.cuh"
+
+namespace millet {
+
+template <typename T, int N> __device__ __forceinline__ void unpermute(const MilletRows &p) {
+    const T *rows = static_cast<const T *>(p.rows_in);
+    T *out = static_cast<T *>(p.tokens_out);
+    int64_t t = warp_token();
+    if (t >= p.tokens) return;  // guard: the last block's spare warps
+    Slots slots = Slots::load(p, t, 0);
+    for_columns<N>(p, [&](int64_t column, bool inside) {
+        float sum[N] = {};
+        for (int first = 0; first < p.top_k; first += WARP) {
+            if (p.top_k > WARP) slots = Slots::load(p, t, first);
+            // A batch may pass the last slot: lanes there have no row.
+            for (int batch = 0; batch < min(WARP, p.top_k - first); batch += BATCH) {
+                Vector<T, N> values[BATCH];
+                bool there[BATCH];
+#pragma unroll
+                for (int i = 0; i < BATCH; ++i) {
+                    int64_t row = slots.row_of(batch + i);
+                    there[i] = inside && row >= 0;
+                    if (there[i]) values[i] = Vector<T, N>::load(&rows[row * p.hidden + column]);
+                }
+#pragma unroll
+                for (int i = 0; i < BATCH; ++i) {
+                    float weight = slots.weight_of(batch + i);
+#pragma unroll
+                    for (int j = 0; j < N; ++j) {
+                        if (there[i]) sum[j] += weight * widen(values[i].v[j]);
+                    }
+                }
+            }
+        }
+        Vector<T, N> result;
+#pragma unroll
+        for (int j = 0; j < N; ++j) result.v[j] = narrow<T>(sum[j]);
+        if (inside) result.store(&out[t * p.hidden + column]);
+    });
+}
+
+template <typename T, int N> __device__ __forceinline__ void unpermute_backward(const MilletRows &p) {
+    const T *output_grad = static_cast<const T *>(p.tokens_in);
+    const T *rows = static_cast<const T *>(p.rows_in);
+    T *rows_grad = static_cast<T *>(p.rows_out);
+    int lane = threadIdx.x % WARP;
+    int64_t t = warp_token();
+    if (t >= p.tokens) return;  // guard: the last block's spare warps
+    for (int first = 0; first < p.top_k; first += WARP) {
+        Slots slots = Slots::load(p, t, first);
+        float grad = 0.0f;  // of this lane's slot
+        for (int batch = 0; batch < min(WARP, p.top_k - first); batch += BATCH) {
+            int64_t row[BATCH];
+            float weight[BATCH];
+            float dot[BATCH] = {};
+#pragma unroll
+            for (int i = 0; i < BATCH; ++i) {
+                row[i] = slots.row_of(batch + i);
+                weight[i] = slots.weight_of(batch + i);
+            }
+            for_columns<N>(p, [&](int64_t column, bool inside) {
+                if (!inside) return;
+                // A later batch finds dO in the first-level cache.
+                auto token = Vector<T, N>::load(&output_grad[t * p.hidden + column]);
+#pragma unroll
+                for (int i = 0; i < BATCH; ++i) {
+                    if (row[i] < 0) continue;
+                    auto values = Vector<T, N>::load(&rows[row[i] * p.hidden + column]);
+                    Vector<T, N> result;
+#pragma unroll
+                    for (int j = 0; j < N; ++j) {
+                        float g = widen(token.v[j]);
+                        dot[i] += g * widen(values.v[j]);
+                        result.v[j] = narrow<T>(weight[i] * g);
+                    }
+                    result.store(&rows_grad[row[i] * p.hidden + column]);
+                }
+            });
+#pragma unroll
+            for (int i = 0; i < BATCH; ++i) {
+                float sum = warp_sum(dot[i]);
+                if (lane == batch + i && row[i] >= 0) grad = sum;
+            }
+        }
+        if (first + lane < p.top_k) p.weights_grad[t * p.top_k + first + lane] = grad;
+    }
+}
+
+}  // namespace millet
+
+#define MILLET_COMBINE(NAME, T)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 4) unpermute_##NAME(MilletRows p) {                      \
+        p.vectorized ? millet::unpermute<T, millet::VECTOR<T>>(p) : millet::unpermute<T, 1>(p);                        \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) unpermute_backward_##NAME(MilletRows p) {             \
+        p.vectorized ? millet::unpermute_backward<T, millet::VECTOR<T>>(p) : millet::unpermute_backward<T, 1>(p);      \
+    }
+
+MILLET_COMBINE(f32, float)
+MILLET_COMBINE(bf16, millet::bf16)
+MILLET_COMBINE(f16, millet::f16)

@@ -127,6 +127,10 @@ typedef struct {
     int64_t tokens;
     int32_t top_k;
     int32_t hidden;
+    // Are H elements a multiple of 16 bytes?
+    int32_t vectorized;
+    // Vectors of columns of one block; a multiple of 32.
+    int32_t column_vectors;
     const int32_t *assignment_to_row;
     // [T, H] and [R, H], by kernel read or written.
     const void *tokens_in;

@@ -1,2 +1,40 @@
-#include "params.h"
-#include "device/numeric.cuh"
+// Permute: tokens to rows in expert order.
+//
+//   rows[r] = x[t]   for every assignment of token t that has a row r
+//
+// Grid: a warp a token, blocks of 8 warps; a second dimension splits the columns when there are few tokens. A token is read
+// once and stored to all of its rows, so bytes are the floor: T·H read, R·H written, and the map of T·K words. Rows beyond the
+// last are not touched. The gradient back (a sum over rows) is in combine.cu.
+#include "device/rows.cuh"
+
+namespace millet {
+
+template <typename T, int N> __device__ __forceinline__ void permute(const MilletRows &p) {
+    const T *x = static_cast<const T *>(p.tokens_in);
+    T *rows = static_cast<T *>(p.rows_out);
+    int64_t t = warp_token();
+    if (t >= p.tokens) return;  // guard: the last block's spare warps
+    Slots slots = Slots::load(p, t, 0);
+    for_columns<N>(p, [&](int64_t column, bool inside) {
+        Vector<T, N> values;
+        if (inside) values = Vector<T, N>::load(&x[t * p.hidden + column]);
+        for (int first = 0; first < p.top_k; first += WARP) {
+            if (p.top_k > WARP) slots = Slots::load(p, t, first);
+            for (int slot = 0; slot < min(WARP, p.top_k - first); ++slot) {
+                int64_t row = slots.row_of(slot);
+                if (inside && row >= 0) values.store(&rows[row * p.hidden + column]);
+            }
+        }
+    });
+}
+
+}  // namespace millet
+
+#define MILLET_PERMUTE(NAME, T)                                                                     \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) permute_##NAME(MilletRows p) {     \
+        p.vectorized ? millet::permute<T, millet::VECTOR<T>>(p) : millet::permute<T, 1>(p);         \
+    }
+
+MILLET_PERMUTE(f32, float)
+MILLET_PERMUTE(bf16, millet::bf16)
+MILLET_PERMUTE(f16, millet::f16)

@@ -60,3 +60,16 @@ pub(super) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
 ) -> Result<()> {
     missing("router weight grad")
 }
+#[allow(clippy::too_many_arguments)]
+pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
+    _cuda: &Cuda,
+    _config: &MoeConfig,
+    _tokens: usize,
+    _rows_grad: View<'_, T>,
+    _map: RowMap<'_, Cuda>,
+    _router: RouterPart<'_, '_, Cuda, W>,
+    _x_grad: CudaViewMut<'_, T>,
+    _scratch: CudaViewMut<'_, T::Acc>,
+) -> Result<()> {
+    missing("permute backward")
+}

@@ -99,6 +99,8 @@ pub struct MilletRows {
     pub tokens: i64,
     pub top_k: i32,
     pub hidden: i32,
+    pub vectorized: i32,
+    pub column_vectors: i32,
     pub assignment_to_row: *const i32,
     pub tokens_in: *const ::std::os::raw::c_void,
     pub tokens_out: *mut ::std::os::raw::c_void,

@@ -1,0 +1,49 @@
+// Rows of a token: what the kernels of permutation and combine share. A warp has a token, and a lane its vectors of columns.
+#pragma once
+#include "../params.h"
+#include "vector.cuh"
+
+namespace millet {
+
+constexpr int WARPS = MILLET_THREADS / WARP;
+// Slots whose rows a warp loads before it uses the first: enough to hide the latency of memory, few enough for registers.
+constexpr int BATCH = 4;
+
+// Rows and weights of up to 32 slots of a token, one a lane.
+struct Slots {
+    int32_t row;
+    float weight;
+
+    // Slots first..first + 32 of token `t`; lanes beyond the last slot have no row.
+    __device__ static Slots load(const MilletRows &p, int64_t t, int first) {
+        int slot = first + threadIdx.x % WARP;
+        Slots slots = {-1, 1.0f};
+        if (slot < p.top_k) {
+            slots.row = __ldg(&p.assignment_to_row[t * p.top_k + slot]);
+            if (p.weights != nullptr) slots.weight = __ldg(&p.weights[t * p.top_k + slot]);
+        }
+        return slots;
+    }
+
+    __device__ int32_t row_of(int slot) const { return __shfl_sync(ALL_LANES, row, slot); }
+    __device__ float weight_of(int slot) const { return __shfl_sync(ALL_LANES, weight, slot); }
+};
+
+// This warp's token, and whether there is one.
+__device__ __forceinline__ int64_t warp_token() {
+    return static_cast<int64_t>(blockIdx.x) * WARPS + threadIdx.x / WARP;
+}
+
+// Calls each(column) for this lane's vectors of N columns in this block's part of a row.
+template <int N, typename Each> __device__ __forceinline__ void for_columns(const MilletRows &p, Each each) {
+    int vectors = p.hidden / N;
+    int first = blockIdx.y * p.column_vectors;
+    int last = min(vectors, first + p.column_vectors);
+    // All lanes go around together: `each` shuffles.
+    for (int vector = first; vector < last; vector += WARP) {
+        int mine = vector + static_cast<int>(threadIdx.x % WARP);
+        each(static_cast<int64_t>(mine) * N, mine < last);
+    }
+}
+
+}  // namespace millet
