@@ -1,35 +1,169 @@
-//! STUB
-use super::{Cuda, View};
-#[allow(unused_imports)]
-use crate::backend::{
-    DispatchOutput, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap, WeightGrad,
-};
-use crate::config::MoeConfig;
-#[allow(unused_imports)]
-use crate::element::{Element, Real};
-use crate::error::{Error, Result};
+//! Dispatch: capacity dropping and the stable sort by expert.
+
 use cudarc::driver::CudaViewMut;
-pub(super) const KERNELS: &[&str] = &[];
-fn missing(operation: &'static str) -> Result<()> {
-    Err(Error::Unsupported {
-        operation,
-        reason: "not yet".into(),
-    })
-}
-#[allow(dead_code)]
-pub(super) fn scratch_elements<A>(_config: &MoeConfig, _tokens: usize) -> usize {
-    0
+
+use super::launch::{Launch, Pieces};
+use super::{Cuda, View, sys};
+use crate::backend::DispatchOutput;
+use crate::check;
+use crate::config::{DropPolicy, MoeConfig, Renormalize};
+use crate::element::Real;
+use crate::error::{Error, Result};
+
+pub(super) const KERNELS: &[&str] = &["dispatch"];
+
+/// Assignments that make a tile worth a block.
+const TILE: usize = 1024;
+/// Words of shared memory that counts may take: with the two words an expert needs besides, 99 KiB hold 4096 experts.
+const COUNT_WORDS: usize = 16384;
+
+/// How the assignments of `tokens` tokens are split, and what is kept of them until the kernel ends.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    tile_tokens: usize,
+    tiles: usize,
+    warps: usize,
+    phases: usize,
+    tile_counts: usize,
+    totals: usize,
+    sorted: usize,
+    pieces: Pieces,
 }
 
-#[allow(clippy::too_many_arguments)]
+impl Plan {
+    fn new(config: &MoeConfig, tokens: usize) -> Self {
+        let (experts, top_k) = (config.num_experts(), config.top_k());
+        let assignments = tokens.saturating_mul(top_k);
+        let tiles = assignments
+            .div_ceil(TILE)
+            .clamp(1, sys::MILLET_MAX_TILES as usize);
+        let tile_tokens = tokens.div_ceil(tiles).max(1);
+        let tiles = tokens.div_ceil(tile_tokens).max(1);
+        let mut pieces = Pieces::default();
+        Self {
+            tile_tokens,
+            tiles,
+            warps: if experts * 8 <= COUNT_WORDS { 8 } else { 4 },
+            phases: pieces.take::<u32>(sys::MILLET_PHASE_WORDS as usize),
+            tile_counts: pieces.take::<i32>(tiles * experts),
+            totals: pieces.take::<i32>(experts),
+            sorted: pieces.take::<i32>(if chooses(config, tokens) {
+                assignments
+            } else {
+                0
+            }),
+            pieces,
+        }
+    }
+}
+
+/// What an expert keeps when it gets more than its capacity; nothing is dropped where every token fits.
+fn policy(config: &MoeConfig, tokens: usize) -> u32 {
+    let Some(capacity) = config.capacity() else {
+        return sys::MILLET_KEEP_ALL;
+    };
+    if config.expert_capacity(tokens) >= tokens {
+        return sys::MILLET_KEEP_ALL;
+    }
+    match capacity.drop_policy() {
+        DropPolicy::Probability => sys::MILLET_KEEP_PROBABILITY,
+        DropPolicy::Position => sys::MILLET_KEEP_POSITION,
+        DropPolicy::SlotMajor => sys::MILLET_KEEP_SLOT_MAJOR,
+    }
+}
+
+/// Are kept assignments picked after they were sorted?
+fn chooses(config: &MoeConfig, tokens: usize) -> bool {
+    [sys::MILLET_KEEP_PROBABILITY, sys::MILLET_KEEP_SLOT_MAJOR].contains(&policy(config, tokens))
+}
+
+/// Scratch, in elements of `A`.
+pub(super) fn scratch_elements<A>(config: &MoeConfig, tokens: usize) -> usize {
+    Plan::new(config, tokens).pieces.elements::<A>()
+}
+
+/// See [`Backend::dispatch`](crate::Backend::dispatch).
 pub(super) fn dispatch<A: Real>(
-    _cuda: &Cuda,
-    _config: &MoeConfig,
-    _tokens: usize,
-    _ids: View<'_, i32>,
-    _weights: CudaViewMut<'_, A>,
-    _output: DispatchOutput<'_, Cuda>,
-    _scratch: CudaViewMut<'_, A>,
+    cuda: &Cuda,
+    config: &MoeConfig,
+    tokens: usize,
+    ids: View<'_, i32>,
+    weights: CudaViewMut<'_, A>,
+    output: DispatchOutput<'_, Cuda>,
+    scratch: CudaViewMut<'_, A>,
 ) -> Result<()> {
-    missing("dispatch")
+    const OPERATION: &str = "dispatch";
+    check::dispatch(
+        OPERATION,
+        config,
+        tokens,
+        ids.len(),
+        cudarc::driver::DeviceSlice::len(&weights),
+        &output,
+    )?;
+    let (experts, top_k) = (config.num_experts(), config.top_k());
+    if experts > sys::MILLET_MAX_EXPERTS as usize {
+        return Err(Error::Unsupported {
+            operation: OPERATION,
+            reason: format!(
+                "CUDA routes to at most {} experts, but there are {experts}",
+                sys::MILLET_MAX_EXPERTS
+            ),
+        });
+    }
+    let plan = Plan::new(config, tokens);
+    check::workspace(OPERATION, scratch.len(), plan.pieces.elements::<A>())?;
+
+    let renormalizes = config
+        .capacity()
+        .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop);
+    let mut launch = Launch::new(cuda, OPERATION);
+    launch.kernel_of_acc::<A>()?;
+    let scratch = launch
+        .write("scratch", scratch, super::VECTOR)?
+        .cast::<u8>();
+    let parameters = sys::MilletDispatch {
+        experts: experts as i32,
+        top_k: top_k as i32,
+        assignments: (tokens * top_k) as i64,
+        tile_assignments: (plan.tile_tokens * top_k) as i64,
+        tiles: plan.tiles as i32,
+        policy: policy(config, tokens) as i32,
+        capacity: config.expert_capacity(tokens) as i32,
+        renormalize_to: match renormalizes {
+            true => config.router().scaling_factor() as f32,
+            false => 0.0,
+        },
+        max_rows: config.max_rows(tokens) as i64,
+        tile_rows: config.tile_rows(tokens) as i32,
+        max_row_tiles: config.max_row_tiles(tokens) as i32,
+        ids: launch.read("ids", ids, 4)?,
+        weights: launch.write("weights", weights, 4)?.cast(),
+        offsets: launch.write("offsets", output.offsets, 4)?,
+        row_to_assignment: launch.write("row_to_assignment", output.row_to_assignment, 4)?,
+        assignment_to_row: launch.write("assignment_to_row", output.assignment_to_row, 4)?,
+        row_tiles: launch.write("row_tiles", output.row_tiles, 4)?,
+        phases: scratch.wrapping_add(plan.phases).cast(),
+        tile_counts: scratch.wrapping_add(plan.tile_counts).cast(),
+        totals: scratch.wrapping_add(plan.totals).cast(),
+        sorted: scratch.wrapping_add(plan.sorted).cast(),
+    };
+    let blocks = plan.tiles
+        + experts.div_ceil(32)
+        + plan.tiles
+        + 1
+        + if chooses(config, tokens) { experts } else { 0 }
+        + if renormalizes { plan.tiles } else { 0 };
+    let shared = (experts * (2 + plan.warps)).max(2 * (experts + 1)) * size_of::<i32>();
+    // SAFETY: lengths were checked above, and scratch has the plan's pieces.
+    unsafe {
+        launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
+        launch.run(
+            "dispatch",
+            [blocks, 1, 1],
+            32 * plan.warps,
+            shared,
+            &parameters,
+        )
+    }
 }

@@ -94,6 +94,16 @@ impl<'a> Launch<'a> {
         }
     }
 
+    /// Refuses an accumulation type that is not f32.
+    pub(crate) fn kernel_of_acc<A: Element>(&self) -> Result<()> {
+        let f32 = Typed {
+            f32: "",
+            bf16: "",
+            f16: "",
+        };
+        self.kernel::<A>(f32).map(|_| ())
+    }
+
     /// Submits `kernel`; nothing if a grid has no blocks.
     ///
     /// # Safety
