@@ -1,2 +1,63 @@
-#include "params.h"
-#include "device/numeric.cuh"
+// Router on logits that are there: [T, E] in f32, bf16 or f16.
+//
+//   router_forward_*    logits → ids, weights, lse, counts, statistics, losses        (device/router_tile.cuh, device/route.cuh)
+//   router_backward_*   logits, dS and the losses' gradient → dz
+//
+// A warp routes a token, 8 warps a block; forward in tiles of ⌈T/256⌉ tokens so that what is counted per tile stays
+// small. Rows are in registers up to E = 512, by two sizes, else in shared memory with as many warps as fit.
+//
+// Floor, forward: logits read once, K ids and weights and one lse a token written once; above it 8·E + 4·K bytes a tile, written
+// and read. Backward: logits, K ids, weights and gradients and one lse read once, dz [T, E] written once.
+#include "device/router_tile.cuh"
+
+namespace millet {
+
+template <typename T> using Row128 = RegisterRow<T, 4>;
+template <typename T> using Row512 = RegisterRow<T, 16>;
+
+template <typename L, template <typename> class Row, bool SHARED_ROWS>
+__device__ __forceinline__ void router_given(const MilletRouterForward &p) {
+    extern __shared__ int memory[];
+    router_forward(p, [&](int tile) {
+        TileSpace space(p.router, memory, SHARED_ROWS);
+        const L *logits = static_cast<const L *>(p.logits);
+        route_tile<Row>(p, tile, p.tile_tokens, space, [&](int row, Row<float> &z) {
+            const L *from = &logits[(static_cast<int64_t>(tile) * p.tile_tokens + row) * p.router.experts];
+            MILLET_FOR_ROW(z, j, e) {
+                if (e < p.router.experts) z[j] = widen(__ldg(&from[e]));
+            }
+        });
+    });
+}
+
+template <typename L> __device__ __forceinline__ void router_given_backward(const MilletRouterBackward &p) {
+    extern __shared__ float rows[];
+    const int experts = p.router.experts, warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
+    const L *logits = static_cast<const L *>(p.logits);
+    float *z = &rows[3 * warp * experts];
+    const int64_t token = static_cast<int64_t>(blockIdx.x) * warps + warp;
+    if (token >= p.tokens) return;  // guard: the last block's spare warps
+    for (int e = lane_id(); e < experts; e += WARP) z[e] = widen(__ldg(&logits[token * experts + e]));
+    __syncwarp();
+    route_backward(p, token, z, &z[experts], &z[2 * experts]);
+}
+
+}  // namespace millet
+
+#define MILLET_ROUTER(NAME, L)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_forward_128_##NAME(MilletRouterForward p) {   \
+        millet::router_given<L, millet::Row128, false>(p);                                                            \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_forward_512_##NAME(MilletRouterForward p) {   \
+        millet::router_given<L, millet::Row512, false>(p);                                                            \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_forward_any_##NAME(MilletRouterForward p) {   \
+        millet::router_given<L, millet::SharedRow, true>(p);                                                          \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_backward_##NAME(MilletRouterBackward p) {     \
+        millet::router_given_backward<L>(p);                                                                          \
+    }
+
+MILLET_ROUTER(f32, float)
+MILLET_ROUTER(bf16, millet::bf16)
+MILLET_ROUTER(f16, millet::f16)

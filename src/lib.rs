@@ -62,6 +62,7 @@ mod diagnostics;
 mod element;
 mod error;
 mod layer;
+mod losses;
 pub mod presets;
 pub mod scaling_law;
 

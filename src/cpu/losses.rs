@@ -1,21 +1,9 @@
 //! The router's losses: load balancing and z-loss (Megatron's constants), value and gradient.
 
 use crate::backend::stats;
-use crate::config::{AuxScale, MoeConfig};
+use crate::config::MoeConfig;
 use crate::element::{Real, row_sum};
-
-/// coeff·E/(K·T²), or without the 1/K: what Σₑ Σₜp·n is multiplied by.
-fn aux_factor(config: &MoeConfig, tokens: usize) -> f64 {
-    if tokens == 0 {
-        return 0.0;
-    }
-    let assignments = match config.losses().scale() {
-        AuxScale::PerAssignment => config.top_k() as f64,
-        AuxScale::PerToken => 1.0,
-    };
-    let tokens = tokens as f64;
-    config.losses().aux() * config.num_experts() as f64 / (assignments * tokens * tokens)
-}
+use crate::losses::LossFactors;
 
 /// Turns the sums in `statistics` into the losses: its z entry holds Σ lse² until then.
 pub(crate) fn finish<A: Real>(
@@ -30,9 +18,10 @@ pub(crate) fn finish<A: Real>(
         .zip(counts)
         .map(|(p, &n)| p.to_f64() * f64::from(n))
         .sum();
-    statistics[stats::AUX_LOSS] = A::from_f64(aux_factor(config, tokens) * balance);
+    let factors = LossFactors::new(config, tokens);
+    statistics[stats::AUX_LOSS] = A::from_f64(factors.aux * balance);
     let squares = statistics[stats::Z_LOSS].to_f64();
-    statistics[stats::Z_LOSS] = A::from_f64(config.losses().z() * squares / tokens.max(1) as f64);
+    statistics[stats::Z_LOSS] = A::from_f64(factors.z * squares);
 }
 
 /// Factors of the losses' gradients.
@@ -44,10 +33,10 @@ pub(crate) struct LossGrad<A> {
 impl<A: Real> LossGrad<A> {
     /// `gradient` is that of the sum of both losses.
     pub(crate) fn new(config: &MoeConfig, tokens: usize, gradient: f64) -> Self {
-        let z = 2.0 * config.losses().z() / tokens.max(1) as f64;
+        let factors = LossFactors::new(config, tokens);
         Self {
-            aux: A::from_f64(aux_factor(config, tokens) * gradient),
-            z: A::from_f64(z * gradient),
+            aux: A::from_f64(factors.aux * gradient),
+            z: A::from_f64(2.0 * factors.z * gradient),
         }
     }
 

@@ -118,7 +118,7 @@ pub(super) fn dispatch<A: Real>(
         .capacity()
         .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop);
     let mut launch = Launch::new(cuda, OPERATION);
-    launch.kernel_of_acc::<A>()?;
+    launch.require_f32::<A>()?;
     let scratch = launch
         .write("scratch", scratch, super::VECTOR)?
         .cast::<u8>();

@@ -5,7 +5,7 @@ use cudarc::driver::{CudaViewMut, DeviceRepr, LaunchConfig, PushKernelArg, SyncO
 use super::Cuda;
 use super::memory::{View, context_of};
 use super::module::Typed;
-use crate::element::{Element, Scalar};
+use crate::element::{Element, Real, Scalar};
 use crate::error::{Error, Result};
 
 /// The tensors and launches of one operation. cudarc's guards are kept until it is dropped, after the launches.
@@ -94,14 +94,14 @@ impl<'a> Launch<'a> {
         }
     }
 
-    /// Refuses an accumulation type that is not f32.
-    pub(crate) fn kernel_of_acc<A: Element>(&self) -> Result<()> {
-        let f32 = Typed {
+    /// Refuses f64.
+    pub(crate) fn require_f32<A: Real>(&self) -> Result<()> {
+        const ANY: Typed = Typed {
             f32: "",
             bf16: "",
             f16: "",
         };
-        self.kernel::<A>(f32).map(|_| ())
+        self.kernel::<A>(ANY).map(|_| ())
     }
 
     /// Submits `kernel`; nothing if a grid has no blocks.
