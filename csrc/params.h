@@ -141,3 +141,39 @@ typedef struct {
     const float *weights;
     float *weights_grad;
 } MilletRows;
+
+// dWᵣ = dzᵀ·x. See csrc/router_grad.cu.
+typedef struct {
+    int64_t tokens;
+    int32_t experts;
+    int32_t hidden;
+    // Tokens of a range, and ranges.
+    int64_t range_tokens;
+    int32_t ranges;
+    // Are rows of x 16-byte aligned?
+    int32_t aligned;
+    // Add to f32, or store in the weight's type?
+    int32_t accumulate;
+    const float *logits_grad;
+    const void *x;
+    void *grad;
+    // Scratch: words of phases, and [ranges, E, H] sums where there are several.
+    uint32_t *phases;
+    float *range_sums;
+} MilletRouterWeightGrad;
+
+// dX = Σ rows + dz·Wᵣ. See csrc/router_grad.cu.
+typedef struct {
+    int64_t tokens;
+    int32_t experts;
+    int32_t hidden;
+    int32_t top_k;
+    // Are H elements of x, and of the weight, a multiple of 16 bytes?
+    int32_t vectorized;
+    int32_t weight_aligned;
+    const float *logits_grad;
+    const void *weight;
+    const int32_t *assignment_to_row;
+    const void *rows;
+    void *x_grad;
+} MilletRouterInputGrad;

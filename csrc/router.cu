@@ -15,11 +15,11 @@ namespace millet {
 template <typename T> using Row128 = RegisterRow<T, 4>;
 template <typename T> using Row512 = RegisterRow<T, 16>;
 
-template <typename L, template <typename> class Row, bool SHARED_ROWS>
+template <typename L, template <typename> class Row, RowPlace PLACE>
 __device__ __forceinline__ void router_given(const MilletRouterForward &p) {
     extern __shared__ int memory[];
     router_forward(p, [&](int tile) {
-        TileSpace space(p.router, memory, SHARED_ROWS);
+        TileSpace space(p.router, memory, PLACE);
         const L *logits = static_cast<const L *>(p.logits);
         route_tile<Row>(p, tile, p.tile_tokens, space, [&](int row, Row<float> &z) {
             const L *from = &logits[(static_cast<int64_t>(tile) * p.tile_tokens + row) * p.router.experts];
@@ -37,7 +37,7 @@ template <typename L> __device__ __forceinline__ void router_given_backward(cons
     float *z = &rows[3 * warp * experts];
     const int64_t token = static_cast<int64_t>(blockIdx.x) * warps + warp;
     if (token >= p.tokens) return;  // guard: the last block's spare warps
-    for (int e = lane_id(); e < experts; e += WARP) z[e] = widen(__ldg(&logits[token * experts + e]));
+    for (int e = lane_id(); e < experts; e += WARP) z[e] = widen(logits[token * experts + e]);  // may be where dz goes
     __syncwarp();
     route_backward(p, token, z, &z[experts], &z[2 * experts]);
 }
@@ -46,13 +46,13 @@ template <typename L> __device__ __forceinline__ void router_given_backward(cons
 
 #define MILLET_ROUTER(NAME, L)                                                                                        \
     extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_forward_128_##NAME(MilletRouterForward p) {   \
-        millet::router_given<L, millet::Row128, false>(p);                                                            \
+        millet::router_given<L, millet::Row128, millet::RowPlace::Registers>(p);                                                            \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_forward_512_##NAME(MilletRouterForward p) {   \
-        millet::router_given<L, millet::Row512, false>(p);                                                            \
+        millet::router_given<L, millet::Row512, millet::RowPlace::Registers>(p);                                                            \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_forward_any_##NAME(MilletRouterForward p) {   \
-        millet::router_given<L, millet::SharedRow, true>(p);                                                          \
+        millet::router_given<L, millet::SharedRow, millet::RowPlace::Shared>(p);                                                          \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_backward_##NAME(MilletRouterBackward p) {     \
         millet::router_given_backward<L>(p);                                                                          \

@@ -23,6 +23,10 @@ __device__ __forceinline__ int stats_elements(const MilletRouter &r) { return SL
 // Words of a row in shared memory: E′, E rounded up to whole rounds of a warp.
 __device__ __forceinline__ int row_words(int experts) { return (experts + WARP - 1) / WARP * WARP; }
 
+// Where the rows of a tile's tokens are while they are routed: in registers, with keys in shared memory where groups need them; in
+// shared memory; or in registers, with keys in the place of a tile of logits.
+enum class RowPlace { Registers, Shared, Tile };
+
 // Shared memory of a block that routes: counts [E], then for each warp Σp [E′], sums of slots and the rest.
 struct TileSpace {
     int *counts;
@@ -32,10 +36,11 @@ struct TileSpace {
     RouteSpace route;   // this warp's
     float *rows;        // this warp's rows, 3·E′, where rows are in shared memory
 
-    __device__ TileSpace(const MilletRouter &r, int *memory, bool shared_rows) {
+    __device__ TileSpace(const MilletRouter &r, int *memory, RowPlace place) {
+        const bool shared_rows = place == RowPlace::Shared;
         int warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
         int row = row_words(r.experts), groups = r.groups, group_words = (groups + WARP - 1) / WARP;
-        int keys = groups > 0 && !shared_rows ? r.experts : 0;
+        int keys = groups > 0 && place == RowPlace::Registers ? r.experts : 0;
         auto take = [&](int words) {
             int *start = memory;
             memory += words;

@@ -12,17 +12,8 @@ use crate::config::MoeConfig;
 use crate::element::Element;
 use crate::error::Result;
 
-const UNPERMUTE: Typed = typed!("unpermute");
-const UNPERMUTE_BACKWARD: Typed = typed!("unpermute_backward");
-
-pub(super) const KERNELS: &[&str] = &[
-    UNPERMUTE.f32,
-    UNPERMUTE.bf16,
-    UNPERMUTE.f16,
-    UNPERMUTE_BACKWARD.f32,
-    UNPERMUTE_BACKWARD.bf16,
-    UNPERMUTE_BACKWARD.f16,
-];
+pub(super) const UNPERMUTE: Typed = typed!("unpermute");
+pub(super) const UNPERMUTE_BACKWARD: Typed = typed!("unpermute_backward");
 
 const THREADS: usize = sys::MILLET_THREADS as usize;
 

@@ -3,6 +3,7 @@
 use cudarc::driver::CudaViewMut;
 
 use super::launch::{Launch, Pieces};
+use super::module::Untyped;
 use super::{Cuda, View, sys};
 use crate::backend::DispatchOutput;
 use crate::check;
@@ -10,7 +11,7 @@ use crate::config::{DropPolicy, MoeConfig, Renormalize};
 use crate::element::Real;
 use crate::error::{Error, Result};
 
-pub(super) const KERNELS: &[&str] = &["dispatch"];
+pub(super) const DISPATCH: Untyped = Untyped("dispatch");
 
 /// Assignments that make a tile worth a block.
 const TILE: usize = 1024;
@@ -159,7 +160,7 @@ pub(super) fn dispatch<A: Real>(
     unsafe {
         launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
         launch.run(
-            "dispatch",
+            DISPATCH.0,
             [blocks, 1, 1],
             32 * plan.warps,
             shared,

@@ -8,8 +8,6 @@ use crate::config::MoeConfig;
 use crate::element::Element;
 use crate::error::{Error, Result};
 
-pub(super) const KERNELS: &[&str] = &[];
-
 /// Scratch of the operations of this file, in elements of the accumulation type.
 pub(super) fn scratch_elements<T: Element>(_config: &MoeConfig, _tokens: usize) -> usize {
     0

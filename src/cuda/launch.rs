@@ -4,7 +4,7 @@ use cudarc::driver::{CudaViewMut, DeviceRepr, LaunchConfig, PushKernelArg, SyncO
 
 use super::Cuda;
 use super::memory::{View, context_of};
-use super::module::Typed;
+use super::module::{Mixed, Typed};
 use crate::element::{Element, Real, Scalar};
 use crate::error::{Error, Result};
 
@@ -94,6 +94,24 @@ impl<'a> Launch<'a> {
         }
     }
 
+    /// The kernel of the types of x and of the router weight.
+    pub(crate) fn mixed_kernel<T: Element, W: Element>(
+        &self,
+        kernel: Mixed,
+    ) -> Result<&'static str> {
+        match (T::NAME, W::NAME) {
+            ("bf16", "f32") => Ok(kernel.bf16_f32),
+            ("f16", "f32") => Ok(kernel.f16_f32),
+            (x, weight) if x == weight => self.kernel::<T>(kernel.same),
+            (x, weight) => Err(Error::Unsupported {
+                operation: self.operation,
+                reason: format!(
+                    "a router weight in {weight} with tokens in {x}; CUDA takes the tokens' type or f32"
+                ),
+            }),
+        }
+    }
+
     /// Refuses f64.
     pub(crate) fn require_f32<A: Real>(&self) -> Result<()> {
         const ANY: Typed = Typed {
@@ -126,6 +144,19 @@ impl<'a> Launch<'a> {
                 reason: format!("there is no kernel {kernel}"),
             });
         };
+        let (shared_limit, own) = (
+            self.cuda.kernels.shared_limit,
+            self.cuda.kernels.own_shared(kernel),
+        );
+        if shared_bytes + own > shared_limit {
+            return Err(Error::Unsupported {
+                operation: self.operation,
+                reason: format!(
+                    "a block would need {} bytes of shared memory for these sizes, but the device has {shared_limit}",
+                    shared_bytes + own
+                ),
+            });
+        }
         let limits = [i32::MAX as usize, 65535, 65535];
         if grid
             .iter()

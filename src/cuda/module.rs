@@ -8,23 +8,41 @@ use cudarc::driver::sys::{CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, DeviceRepr, DriverError};
 use cudarc::nvrtc::Ptx;
 
-use super::sys;
+use super::{combine, dispatch, permute, router, sys};
 use crate::error::{Error, Result};
 
 /// One fat binary a file of `csrc/`, with the kernels in it.
 macro_rules! modules {
-    ($($file:literal => $kernels:expr,)+) => {
-        const MODULES: &[(&str, &[u8], &[&str])] = &[
-            $(($file, include_bytes!(concat!(env!("OUT_DIR"), "/", $file, ".fatbin")), $kernels),)+
+    ($($file:literal => [$($kernels:expr),+],)+) => {
+        const MODULES: &[(&str, &[u8], &[&[&str]])] = &[
+            $((
+                $file,
+                include_bytes!(concat!(env!("OUT_DIR"), "/", $file, ".fatbin")),
+                &[$(&$kernels.names()),+],
+            ),)+
         ];
     };
 }
 
 modules! {
-    "combine" => super::combine::KERNELS,
-    "dispatch" => super::dispatch::KERNELS,
-    "permute" => super::permute::KERNELS,
-    "router" => super::router::KERNELS,
+    "combine" => [combine::UNPERMUTE, combine::UNPERMUTE_BACKWARD],
+    "dispatch" => [dispatch::DISPATCH],
+    "permute" => [permute::PERMUTE],
+    "router" => [router::FORWARD_128, router::FORWARD_512, router::FORWARD_ANY, router::BACKWARD],
+    "router_grad" => [router::WEIGHT_GRAD, router::INPUT_GRAD],
+    "router_tokens" => [router::TOKENS_128, router::TOKENS_256, router::TOKENS_512, router::LOGITS],
+    "router_tokens_backward" =>
+        [router::TOKENS_BACKWARD_128, router::TOKENS_BACKWARD_256, router::TOKENS_BACKWARD_512],
+}
+
+/// A kernel of one name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Untyped(pub(crate) &'static str);
+
+impl Untyped {
+    pub(crate) const fn names(&self) -> [&'static str; 1] {
+        [self.0]
+    }
 }
 
 /// A kernel's names for the storage types.
@@ -54,11 +72,41 @@ impl Typed {
     }
 }
 
+/// A kernel's names for the types of x and of the router weight, which is of x's type or f32.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mixed {
+    pub(crate) same: Typed,
+    pub(crate) bf16_f32: &'static str,
+    pub(crate) f16_f32: &'static str,
+}
+
+/// `mixed!("router_logits")`: router_logits_f32, …, router_logits_bf16_f32, router_logits_f16_f32.
+macro_rules! mixed {
+    ($name:literal) => {
+        $crate::cuda::module::Mixed {
+            same: $crate::cuda::module::typed!($name),
+            bf16_f32: concat!($name, "_bf16_f32"),
+            f16_f32: concat!($name, "_f16_f32"),
+        }
+    };
+}
+pub(crate) use mixed;
+
+impl Mixed {
+    /// All five, for a list of a module's kernels.
+    pub(crate) const fn names(&self) -> [&'static str; 5] {
+        let Typed { f32, bf16, f16 } = self.same;
+        [f32, bf16, f16, self.bf16_f32, self.f16_f32]
+    }
+}
+
 /// Every kernel, ready to launch.
 #[derive(Debug)]
 pub(crate) struct Kernels {
-    functions: HashMap<&'static str, CudaFunction>,
+    functions: HashMap<&'static str, (CudaFunction, usize)>,
     pub(crate) multiprocessors: u32,
+    /// Bytes of shared memory that a block may have.
+    pub(crate) shared_limit: usize,
 }
 
 /// Kernels of contexts in use: loading takes milliseconds, and a program may make a backend a stream.
@@ -100,7 +148,7 @@ impl Kernels {
             let module = context
                 .load_module(Ptx::from_binary(image.to_vec()))
                 .map_err(|error| no_code(context, error))?;
-            for &name in names {
+            for &name in names.iter().copied().flatten() {
                 let function = module.load_function(name).map_err(failed)?;
                 let own = function.shared_size_bytes().map_err(failed)?;
                 function
@@ -109,19 +157,25 @@ impl Kernels {
                         shared_limit - own,
                     )
                     .map_err(failed)?;
-                functions.insert(name, function);
+                functions.insert(name, (function, own as usize));
             }
         }
         let kernels = Arc::new(Self {
             functions,
             multiprocessors,
+            shared_limit: shared_limit as usize,
         });
         loaded.push((key, Arc::downgrade(&kernels)));
         Ok(kernels)
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&CudaFunction> {
-        self.functions.get(name)
+        self.functions.get(name).map(|(function, _)| function)
+    }
+
+    /// Bytes of shared memory that a kernel has of its own, beside what a launch adds.
+    pub(crate) fn own_shared(&self, name: &str) -> usize {
+        self.functions.get(name).map_or(0, |&(_, own)| own)
     }
 }
 
@@ -158,5 +212,7 @@ parameters!(
     MilletRouterForward,
     MilletRouterBackward,
     MilletDispatch,
+    MilletRouterInputGrad,
+    MilletRouterWeightGrad,
     MilletRows,
 );

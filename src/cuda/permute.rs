@@ -13,9 +13,7 @@ use crate::config::MoeConfig;
 use crate::element::{Element, Scalar};
 use crate::error::Result;
 
-const PERMUTE: Typed = typed!("permute");
-
-pub(super) const KERNELS: &[&str] = &PERMUTE.names();
+pub(super) const PERMUTE: Typed = typed!("permute");
 
 /// Threads of a block, and the tokens it has: a warp each.
 const THREADS: usize = sys::MILLET_THREADS as usize;
@@ -122,7 +120,7 @@ pub(super) fn backward<T: Element, W: Element<Acc = T::Acc>>(
     map: RowMap<'_, Cuda>,
     router: Option<RouterPart<'_, '_, Cuda, W>>,
     x_grad: CudaViewMut<'_, T>,
-    scratch: CudaViewMut<'_, T::Acc>,
+    _scratch: CudaViewMut<'_, T::Acc>,
 ) -> Result<()> {
     const OPERATION: &str = "permute backward";
     let h = ("H", config.hidden_size());
@@ -145,7 +143,8 @@ pub(super) fn backward<T: Element, W: Element<Acc = T::Acc>>(
         }
         Some(part) => {
             check::router_part(OPERATION, config, tokens, &part)?;
-            router::input_grad(cuda, config, tokens, rows_grad, map, part, x_grad, scratch)
+            let (rows, out) = (("rows_grad", rows_grad), ("x_grad", x_grad));
+            router::input_grad(cuda, OPERATION, config, tokens, rows, map, part, out)
         }
     }
 }

@@ -1,9 +1,14 @@
 //! Router: logits → experts and weights, and back.
+//!
+//! From tokens, logits and routing are one launch for up to 512 experts, two for more; from logits, one.
+
+use std::marker::PhantomData;
+use std::ptr;
 
 use cudarc::driver::CudaViewMut;
 
 use super::launch::{Launch, Pieces};
-use super::module::{Typed, typed};
+use super::module::{Mixed, Typed, mixed, typed};
 use super::{Cuda, VECTOR, View, sys};
 use crate::backend::{
     Logits, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap, WeightGrad, stats_elements,
@@ -14,26 +19,22 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::losses::LossFactors;
 
-const FORWARD_128: Typed = typed!("router_forward_128");
-const FORWARD_512: Typed = typed!("router_forward_512");
-const FORWARD_ANY: Typed = typed!("router_forward_any");
-const BACKWARD: Typed = typed!("router_backward");
+pub(super) const FORWARD_128: Typed = typed!("router_forward_128");
+pub(super) const FORWARD_512: Typed = typed!("router_forward_512");
+pub(super) const FORWARD_ANY: Typed = typed!("router_forward_any");
+pub(super) const BACKWARD: Typed = typed!("router_backward");
 
-pub(super) const KERNELS: &[&str] = &[
-    FORWARD_128.f32,
-    FORWARD_128.bf16,
-    FORWARD_128.f16,
-    FORWARD_512.f32,
-    FORWARD_512.bf16,
-    FORWARD_512.f16,
-    FORWARD_ANY.f32,
-    FORWARD_ANY.bf16,
-    FORWARD_ANY.f16,
-    BACKWARD.f32,
-    BACKWARD.bf16,
-    BACKWARD.f16,
-];
+pub(super) const TOKENS_128: Mixed = mixed!("router_tokens_128");
+pub(super) const TOKENS_256: Mixed = mixed!("router_tokens_256");
+pub(super) const TOKENS_512: Mixed = mixed!("router_tokens_512");
+pub(super) const LOGITS: Mixed = mixed!("router_logits");
+pub(super) const TOKENS_BACKWARD_128: Mixed = mixed!("router_tokens_backward_128");
+pub(super) const TOKENS_BACKWARD_256: Mixed = mixed!("router_tokens_backward_256");
+pub(super) const TOKENS_BACKWARD_512: Mixed = mixed!("router_tokens_backward_512");
+pub(super) const WEIGHT_GRAD: Mixed = mixed!("router_weight_grad");
+pub(super) const INPUT_GRAD: Mixed = mixed!("router_input_grad");
 
+const THREADS: usize = sys::MILLET_THREADS as usize;
 /// Largest E whose rows are kept in registers.
 const REGISTER_EXPERTS: usize = 512;
 /// Words of shared memory that rows may take, of the 99 KiB that every device has for a block.
@@ -47,11 +48,13 @@ struct Plan {
     phases: usize,
     tile_stats: usize,
     tile_counts: usize,
+    /// Where logits go that are too many to be routed where they are made.
+    logits: usize,
     pieces: Pieces,
 }
 
 impl Plan {
-    fn new(config: &MoeConfig, tokens: usize, tile_tokens: usize) -> Self {
+    fn new(config: &MoeConfig, tokens: usize, tile_tokens: usize, logits: usize) -> Self {
         let tiles = tokens.div_ceil(tile_tokens).max(1);
         let mut pieces = Pieces::default();
         Self {
@@ -60,6 +63,7 @@ impl Plan {
             phases: pieces.take::<u32>(sys::MILLET_PHASE_WORDS as usize),
             tile_stats: pieces.take::<f32>(tiles.saturating_mul(stats_elements(config))),
             tile_counts: pieces.take::<i32>(tiles.saturating_mul(config.num_experts())),
+            logits: pieces.take::<f32>(logits),
             pieces,
         }
     }
@@ -67,7 +71,12 @@ impl Plan {
     /// On logits that are there: as many tiles as the statistics of tiles may take room for, a warp a token.
     fn given(config: &MoeConfig, tokens: usize) -> Self {
         let tile = tokens.div_ceil(sys::MILLET_MAX_TILES as usize);
-        Self::new(config, tokens, tile.next_multiple_of(8).max(8))
+        let experts = config.num_experts();
+        let logits = match Fused::of(experts) {
+            Some(_) => 0,
+            None => tokens.saturating_mul(experts),
+        };
+        Self::new(config, tokens, tile.next_multiple_of(8).max(8), logits)
     }
 
     /// Blocks of the kernel: device/router_tile.cuh has the same tickets.
@@ -85,19 +94,29 @@ struct Space {
 }
 
 impl Space {
-    fn forward(config: &MoeConfig) -> Self {
+    /// Behind a tile of logits, keys take its place.
+    fn forward(config: &MoeConfig, tile: bool) -> Self {
         let experts = config.num_experts();
         let in_registers = experts <= REGISTER_EXPERTS;
         let groups = config.router().groups().map_or(0, |groups| groups.groups);
         let top_k = sys::MILLET_MAX_TOP_K as usize;
         let grouping = match groups {
             0 => 0,
-            groups => groups + groups.div_ceil(32) + if in_registers { experts } else { 0 },
+            groups => {
+                let keys = if in_registers && !tile { experts } else { 0 };
+                groups + groups.div_ceil(32) + keys
+            }
         };
         let row = experts.next_multiple_of(32);
         let rows = if in_registers { 0 } else { 3 * row };
         let warp = row + 3 * top_k + 4 + grouping + rows;
-        Self::fit(experts, warp)
+        match tile {
+            true => Self {
+                warps: THREADS / 32,
+                words: experts + THREADS / 32 * warp,
+            },
+            false => Self::fit(experts, warp),
+        }
     }
 
     /// Three rows a warp: logits, probabilities, what the picked get.
@@ -106,7 +125,7 @@ impl Space {
     }
 
     fn fit(block: usize, warp: usize) -> Self {
-        let mut warps = sys::MILLET_THREADS as usize / 32;
+        let mut warps = THREADS / 32;
         while warps > 1 && block + warps * warp > SHARED_WORDS {
             warps /= 2;
         }
@@ -127,7 +146,18 @@ impl Space {
 
 /// Scratch, in elements of `A`.
 pub(super) fn scratch_elements<A>(config: &MoeConfig, tokens: usize) -> usize {
-    Plan::given(config, tokens).pieces.elements::<A>()
+    let given = Plan::given(config, tokens);
+    let fused = Fused::of(config.num_experts())
+        .map_or(given, |tile| Plan::new(config, tokens, tile.tokens, 0));
+    [
+        given.pieces,
+        fused.pieces,
+        Ranges::new(config, tokens).pieces,
+    ]
+    .map(|pieces| pieces.elements::<A>())
+    .into_iter()
+    .max()
+    .unwrap_or(0)
 }
 
 /// The limits of the kernels.
@@ -171,6 +201,33 @@ fn router_parameters(config: &MoeConfig) -> sys::MilletRouter {
     }
 }
 
+/// Parameters of the kernel that computes logits, without tensors.
+fn logits_only(config: &MoeConfig, tokens: usize) -> sys::MilletRouterForward {
+    sys::MilletRouterForward {
+        router: router_parameters(config),
+        tokens: tokens as i64,
+        tile_tokens: 0,
+        tiles: 0,
+        hidden: config.hidden_size() as i32,
+        aligned: 0,
+        logits: ptr::null(),
+        x: ptr::null(),
+        weight: ptr::null(),
+        selection_bias: ptr::null(),
+        ids: ptr::null_mut(),
+        weights: ptr::null_mut(),
+        lse: ptr::null_mut(),
+        counts: ptr::null_mut(),
+        stats: ptr::null_mut(),
+        logits_out: ptr::null_mut(),
+        aux_factor: 0.0,
+        z_factor: 0.0,
+        phases: ptr::null_mut(),
+        tile_stats: ptr::null_mut(),
+        tile_counts: ptr::null_mut(),
+    }
+}
+
 /// See [`Backend::router_forward`](crate::Backend::router_forward).
 pub(super) fn forward<T: Element, W: Element<Acc = T::Acc>>(
     cuda: &Cuda,
@@ -189,31 +246,31 @@ pub(super) fn forward<T: Element, W: Element<Acc = T::Acc>>(
 
     let mut launch = Launch::new(cuda, OPERATION);
     launch.require_f32::<T::Acc>()?;
-    let plan = Plan::given(config, tokens);
+    let (hidden, experts) = (config.hidden_size(), config.num_experts());
+    let fused = match input.logits {
+        Logits::FromTokens { .. } => Fused::of(experts),
+        _ => None,
+    };
+    let plan = match &fused {
+        Some(tile) => Plan::new(config, tokens, tile.tokens, 0),
+        None => Plan::given(config, tokens),
+    };
     let scratch = launch.write("scratch", scratch, VECTOR)?.cast::<u8>();
     let factors = LossFactors::new(config, tokens);
     let mut parameters = sys::MilletRouterForward {
-        router: router_parameters(config),
-        tokens: tokens as i64,
         tile_tokens: plan.tile_tokens as i32,
         tiles: plan.tiles as i32,
-        hidden: config.hidden_size() as i32,
-        aligned: 0,
-        logits: std::ptr::null(),
-        x: std::ptr::null(),
-        weight: std::ptr::null(),
-        selection_bias: std::ptr::null(),
         ids: launch.write("ids", output.ids, 4)?,
         weights: launch.write("weights", output.weights, 4)?.cast(),
         lse: launch.write("lse", output.lse, 4)?.cast(),
         counts: launch.write("counts", output.counts, 4)?,
         stats: launch.write("stats", output.stats, 4)?.cast(),
-        logits_out: std::ptr::null_mut(),
         aux_factor: factors.aux,
         z_factor: factors.z,
         phases: scratch.wrapping_add(plan.phases).cast(),
         tile_stats: scratch.wrapping_add(plan.tile_stats).cast(),
         tile_counts: scratch.wrapping_add(plan.tile_counts).cast(),
+        ..logits_only(config, tokens)
     };
     if let Some(bias) = input.selection_bias {
         parameters.selection_bias = launch.read("selection bias", bias, 4)?.cast();
@@ -221,7 +278,7 @@ pub(super) fn forward<T: Element, W: Element<Acc = T::Acc>>(
     if let Some(logits) = output.logits {
         parameters.logits_out = launch.write("logits output", logits, 4)?.cast();
     }
-    let by_size = match config.num_experts() {
+    let by_size = match experts {
         0..=128 => FORWARD_128,
         129..=REGISTER_EXPERTS => FORWARD_512,
         _ => FORWARD_ANY,
@@ -235,14 +292,109 @@ pub(super) fn forward<T: Element, W: Element<Acc = T::Acc>>(
             parameters.logits = launch.read("logits", logits, size_of::<T>())?.cast();
             launch.kernel::<T>(by_size)?
         }
-        Logits::FromTokens { .. } => return missing(OPERATION),
+        Logits::FromTokens { x, weight } => {
+            let rows = Rows::<T, W>::new(hidden);
+            parameters.aligned = rows.aligned.into();
+            parameters.x = launch.read("x", x, rows.x)?.cast();
+            parameters.weight = launch.read("router weight", weight, rows.weight)?.cast();
+            match &fused {
+                Some(tile) => launch.mixed_kernel::<T, W>(tile.forward)?,
+                None => {
+                    // The logits first, to where they are asked for, else to scratch.
+                    if parameters.logits_out.is_null() {
+                        parameters.logits_out = scratch.wrapping_add(plan.logits).cast();
+                    }
+                    let logits = launch.mixed_kernel::<T, W>(LOGITS)?;
+                    let grid = [
+                        tokens.div_ceil(LOGITS_TILE[0]),
+                        experts.div_ceil(LOGITS_TILE[1]),
+                        1,
+                    ];
+                    let shared = tile_bytes::<W>(LOGITS_TILE[0], LOGITS_TILE[1]);
+                    // SAFETY: lengths were checked above, and scratch has the plan's pieces.
+                    unsafe { launch.run(logits, grid, THREADS, shared, &parameters)? };
+                    parameters.logits = parameters.logits_out.cast();
+                    parameters.logits_out = ptr::null_mut();
+                    by_size.f32
+                }
+            }
+        }
     };
-    let space = Space::forward(config);
+    let space = Space::forward(config, fused.is_some());
+    let shared = space.bytes()
+        + fused
+            .as_ref()
+            .map_or(0, |tile| tile_bytes::<W>(tile.tokens, tile.experts));
     let grid = [plan.blocks(config), 1, 1];
     // SAFETY: lengths were checked above, and scratch has the plan's pieces.
     unsafe {
         launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
-        launch.run(kernel, grid, space.threads(), space.bytes(), &parameters)
+        launch.run(kernel, grid, space.threads(), shared, &parameters)
+    }
+}
+
+/// The kernels that compute logits and route, by the most experts that they are for.
+#[derive(Debug, Clone, Copy)]
+struct Fused {
+    /// Tokens and experts of a block.
+    tokens: usize,
+    experts: usize,
+    forward: Mixed,
+    backward: Mixed,
+}
+
+impl Fused {
+    fn of(experts: usize) -> Option<Self> {
+        let sizes = [
+            (64, 128, TOKENS_128, TOKENS_BACKWARD_128),
+            (64, 256, TOKENS_256, TOKENS_BACKWARD_256),
+            (32, 512, TOKENS_512, TOKENS_BACKWARD_512),
+        ];
+        let (tokens, most, forward, backward) =
+            sizes.into_iter().find(|&(_, most, ..)| experts <= most)?;
+        Some(Self {
+            tokens,
+            experts: most,
+            forward,
+            backward,
+        })
+    }
+}
+
+/// Tokens and experts of a block that computes logits alone.
+const LOGITS_TILE: [usize; 2] = [64, 128];
+
+/// Shared memory of a tile of logits: `LogitsTile::BYTES` of device/logits.cuh.
+fn tile_bytes<W: Element>(tokens: usize, experts: usize) -> usize {
+    let stages = match experts {
+        0..=128 => 4,
+        129..=256 => 3,
+        _ => 2,
+    };
+    let ring = stages * (tokens + experts) * 64;
+    ring.max(tokens * (experts + 8) * 4)
+}
+
+/// How rows of x and of the router weight are read: 16 bytes at a time where all of them allow it.
+struct Rows<T, W> {
+    aligned: bool,
+    /// Bytes that x, and the weight, must be aligned to.
+    x: usize,
+    weight: usize,
+    types: PhantomData<(T, W)>,
+}
+
+impl<T: Element, W: Element> Rows<T, W> {
+    fn new(hidden: usize) -> Self {
+        let whole = |size: usize| (hidden * size).is_multiple_of(VECTOR);
+        let aligned = whole(size_of::<T>()) && whole(size_of::<W>());
+        let or_element = |size| if aligned { VECTOR } else { size };
+        Self {
+            aligned,
+            x: or_element(size_of::<T>()),
+            weight: or_element(size_of::<W>()),
+            types: PhantomData,
+        }
     }
 }
 
@@ -269,15 +421,16 @@ pub(super) fn backward<T: Element, W: Element<Acc = T::Acc>>(
 
     let mut launch = Launch::new(cuda, OPERATION);
     launch.require_f32::<T::Acc>()?;
+    let experts = config.num_experts();
     let factors = LossFactors::new(config, tokens);
     let mut parameters = sys::MilletRouterBackward {
         router: router_parameters(config),
         tokens: tokens as i64,
         hidden: config.hidden_size() as i32,
         aligned: 0,
-        logits: std::ptr::null(),
-        x: std::ptr::null(),
-        weight: std::ptr::null(),
+        logits: ptr::null(),
+        x: ptr::null(),
+        weight: ptr::null(),
         ids: launch.read("ids", saved.ids, 4)?,
         weights: launch.read("weights", saved.weights, 4)?.cast(),
         lse: launch.read("lse", saved.lse, 4)?.cast(),
@@ -296,7 +449,43 @@ pub(super) fn backward<T: Element, W: Element<Acc = T::Acc>>(
             parameters.logits = launch.read("logits", logits, size_of::<T>())?.cast();
             launch.kernel::<T>(BACKWARD)?
         }
-        Logits::FromTokens { .. } => return missing(OPERATION),
+        Logits::FromTokens { x, weight } => {
+            let rows = Rows::<T, W>::new(config.hidden_size());
+            parameters.aligned = rows.aligned.into();
+            parameters.x = launch.read("x", x, rows.x)?.cast();
+            parameters.weight = launch.read("router weight", weight, rows.weight)?.cast();
+            match Fused::of(experts) {
+                Some(tile) => {
+                    let kernel = launch.mixed_kernel::<T, W>(tile.backward)?;
+                    let grid = [tokens.div_ceil(tile.tokens), 1, 1];
+                    let rows = 2 * THREADS / 32 * experts * size_of::<f32>();
+                    let shared = tile_bytes::<W>(tile.tokens, tile.experts) + rows;
+                    // SAFETY: lengths were checked above.
+                    return unsafe { launch.run(kernel, grid, THREADS, shared, &parameters) };
+                }
+                None => {
+                    // The logits first, where their gradient will be: a row is read before it is written.
+                    let forward = sys::MilletRouterForward {
+                        x: parameters.x,
+                        weight: parameters.weight,
+                        aligned: parameters.aligned,
+                        logits_out: parameters.logits_grad,
+                        ..logits_only(config, tokens)
+                    };
+                    let logits = launch.mixed_kernel::<T, W>(LOGITS)?;
+                    let grid = [
+                        tokens.div_ceil(LOGITS_TILE[0]),
+                        experts.div_ceil(LOGITS_TILE[1]),
+                        1,
+                    ];
+                    let shared = tile_bytes::<W>(LOGITS_TILE[0], LOGITS_TILE[1]);
+                    // SAFETY: lengths were checked above.
+                    unsafe { launch.run(logits, grid, THREADS, shared, &forward)? };
+                    parameters.logits = parameters.logits_grad.cast_const().cast();
+                    BACKWARD.f32
+                }
+            }
+        }
     };
     let space = Space::backward(config);
     let grid = [tokens.div_ceil(space.warps), 1, 1];
@@ -304,36 +493,150 @@ pub(super) fn backward<T: Element, W: Element<Acc = T::Acc>>(
     unsafe { launch.run(kernel, grid, space.threads(), space.bytes(), &parameters) }
 }
 
-fn missing(operation: &'static str) -> Result<()> {
-    Err(Error::Unsupported {
-        operation,
-        reason: "not yet".into(),
-    })
+/// How the tokens of a weight gradient are split, and scratch.
+#[derive(Debug, Clone, Copy)]
+struct Ranges {
+    tokens: usize,
+    count: usize,
+    phases: usize,
+    sums: usize,
+    pieces: Pieces,
+}
+
+/// Experts, columns and tokens of one step of a product with dz: device/mixed_product.cuh.
+const PRODUCT: [usize; 3] = [64, 128, 16];
+/// Blocks that keep a large device busy, and tokens that make a range worth its sums.
+const BUSY_BLOCKS: usize = 256;
+const RANGE_TOKENS: usize = 512;
+
+impl Ranges {
+    /// A function of the sizes alone, so that the order of the sum is.
+    fn new(config: &MoeConfig, tokens: usize) -> Self {
+        let (experts, hidden) = (config.num_experts(), config.hidden_size());
+        let tiles = Self::tiles(config);
+        let most = tokens.div_ceil(RANGE_TOKENS).max(1);
+        let count = BUSY_BLOCKS.div_ceil(tiles).min(most);
+        let range = tokens
+            .div_ceil(count)
+            .next_multiple_of(PRODUCT[2])
+            .max(PRODUCT[2]);
+        let count = tokens.div_ceil(range).max(1);
+        let mut pieces = Pieces::default();
+        Self {
+            tokens: range,
+            count,
+            phases: pieces.take::<u32>(sys::MILLET_PHASE_WORDS as usize),
+            sums: pieces.take::<f32>(match count {
+                1 => 0,
+                _ => count.saturating_mul(experts).saturating_mul(hidden),
+            }),
+            pieces,
+        }
+    }
+
+    fn tiles(config: &MoeConfig) -> usize {
+        config.num_experts().div_ceil(PRODUCT[0]) * config.hidden_size().div_ceil(PRODUCT[1])
+    }
 }
 
 /// See [`Backend::router_weight_grad`](crate::Backend::router_weight_grad).
 pub(super) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
-    _cuda: &Cuda,
-    _config: &MoeConfig,
-    _tokens: usize,
-    _logits_grad: View<'_, T::Acc>,
-    _x: View<'_, T>,
-    _grad: WeightGrad<'_, Cuda, W>,
-    _scratch: CudaViewMut<'_, T::Acc>,
+    cuda: &Cuda,
+    config: &MoeConfig,
+    tokens: usize,
+    logits_grad: View<'_, T::Acc>,
+    x: View<'_, T>,
+    grad: WeightGrad<'_, Cuda, W>,
+    scratch: CudaViewMut<'_, T::Acc>,
 ) -> Result<()> {
-    missing("router weight gradient")
+    const OPERATION: &str = "router weight gradient";
+    let (given, tokens_given) = (logits_grad.len(), x.len());
+    check::router_weight_grad(OPERATION, config, tokens, given, tokens_given, &grad)?;
+    check_limits(OPERATION, config)?;
+    let ranges = Ranges::new(config, tokens);
+    check::workspace(OPERATION, scratch.len(), ranges.pieces.elements::<T::Acc>())?;
+
+    let (experts, hidden) = (config.num_experts(), config.hidden_size());
+    let aligned = (hidden * size_of::<T>()).is_multiple_of(VECTOR);
+    let mut launch = Launch::new(cuda, OPERATION);
+    launch.require_f32::<T::Acc>()?;
+    let kernel = launch.mixed_kernel::<T, W>(WEIGHT_GRAD)?;
+    let scratch = launch.write("scratch", scratch, VECTOR)?.cast::<u8>();
+    let accumulate = matches!(grad, WeightGrad::Accumulate(_));
+    let parameters = sys::MilletRouterWeightGrad {
+        tokens: tokens as i64,
+        experts: experts as i32,
+        hidden: hidden as i32,
+        range_tokens: ranges.tokens as i64,
+        ranges: ranges.count as i32,
+        aligned: aligned.into(),
+        accumulate: accumulate.into(),
+        logits_grad: launch.read("logits_grad", logits_grad, 4)?.cast(),
+        x: launch
+            .read("x", x, if aligned { VECTOR } else { size_of::<T>() })?
+            .cast(),
+        grad: match grad {
+            WeightGrad::Overwrite(grad) => launch
+                .write("weight gradient", grad, size_of::<W>())?
+                .cast(),
+            WeightGrad::Accumulate(grad) => launch.write("weight gradient", grad, 4)?.cast(),
+        },
+        phases: scratch.wrapping_add(ranges.phases).cast(),
+        range_sums: scratch.wrapping_add(ranges.sums).cast(),
+    };
+    let sums = match ranges.count {
+        1 => 0,
+        _ => (experts * hidden).div_ceil(THREADS),
+    };
+    let grid = [Ranges::tiles(config) * ranges.count + sums, 1, 1];
+    // SAFETY: lengths were checked above, and scratch has the ranges' pieces.
+    unsafe {
+        launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
+        launch.run(kernel, grid, THREADS, 0, &parameters)
+    }
 }
 
+/// dX = Σ_slot rows + dz·Wᵣ; lengths are checked by the caller.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
-    _cuda: &Cuda,
-    _config: &MoeConfig,
-    _tokens: usize,
-    _rows_grad: View<'_, T>,
-    _map: RowMap<'_, Cuda>,
-    _router: RouterPart<'_, '_, Cuda, W>,
-    _x_grad: CudaViewMut<'_, T>,
-    _scratch: CudaViewMut<'_, T::Acc>,
+    cuda: &Cuda,
+    operation: &'static str,
+    config: &MoeConfig,
+    tokens: usize,
+    (rows_name, rows): (&'static str, View<'_, T>),
+    map: RowMap<'_, Cuda>,
+    router: RouterPart<'_, '_, Cuda, W>,
+    (output_name, x_grad): (&'static str, CudaViewMut<'_, T>),
 ) -> Result<()> {
-    missing("permute backward")
+    check_limits(operation, config)?;
+    let hidden = config.hidden_size();
+    let whole = |size: usize| (hidden * size).is_multiple_of(VECTOR);
+    let (vectorized, weight_aligned) = (whole(size_of::<T>()), whole(size_of::<W>()));
+    let alignment = if vectorized { VECTOR } else { size_of::<T>() };
+    let weight_alignment = if weight_aligned {
+        VECTOR
+    } else {
+        size_of::<W>()
+    };
+    let mut launch = Launch::new(cuda, operation);
+    launch.require_f32::<T::Acc>()?;
+    let kernel = launch.mixed_kernel::<T, W>(INPUT_GRAD)?;
+    let parameters = sys::MilletRouterInputGrad {
+        tokens: tokens as i64,
+        experts: config.num_experts() as i32,
+        hidden: hidden as i32,
+        top_k: config.top_k() as i32,
+        vectorized: vectorized.into(),
+        weight_aligned: weight_aligned.into(),
+        logits_grad: launch.read("logits_grad", router.logits_grad, 4)?.cast(),
+        weight: launch
+            .read("router weight", router.weight, weight_alignment)?
+            .cast(),
+        assignment_to_row: launch.read("assignment_to_row", map.assignment_to_row, 4)?,
+        rows: launch.read(rows_name, rows, alignment)?.cast(),
+        x_grad: launch.write(output_name, x_grad, alignment)?.cast(),
+    };
+    let grid = [tokens.div_ceil(64), hidden.div_ceil(PRODUCT[1]), 1];
+    // SAFETY: lengths were checked by the caller; the map's rows are below the number of rows, or −1.
+    unsafe { launch.run(kernel, grid, THREADS, 0, &parameters) }
 }

@@ -109,3 +109,34 @@ pub struct MilletRows {
     pub weights: *const f32,
     pub weights_grad: *mut f32,
 }
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MilletRouterWeightGrad {
+    pub tokens: i64,
+    pub experts: i32,
+    pub hidden: i32,
+    pub range_tokens: i64,
+    pub ranges: i32,
+    pub aligned: i32,
+    pub accumulate: i32,
+    pub logits_grad: *const f32,
+    pub x: *const ::std::os::raw::c_void,
+    pub grad: *mut ::std::os::raw::c_void,
+    pub phases: *mut u32,
+    pub range_sums: *mut f32,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MilletRouterInputGrad {
+    pub tokens: i64,
+    pub experts: i32,
+    pub hidden: i32,
+    pub top_k: i32,
+    pub vectorized: i32,
+    pub weight_aligned: i32,
+    pub logits_grad: *const f32,
+    pub weight: *const ::std::os::raw::c_void,
+    pub assignment_to_row: *const i32,
+    pub rows: *const ::std::os::raw::c_void,
+    pub x_grad: *mut ::std::os::raw::c_void,
+}

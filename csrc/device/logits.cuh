@@ -1,0 +1,166 @@
+// Logits of a tile of tokens by tensor cores: x·Wᵣᵀ for M tokens and N experts, left in shared memory for whoever routes.
+//
+// A block of 8 warps; each keeps 32 tokens and M·N/256 experts of the sum in registers. x and Wᵣ come through a ring of STAGES steps in shared
+// memory, 64 bytes of the hidden size a step: row r of the tile is 64 bytes, its 16-byte piece p at place p ^ (r / 2 % 4),
+// so that every access of 8 lanes covers the 32 banks. Who waits for whom, in each step:
+//   every thread   its own copies of step s are done              wait_copies<STAGES − 2>
+//   barrier        all copies of step s are visible; nobody reads step s − 1 any more
+//   every thread   copies step s + STAGES − 1 into the place of step s − 1
+//   every warp     multiplies step s
+//
+// 16-bit x and Wᵣ are multiplied as they are. With Wᵣ in f32 the product is 3xTF32 (x in 16 bits is a tf32 number, which saves a
+// third), x is widened on its way into shared memory.
+#pragma once
+#include <type_traits>
+
+#include "mma.cuh"
+
+namespace millet {
+
+// What a product of x [T, H] and a weight [E, H] needs to know.
+struct LogitsInput {
+    const void *x;
+    const void *weight;
+    int64_t tokens;
+    int hidden;
+    int experts;
+    // Are rows of both 16-byte aligned?
+    bool aligned;
+};
+
+template <typename X, typename W, int M, int N> struct LogitsTile {
+    static constexpr int WARPS_DOWN = M / 32, WARPS_ACROSS = 8 / WARPS_DOWN;
+    static constexpr int DOWN = 2, ACROSS = N / WARPS_ACROSS / 8;
+    static constexpr int PIECE = 16 / sizeof(W), STEP = 4 * PIECE;  // elements
+    static constexpr int ROW = 64;                                  // bytes
+    static constexpr int STAGE = (M + N) * ROW;
+    static constexpr int STAGES = N <= 128 ? 4 : N <= 256 ? 3 : 2;
+    // Floats from one row of logits to the next: 8 more than N, so that the 4 rows of half a warp's pairs do not share banks.
+    static constexpr int STRIDE = N + 8;
+    static constexpr int RING_BYTES = STAGES * STAGE, LOGITS_BYTES = M * STRIDE * 4;
+    // Logits take the place of the ring.
+    static constexpr int BYTES = RING_BYTES > LOGITS_BYTES ? RING_BYTES : LOGITS_BYTES;
+    static_assert(ACROSS % 2 == 0, "ldmatrix brings two pieces of columns");
+
+    __device__ static uint32_t place(int row, int piece) { return row * ROW + (piece ^ (row / 2 % 4)) * 16; }
+
+    // A piece of a row: `left` elements from `from` on are the row's, the rest zeros.
+    template <typename S> __device__ static void copy_piece(uint32_t to, const S *from, int left, bool aligned) {
+        if constexpr (std::is_same_v<S, W>) {
+            if (aligned) {
+                ptx::copy_async(to, from, left > 0 ? 16 : 0);
+                return;
+            }
+        }
+        union {
+            W elements[PIECE];
+            uint4 piece;
+        };
+#pragma unroll
+        for (int i = 0; i < PIECE; ++i) elements[i] = i < left ? narrow<W>(widen(__ldg(&from[i]))) : narrow<W>(0.0f);
+        ptx::store_shared(to, piece);
+    }
+
+    __device__ static void load(const LogitsInput &in, int64_t first_token, int first_expert, int step, uint32_t stage) {
+        const X *x = static_cast<const X *>(in.x);
+        const W *weight = static_cast<const W *>(in.weight);
+        for (int i = threadIdx.x; i < M * 4; i += 256) {
+            int row = i / 4, piece = i % 4, k = step * STEP + piece * PIECE;
+            bool there = first_token + row < in.tokens && k < in.hidden;
+            int64_t from = there ? (first_token + row) * in.hidden + k : 0;
+            copy_piece(stage + place(row, piece), &x[from], there ? in.hidden - k : 0, in.aligned);
+        }
+        for (int i = threadIdx.x; i < N * 4; i += 256) {
+            int row = i / 4, piece = i % 4, k = step * STEP + piece * PIECE;
+            bool there = first_expert + row < in.experts && k < in.hidden;
+            int64_t from = there ? static_cast<int64_t>(first_expert + row) * in.hidden + k : 0;
+            copy_piece(stage + M * ROW + place(row, piece), &weight[from], there ? in.hidden - k : 0, in.aligned);
+        }
+    }
+
+    __device__ static void multiply(float (&sum)[DOWN][ACROSS][4], uint32_t stage) {
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        const int first_row = warp / WARPS_ACROSS * 32, first_column = warp % WARPS_ACROSS * (ACROSS * 8);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            uint32_t a[DOWN][4], b[ACROSS][2];
+#pragma unroll
+            for (int i = 0; i < DOWN; ++i) {
+                ptx::load_matrices(a[i], stage + place(first_row + i * 16 + lane % 16, half * 2 + lane / 16));
+            }
+#pragma unroll
+            for (int j = 0; j < ACROSS; j += 2) {
+                uint32_t four[4];
+                int row = first_column + j * 8 + lane / 16 * 8 + lane % 8;
+                ptx::load_matrices(four, stage + M * ROW + place(row, half * 2 + lane / 8 % 2));
+                b[j][0] = four[0], b[j][1] = four[1], b[j + 1][0] = four[2], b[j + 1][1] = four[3];
+            }
+#pragma unroll
+            for (int j = 0; j < ACROSS; ++j) {
+#pragma unroll
+                for (int i = 0; i < DOWN; ++i) {
+                    if constexpr (sizeof(W) == 2) {
+                        mma<W>(sum[i][j], a[i], b[j][0], b[j][1]);
+                    } else {
+                        // Small terms first, and from 0: tensor cores truncate what they add, a rounded addition follows.
+                        Split b0(b[j][0]), b1(b[j][1]);
+                        uint32_t high[4], low[4];
+#pragma unroll
+                        for (int v = 0; v < 4; ++v) {
+                            Split split(a[i][v]);
+                            high[v] = split.high, low[v] = split.low;
+                        }
+                        float part[4] = {};
+                        if constexpr (sizeof(X) == 4) mma<float>(part, low, b0.high, b1.high);
+                        mma<float>(part, high, b0.low, b1.low);
+                        mma<float>(part, high, b0.high, b1.high);
+#pragma unroll
+                        for (int v = 0; v < 4; ++v) sum[i][j][v] += part[v];
+                    }
+                }
+            }
+        }
+    }
+
+    // Logits of tokens first_token… and experts first_expert… into `shared`, rows STRIDE floats apart, for all threads to read.
+    __device__ static float *compute(const LogitsInput &in, int64_t first_token, int first_expert, void *shared) {
+        const uint32_t ring = ptx::shared_address(shared);
+        const int steps = (in.hidden + STEP - 1) / STEP;
+        float sum[DOWN][ACROSS][4] = {};
+#pragma unroll
+        for (int step = 0; step < STAGES - 1; ++step) {
+            if (step < steps) load(in, first_token, first_expert, step, ring + step * STAGE);
+            ptx::commit_copies();
+        }
+        int stage = 0, free_stage = STAGES - 1;
+        for (int step = 0; step < steps; ++step) {
+            ptx::wait_copies<STAGES - 2>();
+            __syncthreads();
+            int next = step + STAGES - 1;
+            if (next < steps) load(in, first_token, first_expert, next, ring + free_stage * STAGE);
+            ptx::commit_copies();
+            multiply(sum, ring + stage * STAGE);
+            free_stage = stage;
+            stage = stage + 1 == STAGES ? 0 : stage + 1;
+        }
+        ptx::wait_copies<0>();
+        __syncthreads();
+
+        float *logits = static_cast<float *>(shared);
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        const int row = warp / WARPS_ACROSS * 32 + lane / 4, column = warp % WARPS_ACROSS * (ACROSS * 8) + lane % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < DOWN; ++i) {
+#pragma unroll
+            for (int j = 0; j < ACROSS; ++j) {
+                float *to = &logits[(row + i * 16) * STRIDE + column + j * 8];
+                *reinterpret_cast<float2 *>(to) = make_float2(sum[i][j][0], sum[i][j][1]);
+                *reinterpret_cast<float2 *>(to + 8 * STRIDE) = make_float2(sum[i][j][2], sum[i][j][3]);
+            }
+        }
+        __syncthreads();
+        return logits;
+    }
+};
+
+}  // namespace millet

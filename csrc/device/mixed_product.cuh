@@ -1,0 +1,129 @@
+// Products with dz, which is f32, by tensor cores: 3xTF32, and two thirds of it where the other operand is 16 bits wide and so a tf32
+// number as it is.
+//
+// A block of 8 warps makes a tile [64, 128]; each warp keeps [32, 32] of it in registers. Operands are widened on their way into
+// shared memory, 16 of the reduction at a time, in two places that take turns:
+//   every thread   fetches its part of step s + 1 into registers
+//   every warp     multiplies step s
+//   every thread   stores what it fetched into the place of step s − 1
+//   barrier        step s + 1 is visible; nobody reads step s any more
+// Fragments are single words at (k, m) or (k, n); rows are 8 (or, with k contiguous, 4) modulo 32 words apart, so that the 32 lanes
+// of a load have 32 banks.
+#pragma once
+#include "mma.cuh"
+#include "vector.cuh"
+
+namespace millet {
+
+constexpr int PRODUCT_M = 64, PRODUCT_N = 128, PRODUCT_K = 16;
+
+// How a tile of dz lies in shared memory.
+enum class Lies {
+    // [k][m]: dz [T, E] with the tokens as the reduction.
+    Across,
+    // [m][k]: dz [T, E] with the experts as the reduction.
+    Along,
+};
+
+template <Lies A> struct MixedTile {
+    static constexpr int A_STRIDE = A == Lies::Across ? PRODUCT_M + 8 : PRODUCT_K + 4;
+    static constexpr int A_WORDS = A == Lies::Across ? PRODUCT_K * A_STRIDE : PRODUCT_M * A_STRIDE;
+    static constexpr int B_STRIDE = PRODUCT_N + 8;
+    static constexpr int B_WORDS = PRODUCT_K * B_STRIDE;
+    static constexpr int WORDS = A_WORDS + B_WORDS;  // of one place
+    // The sum in shared memory, in the place of the operands.
+    static constexpr int SUM_STRIDE = PRODUCT_N + 8;
+
+    float sum[2][4][4];  // pieces [16, 8]
+
+    // This thread's place in a piece: rows row() and row() + 8, columns column() and the next.
+    __device__ static int row() { return threadIdx.x / 128 * 32 + threadIdx.x % 32 / 4; }
+    __device__ static int column() { return threadIdx.x / 32 % 4 * 32 + threadIdx.x % 4 * 2; }
+
+    template <bool B_EXACT> __device__ __forceinline__ void multiply(const float *a, const float *b) {
+        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        const int first_m = threadIdx.x / 128 * 32, first_n = threadIdx.x / 32 % 4 * 32;
+        auto at = [&](int k, int m) { return __float_as_uint(A == Lies::Across ? a[k * A_STRIDE + m] : a[m * A_STRIDE + k]); };
+#pragma unroll
+        for (int k = 0; k < PRODUCT_K; k += 8) {
+            uint32_t high[2][4], low[2][4];
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+#pragma unroll
+                for (int v = 0; v < 4; ++v) {
+                    Split split(at(k + t + v / 2 * 4, first_m + i * 16 + g + v % 2 * 8));
+                    high[i][v] = split.high, low[i][v] = split.low;
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const float *from = &b[(k + t) * B_STRIDE + first_n + j * 8 + g];
+                Split b0(__float_as_uint(from[0])), b1(__float_as_uint(from[4 * B_STRIDE]));
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    // Small terms first, and from 0: tensor cores truncate what they add, a rounded addition follows.
+                    float part[4] = {};
+                    if constexpr (!B_EXACT) mma<float>(part, high[i], b0.low, b1.low);
+                    mma<float>(part, low[i], b0.high, b1.high);
+                    mma<float>(part, high[i], b0.high, b1.high);
+#pragma unroll
+                    for (int v = 0; v < 4; ++v) sum[i][j][v] += part[v];
+                }
+            }
+        }
+    }
+
+    // Steps first… last of the reduction. `fetch(step)` gives this thread's part of a step, `put(part, a, b)` stores it.
+    template <bool B_EXACT, typename Fetch, typename Put>
+    __device__ __forceinline__ void run(int first, int last, float *shared, Fetch fetch, Put put) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
+            for (int j = 0; j < 4; ++j)
+#pragma unroll
+                for (int v = 0; v < 4; ++v) sum[i][j][v] = 0.0f;
+        if (first >= last) return;
+        put(fetch(first), shared, shared + A_WORDS);
+        __syncthreads();
+        for (int step = first; step < last; ++step) {
+            float *here = shared + (step - first) % 2 * WORDS, *there = shared + (step - first + 1) % 2 * WORDS;
+            bool more = step + 1 < last;
+            auto next = fetch(more ? step + 1 : step);
+            multiply<B_EXACT>(here, here + A_WORDS);
+            if (more) put(next, there, there + A_WORDS);
+            __syncthreads();
+        }
+    }
+};
+
+// Eight neighbouring elements of a row of `columns`, widened; zeros beyond the end, and all zeros when the row is not there.
+template <typename T> struct Eight {
+    float v[8];
+
+    __device__ static Eight load(const T *row, int column, int columns, bool there, bool aligned) {
+        Eight result = {};
+        if (!there || column >= columns) return result;
+        if (aligned) {  // rows are 16-byte aligned and whole vectors long
+#pragma unroll
+            for (int i = 0; i < 8; i += VECTOR<T>) {
+                if (column + i >= columns) break;
+                auto part = Vector<T, VECTOR<T>>::load(&row[column + i]);
+#pragma unroll
+                for (int j = 0; j < VECTOR<T>; ++j) result.v[i + j] = widen(part.v[j]);
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                if (column + i < columns) result.v[i] = widen(__ldg(&row[column + i]));
+            }
+        }
+        return result;
+    }
+
+    __device__ void store(float *to) const {
+        *reinterpret_cast<float4 *>(to) = make_float4(v[0], v[1], v[2], v[3]);
+        *reinterpret_cast<float4 *>(to + 4) = make_float4(v[4], v[5], v[6], v[7]);
+    }
+};
+
+}  // namespace millet

@@ -1,0 +1,196 @@
+// The router's gradients beyond dz:
+//
+//   router_weight_grad_*   dWᵣ = dzᵀ·x                    dz [T, E], x [T, H] → [E, H]
+//   router_input_grad_*    dX[t] = Σ_slot rows[r] + dz[t]·Wᵣ    the combine of dX̃ with the router's part, one rounding
+//
+// weight_grad: a block for 64 experts, 128 columns and a range of tokens. Few blocks would be busy with one range, so there are
+// several, whose sums go to scratch and are added in order by blocks that wait for them (device/phases.cuh). Floor: dz and x read
+// once; above it the ranges' sums, written and read.
+//
+// input_grad: a block for 64 tokens and 128 columns multiplies, leaves dz·Wᵣ in shared memory, and each token gathers its rows on
+// top of it, slots in order. Floor: rows and dz read once, dX written once; Wᵣ and dz come again from L2.
+#include "device/mixed_product.cuh"
+#include "device/phases.cuh"
+#include "device/router_kernels.cuh"
+#include "params.h"
+
+namespace millet {
+
+// One element of a weight gradient.
+template <typename W> __device__ __forceinline__ void store_grad(const MilletRouterWeightGrad &p, int64_t index, float value) {
+    if (p.accumulate) {
+        static_cast<float *>(p.grad)[index] += value;
+    } else {
+        static_cast<W *>(p.grad)[index] = narrow<W>(value);
+    }
+}
+
+template <typename X, typename W> __device__ __forceinline__ void router_weight_grad(const MilletRouterWeightGrad &p) {
+    using Tile = MixedTile<Lies::Across>;
+    __shared__ __align__(16) float shared[2 * Tile::WORDS];
+    Phases phases(p.phases);
+    const int64_t elements = static_cast<int64_t>(p.experts) * p.hidden;
+    int ticket = static_cast<int>(phases.take_ticket());
+    const int across = (p.hidden + PRODUCT_N - 1) / PRODUCT_N, down = (p.experts + PRODUCT_M - 1) / PRODUCT_M;
+    const int products = across * down * p.ranges;
+
+    if (ticket >= products) {
+        // The ranges' sums, in order.
+        phases.wait(0, products);
+        int64_t index = (static_cast<int64_t>(ticket) - products) * blockDim.x + threadIdx.x;
+        if (index >= elements) return;
+        float sum = 0.0f;
+        for (int range = 0; range < p.ranges; ++range) sum += p.range_sums[range * elements + index];
+        store_grad<W>(p, index, sum);
+        return;
+    }
+
+    const int first_column = ticket % across * PRODUCT_N;
+    const int first_expert = ticket / across % down * PRODUCT_M;
+    const int range = ticket / across / down;
+    const int64_t first_token = range * p.range_tokens;
+    const int64_t last_token = min(p.tokens, first_token + p.range_tokens);
+    const int steps = static_cast<int>((last_token - first_token + PRODUCT_K - 1) / PRODUCT_K);
+    const X *x = static_cast<const X *>(p.x);
+    // A thread has one token of a step, and of it 4 experts and 8 columns.
+    const int k = threadIdx.x / 16, expert = threadIdx.x % 16 * 4, column = threadIdx.x % 16 * 8;
+    struct Part {
+        float4 dz;
+        Eight<X> x;
+    };
+    auto fetch = [&](int step) {
+        int64_t token = first_token + step * PRODUCT_K + k;
+        bool there = token < last_token;
+        const float *row = &p.logits_grad[there ? token * p.experts : 0];
+        auto at = [&](int e) { return there && e < p.experts ? __ldg(&row[e]) : 0.0f; };
+        int e = first_expert + expert;
+        Part part;
+        part.dz = make_float4(at(e), at(e + 1), at(e + 2), at(e + 3));
+        part.x = Eight<X>::load(&x[there ? token * p.hidden : 0], first_column + column, p.hidden, there, p.aligned);
+        return part;
+    };
+    auto put = [&](const Part &part, float *a, float *b) {
+        *reinterpret_cast<float4 *>(&a[k * Tile::A_STRIDE + expert]) = part.dz;
+        part.x.store(&b[k * Tile::B_STRIDE + column]);
+    };
+    Tile tile;
+    tile.template run<sizeof(X) == 2>(0, steps, shared, fetch, put);
+
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+#pragma unroll
+            for (int v = 0; v < 4; ++v) {
+                int e = first_expert + Tile::row() + i * 16 + v / 2 * 8, h = first_column + Tile::column() + j * 8 + v % 2;
+                if (e >= p.experts || h >= p.hidden) continue;
+                int64_t index = static_cast<int64_t>(e) * p.hidden + h;
+                if (p.ranges == 1) {
+                    store_grad<W>(p, index, tile.sum[i][j][v]);
+                } else {
+                    p.range_sums[range * elements + index] = tile.sum[i][j][v];
+                }
+            }
+        }
+    }
+    phases.finish(0);
+}
+
+// Adds a token's rows to `part` in slot order (rows first, then the part) for this lane's columns, and stores the token.
+template <typename X, int N>
+__device__ __forceinline__ void gather_rows(const MilletRouterInputGrad &p, int64_t token, int column, const float *part) {
+    constexpr int BATCH = 4;
+    const X *rows = static_cast<const X *>(p.rows);
+    float sum[N] = {};
+    for (int first = 0; first < p.top_k; first += BATCH) {
+        Vector<X, N> values[BATCH];
+        int32_t row[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) {
+            row[i] = first + i < p.top_k ? __ldg(&p.assignment_to_row[token * p.top_k + first + i]) : -1;
+            if (row[i] >= 0) values[i] = Vector<X, N>::load(&rows[static_cast<int64_t>(row[i]) * p.hidden + column]);
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) {
+#pragma unroll
+            for (int j = 0; j < N; ++j) {
+                if (row[i] >= 0) sum[j] += widen(values[i].v[j]);
+            }
+        }
+    }
+    Vector<X, N> result;
+#pragma unroll
+    for (int j = 0; j < N; ++j) result.v[j] = narrow<X>(sum[j] + part[j]);
+    result.store(&static_cast<X *>(p.x_grad)[token * p.hidden + column]);
+}
+
+template <typename X, typename W> __device__ __forceinline__ void router_input_grad(const MilletRouterInputGrad &p) {
+    using Tile = MixedTile<Lies::Along>;
+    constexpr int SUM_WORDS = PRODUCT_M * Tile::SUM_STRIDE;
+    __shared__ __align__(16) float shared[SUM_WORDS > 2 * Tile::WORDS ? SUM_WORDS : 2 * Tile::WORDS];
+    const int64_t first_token = static_cast<int64_t>(blockIdx.x) * PRODUCT_M;
+    const int first_column = blockIdx.y * PRODUCT_N;
+    const W *weight = static_cast<const W *>(p.weight);
+    // A thread has 4 experts of a token, and 8 columns of an expert.
+    const int m = threadIdx.x / 4, ka = threadIdx.x % 4 * 4, kb = threadIdx.x / 16, column = threadIdx.x % 16 * 8;
+    struct Part {
+        float4 dz;
+        Eight<W> weight;
+    };
+    auto fetch = [&](int step) {
+        int64_t token = first_token + m;
+        bool there = token < p.tokens;
+        const float *row = &p.logits_grad[there ? token * p.experts : 0];
+        auto at = [&](int e) { return there && e < p.experts ? __ldg(&row[e]) : 0.0f; };
+        int e = step * PRODUCT_K + ka, expert = step * PRODUCT_K + kb;
+        bool inside = expert < p.experts;
+        Part part;
+        part.dz = make_float4(at(e), at(e + 1), at(e + 2), at(e + 3));
+        const W *from = &weight[inside ? static_cast<int64_t>(expert) * p.hidden : 0];
+        part.weight = Eight<W>::load(from, first_column + column, p.hidden, inside, p.weight_aligned);
+        return part;
+    };
+    auto put = [&](const Part &part, float *a, float *b) {
+        *reinterpret_cast<float4 *>(&a[m * Tile::A_STRIDE + ka]) = part.dz;
+        part.weight.store(&b[kb * Tile::B_STRIDE + column]);
+    };
+    Tile tile;
+    tile.template run<sizeof(W) == 2>(0, (p.experts + PRODUCT_K - 1) / PRODUCT_K, shared, fetch, put);
+
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            float *to = &shared[(Tile::row() + i * 16) * Tile::SUM_STRIDE + Tile::column() + j * 8];
+            *reinterpret_cast<float2 *>(to) = make_float2(tile.sum[i][j][0], tile.sum[i][j][1]);
+            *reinterpret_cast<float2 *>(to + 8 * Tile::SUM_STRIDE) = make_float2(tile.sum[i][j][2], tile.sum[i][j][3]);
+        }
+    }
+    __syncthreads();
+    const int columns = min(PRODUCT_N, p.hidden - first_column);
+    const int rows = static_cast<int>(min(static_cast<int64_t>(PRODUCT_M), p.tokens - first_token));
+    if (p.vectorized) {
+        constexpr int N = VECTOR<X>, LANES = PRODUCT_N / N;  // lanes of a token
+        for (int row = threadIdx.x / LANES; row < rows; row += MILLET_THREADS / LANES) {
+            int c = threadIdx.x % LANES * N;
+            if (c < columns) gather_rows<X, N>(p, first_token + row, first_column + c, &shared[row * Tile::SUM_STRIDE + c]);
+        }
+    } else {
+        for (int i = threadIdx.x; i < rows * columns; i += MILLET_THREADS) {
+            int row = i / columns, c = i % columns;
+            gather_rows<X, 1>(p, first_token + row, first_column + c, &shared[row * Tile::SUM_STRIDE + c]);
+        }
+    }
+}
+
+}  // namespace millet
+
+#define MILLET_ROUTER_GRAD(NAME, X, W)                                                                              \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_weight_grad_##NAME(MilletRouterWeightGrad p) { \
+        millet::router_weight_grad<X, W>(p);                                                                        \
+    }                                                                                                               \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_input_grad_##NAME(MilletRouterInputGrad p) {   \
+        millet::router_input_grad<X, W>(p);                                                                         \
+    }
+
+MILLET_FOR_ROUTER_TYPES(MILLET_ROUTER_GRAD)

@@ -1,0 +1,40 @@
+// Router backward from tokens: logits again by tensor cores (device/logits.cuh), then dz of the same tile (device/route.cuh), in one
+// launch; logits are never stored.
+//
+//   router_tokens_backward_128_*, _256_*, _512_*   x [T, H], Wᵣ [E, H], dS and the losses' gradient → dz [T, E]
+//
+// Grid: a block for 64 tokens (32 for E > 256). Floor: x read once, dz written once; Wᵣ is read by every block, after the first
+// from L2.
+#include "device/logits.cuh"
+#include "device/route.cuh"
+#include "device/router_kernels.cuh"
+
+namespace millet {
+
+template <typename X, typename W, int M, int N> __device__ __forceinline__ void router_tokens_backward(const MilletRouterBackward &p) {
+    extern __shared__ __align__(128) uint8_t memory[];
+    using Tile = LogitsTile<X, W, M, N>;
+    const int experts = p.router.experts, warp = threadIdx.x / WARP;
+    const int64_t first = static_cast<int64_t>(blockIdx.x) * M;
+    LogitsInput in = {p.x, p.weight, p.tokens, p.hidden, experts, p.aligned != 0};
+    float *logits = Tile::compute(in, first, 0, memory);
+    float *rows = reinterpret_cast<float *>(memory + Tile::BYTES) + 2 * warp * experts;
+    for (int row = warp; row < M && first + row < p.tokens; row += MILLET_THREADS / WARP) {
+        route_backward(p, first + row, &logits[row * Tile::STRIDE], rows, rows + experts);
+    }
+}
+
+}  // namespace millet
+
+#define MILLET_ROUTER_TOKENS_BACKWARD(NAME, X, W)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_tokens_backward_128_##NAME(MilletRouterBackward p) {       \
+        millet::router_tokens_backward<X, W, 64, 128>(p);                                                                          \
+    }                                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_tokens_backward_256_##NAME(MilletRouterBackward p) {       \
+        millet::router_tokens_backward<X, W, 64, 256>(p);                                                                          \
+    }                                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_tokens_backward_512_##NAME(MilletRouterBackward p) {       \
+        millet::router_tokens_backward<X, W, 32, 512>(p);                                                                          \
+    }
+
+MILLET_FOR_ROUTER_TYPES(MILLET_ROUTER_TOKENS_BACKWARD)
