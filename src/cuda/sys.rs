@@ -1,4 +1,5 @@
-/* automatically generated from csrc/params.h */
+// Made of csrc/params.h by `cargo xtask bindings`; change that.
+// FNV-1a of csrc/params.h: a9aad56783c509fc
 
 pub const MILLET_THREADS: u32 = 256;
 pub const MILLET_MAX_TILES: u32 = 256;
@@ -24,6 +25,26 @@ pub struct MilletRouter {
     pub selected_groups: i32,
     pub scaling_factor: f32,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MilletRouter"][::std::mem::size_of::<MilletRouter>() - 32usize];
+    ["Alignment of MilletRouter"][::std::mem::align_of::<MilletRouter>() - 4usize];
+    ["Offset of field: MilletRouter::experts"]
+        [::std::mem::offset_of!(MilletRouter, experts) - 0usize];
+    ["Offset of field: MilletRouter::top_k"][::std::mem::offset_of!(MilletRouter, top_k) - 4usize];
+    ["Offset of field: MilletRouter::score_function"]
+        [::std::mem::offset_of!(MilletRouter, score_function) - 8usize];
+    ["Offset of field: MilletRouter::straight_through"]
+        [::std::mem::offset_of!(MilletRouter, straight_through) - 12usize];
+    ["Offset of field: MilletRouter::renormalized"]
+        [::std::mem::offset_of!(MilletRouter, renormalized) - 16usize];
+    ["Offset of field: MilletRouter::groups"]
+        [::std::mem::offset_of!(MilletRouter, groups) - 20usize];
+    ["Offset of field: MilletRouter::selected_groups"]
+        [::std::mem::offset_of!(MilletRouter, selected_groups) - 24usize];
+    ["Offset of field: MilletRouter::scaling_factor"]
+        [::std::mem::offset_of!(MilletRouter, scaling_factor) - 28usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MilletRouterForward {
@@ -49,6 +70,53 @@ pub struct MilletRouterForward {
     pub tile_stats: *mut f32,
     pub tile_counts: *mut i32,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MilletRouterForward"][::std::mem::size_of::<MilletRouterForward>() - 176usize];
+    ["Alignment of MilletRouterForward"][::std::mem::align_of::<MilletRouterForward>() - 8usize];
+    ["Offset of field: MilletRouterForward::router"]
+        [::std::mem::offset_of!(MilletRouterForward, router) - 0usize];
+    ["Offset of field: MilletRouterForward::tokens"]
+        [::std::mem::offset_of!(MilletRouterForward, tokens) - 32usize];
+    ["Offset of field: MilletRouterForward::tile_tokens"]
+        [::std::mem::offset_of!(MilletRouterForward, tile_tokens) - 40usize];
+    ["Offset of field: MilletRouterForward::tiles"]
+        [::std::mem::offset_of!(MilletRouterForward, tiles) - 44usize];
+    ["Offset of field: MilletRouterForward::hidden"]
+        [::std::mem::offset_of!(MilletRouterForward, hidden) - 48usize];
+    ["Offset of field: MilletRouterForward::aligned"]
+        [::std::mem::offset_of!(MilletRouterForward, aligned) - 52usize];
+    ["Offset of field: MilletRouterForward::logits"]
+        [::std::mem::offset_of!(MilletRouterForward, logits) - 56usize];
+    ["Offset of field: MilletRouterForward::x"]
+        [::std::mem::offset_of!(MilletRouterForward, x) - 64usize];
+    ["Offset of field: MilletRouterForward::weight"]
+        [::std::mem::offset_of!(MilletRouterForward, weight) - 72usize];
+    ["Offset of field: MilletRouterForward::selection_bias"]
+        [::std::mem::offset_of!(MilletRouterForward, selection_bias) - 80usize];
+    ["Offset of field: MilletRouterForward::ids"]
+        [::std::mem::offset_of!(MilletRouterForward, ids) - 88usize];
+    ["Offset of field: MilletRouterForward::weights"]
+        [::std::mem::offset_of!(MilletRouterForward, weights) - 96usize];
+    ["Offset of field: MilletRouterForward::lse"]
+        [::std::mem::offset_of!(MilletRouterForward, lse) - 104usize];
+    ["Offset of field: MilletRouterForward::counts"]
+        [::std::mem::offset_of!(MilletRouterForward, counts) - 112usize];
+    ["Offset of field: MilletRouterForward::stats"]
+        [::std::mem::offset_of!(MilletRouterForward, stats) - 120usize];
+    ["Offset of field: MilletRouterForward::logits_out"]
+        [::std::mem::offset_of!(MilletRouterForward, logits_out) - 128usize];
+    ["Offset of field: MilletRouterForward::aux_factor"]
+        [::std::mem::offset_of!(MilletRouterForward, aux_factor) - 136usize];
+    ["Offset of field: MilletRouterForward::z_factor"]
+        [::std::mem::offset_of!(MilletRouterForward, z_factor) - 144usize];
+    ["Offset of field: MilletRouterForward::phases"]
+        [::std::mem::offset_of!(MilletRouterForward, phases) - 152usize];
+    ["Offset of field: MilletRouterForward::tile_stats"]
+        [::std::mem::offset_of!(MilletRouterForward, tile_stats) - 160usize];
+    ["Offset of field: MilletRouterForward::tile_counts"]
+        [::std::mem::offset_of!(MilletRouterForward, tile_counts) - 168usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MilletRouterBackward {
@@ -68,6 +136,41 @@ pub struct MilletRouterBackward {
     pub z: f32,
     pub logits_grad: *mut f32,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MilletRouterBackward"][::std::mem::size_of::<MilletRouterBackward>() - 128usize];
+    ["Alignment of MilletRouterBackward"][::std::mem::align_of::<MilletRouterBackward>() - 8usize];
+    ["Offset of field: MilletRouterBackward::router"]
+        [::std::mem::offset_of!(MilletRouterBackward, router) - 0usize];
+    ["Offset of field: MilletRouterBackward::tokens"]
+        [::std::mem::offset_of!(MilletRouterBackward, tokens) - 32usize];
+    ["Offset of field: MilletRouterBackward::hidden"]
+        [::std::mem::offset_of!(MilletRouterBackward, hidden) - 40usize];
+    ["Offset of field: MilletRouterBackward::aligned"]
+        [::std::mem::offset_of!(MilletRouterBackward, aligned) - 44usize];
+    ["Offset of field: MilletRouterBackward::logits"]
+        [::std::mem::offset_of!(MilletRouterBackward, logits) - 48usize];
+    ["Offset of field: MilletRouterBackward::x"]
+        [::std::mem::offset_of!(MilletRouterBackward, x) - 56usize];
+    ["Offset of field: MilletRouterBackward::weight"]
+        [::std::mem::offset_of!(MilletRouterBackward, weight) - 64usize];
+    ["Offset of field: MilletRouterBackward::ids"]
+        [::std::mem::offset_of!(MilletRouterBackward, ids) - 72usize];
+    ["Offset of field: MilletRouterBackward::weights"]
+        [::std::mem::offset_of!(MilletRouterBackward, weights) - 80usize];
+    ["Offset of field: MilletRouterBackward::lse"]
+        [::std::mem::offset_of!(MilletRouterBackward, lse) - 88usize];
+    ["Offset of field: MilletRouterBackward::counts"]
+        [::std::mem::offset_of!(MilletRouterBackward, counts) - 96usize];
+    ["Offset of field: MilletRouterBackward::weights_grad"]
+        [::std::mem::offset_of!(MilletRouterBackward, weights_grad) - 104usize];
+    ["Offset of field: MilletRouterBackward::aux"]
+        [::std::mem::offset_of!(MilletRouterBackward, aux) - 112usize];
+    ["Offset of field: MilletRouterBackward::z"]
+        [::std::mem::offset_of!(MilletRouterBackward, z) - 116usize];
+    ["Offset of field: MilletRouterBackward::logits_grad"]
+        [::std::mem::offset_of!(MilletRouterBackward, logits_grad) - 120usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MilletDispatch {
@@ -93,6 +196,52 @@ pub struct MilletDispatch {
     pub totals: *mut i32,
     pub sorted: *mut i32,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MilletDispatch"][::std::mem::size_of::<MilletDispatch>() - 136usize];
+    ["Alignment of MilletDispatch"][::std::mem::align_of::<MilletDispatch>() - 8usize];
+    ["Offset of field: MilletDispatch::experts"]
+        [::std::mem::offset_of!(MilletDispatch, experts) - 0usize];
+    ["Offset of field: MilletDispatch::top_k"]
+        [::std::mem::offset_of!(MilletDispatch, top_k) - 4usize];
+    ["Offset of field: MilletDispatch::assignments"]
+        [::std::mem::offset_of!(MilletDispatch, assignments) - 8usize];
+    ["Offset of field: MilletDispatch::tile_assignments"]
+        [::std::mem::offset_of!(MilletDispatch, tile_assignments) - 16usize];
+    ["Offset of field: MilletDispatch::tiles"]
+        [::std::mem::offset_of!(MilletDispatch, tiles) - 24usize];
+    ["Offset of field: MilletDispatch::policy"]
+        [::std::mem::offset_of!(MilletDispatch, policy) - 28usize];
+    ["Offset of field: MilletDispatch::capacity"]
+        [::std::mem::offset_of!(MilletDispatch, capacity) - 32usize];
+    ["Offset of field: MilletDispatch::renormalize_to"]
+        [::std::mem::offset_of!(MilletDispatch, renormalize_to) - 36usize];
+    ["Offset of field: MilletDispatch::max_rows"]
+        [::std::mem::offset_of!(MilletDispatch, max_rows) - 40usize];
+    ["Offset of field: MilletDispatch::tile_rows"]
+        [::std::mem::offset_of!(MilletDispatch, tile_rows) - 48usize];
+    ["Offset of field: MilletDispatch::max_row_tiles"]
+        [::std::mem::offset_of!(MilletDispatch, max_row_tiles) - 52usize];
+    ["Offset of field: MilletDispatch::ids"][::std::mem::offset_of!(MilletDispatch, ids) - 56usize];
+    ["Offset of field: MilletDispatch::weights"]
+        [::std::mem::offset_of!(MilletDispatch, weights) - 64usize];
+    ["Offset of field: MilletDispatch::offsets"]
+        [::std::mem::offset_of!(MilletDispatch, offsets) - 72usize];
+    ["Offset of field: MilletDispatch::row_to_assignment"]
+        [::std::mem::offset_of!(MilletDispatch, row_to_assignment) - 80usize];
+    ["Offset of field: MilletDispatch::assignment_to_row"]
+        [::std::mem::offset_of!(MilletDispatch, assignment_to_row) - 88usize];
+    ["Offset of field: MilletDispatch::row_tiles"]
+        [::std::mem::offset_of!(MilletDispatch, row_tiles) - 96usize];
+    ["Offset of field: MilletDispatch::phases"]
+        [::std::mem::offset_of!(MilletDispatch, phases) - 104usize];
+    ["Offset of field: MilletDispatch::tile_counts"]
+        [::std::mem::offset_of!(MilletDispatch, tile_counts) - 112usize];
+    ["Offset of field: MilletDispatch::totals"]
+        [::std::mem::offset_of!(MilletDispatch, totals) - 120usize];
+    ["Offset of field: MilletDispatch::sorted"]
+        [::std::mem::offset_of!(MilletDispatch, sorted) - 128usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MilletRows {
@@ -109,6 +258,30 @@ pub struct MilletRows {
     pub weights: *const f32,
     pub weights_grad: *mut f32,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MilletRows"][::std::mem::size_of::<MilletRows>() - 80usize];
+    ["Alignment of MilletRows"][::std::mem::align_of::<MilletRows>() - 8usize];
+    ["Offset of field: MilletRows::tokens"][::std::mem::offset_of!(MilletRows, tokens) - 0usize];
+    ["Offset of field: MilletRows::top_k"][::std::mem::offset_of!(MilletRows, top_k) - 8usize];
+    ["Offset of field: MilletRows::hidden"][::std::mem::offset_of!(MilletRows, hidden) - 12usize];
+    ["Offset of field: MilletRows::vectorized"]
+        [::std::mem::offset_of!(MilletRows, vectorized) - 16usize];
+    ["Offset of field: MilletRows::column_vectors"]
+        [::std::mem::offset_of!(MilletRows, column_vectors) - 20usize];
+    ["Offset of field: MilletRows::assignment_to_row"]
+        [::std::mem::offset_of!(MilletRows, assignment_to_row) - 24usize];
+    ["Offset of field: MilletRows::tokens_in"]
+        [::std::mem::offset_of!(MilletRows, tokens_in) - 32usize];
+    ["Offset of field: MilletRows::tokens_out"]
+        [::std::mem::offset_of!(MilletRows, tokens_out) - 40usize];
+    ["Offset of field: MilletRows::rows_in"][::std::mem::offset_of!(MilletRows, rows_in) - 48usize];
+    ["Offset of field: MilletRows::rows_out"]
+        [::std::mem::offset_of!(MilletRows, rows_out) - 56usize];
+    ["Offset of field: MilletRows::weights"][::std::mem::offset_of!(MilletRows, weights) - 64usize];
+    ["Offset of field: MilletRows::weights_grad"]
+        [::std::mem::offset_of!(MilletRows, weights_grad) - 72usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MilletRouterWeightGrad {
@@ -125,6 +298,36 @@ pub struct MilletRouterWeightGrad {
     pub phases: *mut u32,
     pub range_sums: *mut f32,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MilletRouterWeightGrad"][::std::mem::size_of::<MilletRouterWeightGrad>() - 80usize];
+    ["Alignment of MilletRouterWeightGrad"]
+        [::std::mem::align_of::<MilletRouterWeightGrad>() - 8usize];
+    ["Offset of field: MilletRouterWeightGrad::tokens"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, tokens) - 0usize];
+    ["Offset of field: MilletRouterWeightGrad::experts"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, experts) - 8usize];
+    ["Offset of field: MilletRouterWeightGrad::hidden"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, hidden) - 12usize];
+    ["Offset of field: MilletRouterWeightGrad::range_tokens"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, range_tokens) - 16usize];
+    ["Offset of field: MilletRouterWeightGrad::ranges"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, ranges) - 24usize];
+    ["Offset of field: MilletRouterWeightGrad::aligned"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, aligned) - 28usize];
+    ["Offset of field: MilletRouterWeightGrad::accumulate"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, accumulate) - 32usize];
+    ["Offset of field: MilletRouterWeightGrad::logits_grad"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, logits_grad) - 40usize];
+    ["Offset of field: MilletRouterWeightGrad::x"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, x) - 48usize];
+    ["Offset of field: MilletRouterWeightGrad::grad"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, grad) - 56usize];
+    ["Offset of field: MilletRouterWeightGrad::phases"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, phases) - 64usize];
+    ["Offset of field: MilletRouterWeightGrad::range_sums"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, range_sums) - 72usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MilletRouterInputGrad {
@@ -140,3 +343,31 @@ pub struct MilletRouterInputGrad {
     pub rows: *const ::std::os::raw::c_void,
     pub x_grad: *mut ::std::os::raw::c_void,
 }
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MilletRouterInputGrad"][::std::mem::size_of::<MilletRouterInputGrad>() - 72usize];
+    ["Alignment of MilletRouterInputGrad"]
+        [::std::mem::align_of::<MilletRouterInputGrad>() - 8usize];
+    ["Offset of field: MilletRouterInputGrad::tokens"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, tokens) - 0usize];
+    ["Offset of field: MilletRouterInputGrad::experts"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, experts) - 8usize];
+    ["Offset of field: MilletRouterInputGrad::hidden"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, hidden) - 12usize];
+    ["Offset of field: MilletRouterInputGrad::top_k"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, top_k) - 16usize];
+    ["Offset of field: MilletRouterInputGrad::vectorized"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, vectorized) - 20usize];
+    ["Offset of field: MilletRouterInputGrad::weight_aligned"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, weight_aligned) - 24usize];
+    ["Offset of field: MilletRouterInputGrad::logits_grad"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, logits_grad) - 32usize];
+    ["Offset of field: MilletRouterInputGrad::weight"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, weight) - 40usize];
+    ["Offset of field: MilletRouterInputGrad::assignment_to_row"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, assignment_to_row) - 48usize];
+    ["Offset of field: MilletRouterInputGrad::rows"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, rows) - 56usize];
+    ["Offset of field: MilletRouterInputGrad::x_grad"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, x_grad) - 64usize];
+};

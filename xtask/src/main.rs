@@ -1,17 +1,22 @@
 //! What a contributor types: `cargo xtask <task>`.
 
+mod bindings;
 mod conformance;
+mod wheels;
 
 use std::env;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 const USAGE: &str = "\
 Usage: cargo xtask <task>
 
   test         every test of the workspace, doc-tests and examples; ends with their number
-  check        rustfmt, clippy and rustdoc, warnings as errors
+  check        rustfmt, clippy and rustdoc, warnings as errors, with and without CUDA; src/cuda/sys.rs is not stale
   ci           check, then test
+  nvcc         the CUDA compiler: the machine's own, else from PyPI into target; test and check begin with it
+  bindings     src/cuda/sys.rs from csrc/params.h
   bench        the benches (arguments after it go to criterion)
   conformance  CUTLASS, CuTe, CUB and Triton kernels on the emulator; installs them below target (arguments: cub, gemm, triton)";
 
@@ -23,13 +28,15 @@ fn main() -> ExitCode {
         (Some("test"), true) => test(),
         (Some("check"), true) => check(),
         (Some("ci"), true) => check().and_then(|()| test()),
+        (Some("nvcc"), true) => wheels::nvcc().map(|nvcc| println!("{}", nvcc.display())),
+        (Some("bindings"), true) => bindings::bindings(),
         (Some("bench"), _) => bench(&rest),
         (Some("conformance"), _) => conformance::conformance(&rest),
         (Some("help" | "--help" | "-h"), _) => {
             println!("{USAGE}");
             Ok(())
         }
-        (Some(task @ ("test" | "check" | "ci")), false) => Err(format!(
+        (Some(task @ ("test" | "check" | "ci" | "nvcc" | "bindings")), false) => Err(format!(
             "`{task}` takes no arguments, but was given `{}`\n\n{USAGE}",
             rest.join(" ")
         )),
@@ -62,16 +69,51 @@ fn run(command: &mut Command) -> Result<(), String> {
     }
 }
 
+/// Where cargo builds.
+fn target_directory() -> Result<PathBuf, String> {
+    let output = cargo()
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+        ])
+        .output()
+        .map_err(|error| format!("cargo metadata: {error}"))?;
+    let metadata = String::from_utf8_lossy(&output.stdout);
+    let path = metadata
+        .split_once("\"target_directory\":\"")
+        .and_then(|(_, rest)| rest.split_once('"'));
+    path.map(|(path, _)| PathBuf::from(path.replace("\\\\", "\\")))
+        .ok_or("cargo metadata says no target directory".into())
+}
+
+const CUDA: [&str; 2] = ["--features", "millet/cuda"];
+
+/// Cargo with CUDA: kernels for the oldest architecture only, which is what the emulator runs and what takes the least time,
+/// and the compiler's warnings as errors.
+fn cargo_with_cuda() -> Command {
+    let mut command = cargo();
+    if env::var_os("MILLET_CUDA_ARCHS").is_none() {
+        command.env("MILLET_CUDA_ARCHS", "80");
+    }
+    command.env("MILLET_CUDA_WERROR", "1");
+    command
+}
+
 /// Runs every test, and counts them by the summary line of each test program.
 fn test() -> Result<(), String> {
+    wheels::nvcc()?;
     let (mut passed, mut failed, mut ignored) = (0, 0, 0);
     let mut ok = true;
     // The first builds the examples as programs, which a test runs; the second runs the tests inside examples, and each bench
     // once.
     for arguments in [&[][..], &["--examples", "--benches"]] {
-        let mut command = cargo();
+        let mut command = cargo_with_cuda();
         command
             .args(["test", "--workspace", "--no-fail-fast"])
+            .args(CUDA)
             .args(arguments);
         eprintln!("$ {command:?}");
         let mut child = command
@@ -111,16 +153,15 @@ fn test() -> Result<(), String> {
 
 fn check() -> Result<(), String> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
-    run(cargo().args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
-    run(cargo()
+    bindings::check()?;
+    wheels::nvcc()?;
+    let clippy = ["clippy", "--workspace", "--all-targets"];
+    let deny = ["--", "-D", "warnings"];
+    run(cargo_with_cuda().args(clippy).args(CUDA).args(deny))?;
+    run(cargo().args(clippy).args(deny))?;
+    run(cargo_with_cuda()
         .args(["doc", "--workspace", "--no-deps"])
+        .args(CUDA)
         .env("RUSTDOCFLAGS", "-D warnings"))
 }
 
