@@ -23,6 +23,12 @@ mod cuda {
     /// The architectures that a build has code for unless told otherwise; those that nvcc does not know are left out.
     const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "100", "120"];
 
+    /// Compute capability 8.0 has what the kernels use: bf16, tensor cores for it, asynchronous copies, warp-wide reductions.
+    const OLDEST: u32 = 80;
+
+    /// The first nvcc that has all of it, and is tried.
+    const OLDEST_NVCC: (u32, u32) = (12, 4);
+
     const HOW_TO_GET_NVCC: &str = "\
 millet: the feature `cuda` needs the CUDA compiler, nvcc 12.4 or later, and none was found. Any of these helps:
   - install the CUDA toolkit and put its bin folder on PATH, or set CUDA_HOME or NVCC;
@@ -37,7 +43,6 @@ Without the feature `cuda` nothing of CUDA is needed.";
             "NVCC",
             "CUDA_HOME",
             "CUDA_PATH",
-            "PATH",
             "MILLET_CUDA_ARCHS",
             "CUDA_COMPUTE_CAP",
             "MILLET_CUDA_WERROR",
@@ -58,7 +63,10 @@ Without the feature `cuda` nothing of CUDA is needed.";
             }
             return write(&out.join("ptxas.txt"), "");
         }
-        let nvcc = find_nvcc(&out).ok_or(HOW_TO_GET_NVCC)?;
+        let nvcc = find_nvcc(&out)?;
+        // Not PATH itself: it differs between a shell and an editor, and kernels take long.
+        println!("cargo:rerun-if-changed={}", nvcc.display());
+        check_version(&nvcc)?;
         let architectures = architectures(&nvcc)?;
         let logs = compile_all(&nvcc, &sources, &architectures, &out)?;
         write(&out.join("ptxas.txt"), &logs)
@@ -79,25 +87,55 @@ Without the feature `cuda` nothing of CUDA is needed.";
         Ok(sources)
     }
 
-    fn find_nvcc(out: &Path) -> Option<PathBuf> {
-        if let Some(nvcc) = env::var_os("NVCC") {
-            return Some(nvcc.into());
-        }
+    fn find_nvcc(out: &Path) -> Result<PathBuf, String> {
         let name = format!("nvcc{}", env::consts::EXE_SUFFIX);
+        let path = env::var_os("PATH").unwrap_or_default();
+        if let Some(nvcc) = env::var_os("NVCC") {
+            let nvcc = PathBuf::from(nvcc);
+            return [nvcc.clone()]
+                .into_iter()
+                .chain(env::split_paths(&path).map(|folder| folder.join(&nvcc)))
+                .find(|candidate| candidate.is_file())
+                .ok_or_else(|| format!("millet: NVCC={}: there is no such file", nvcc.display()));
+        }
+        let mut folders: Vec<PathBuf> = Vec::new();
         let toolkits = ["CUDA_HOME", "CUDA_PATH"]
             .into_iter()
-            .filter_map(env::var_os)
-            .map(|toolkit| Path::new(&toolkit).join("bin"));
-        let path = env::var_os("PATH").unwrap_or_default();
+            .filter_map(env::var_os);
+        folders.extend(toolkits.map(|toolkit| Path::new(&toolkit).join("bin")));
+        folders.extend(env::split_paths(&path));
         // Where xtask puts the wheels of PyPI: beside the profile's folder that this build is in.
-        let fetched = out
-            .ancestors()
-            .map(|folder| folder.join("cuda-toolkit/nvidia/cu13/bin"));
-        toolkits
-            .chain(env::split_paths(&path))
-            .chain(fetched)
+        let fetched = "cuda-toolkit/nvidia/cu13/bin";
+        folders.extend(out.ancestors().map(|folder| folder.join(fetched)));
+        folders
+            .into_iter()
             .map(|folder| folder.join(&name))
             .find(|candidate| candidate.is_file())
+            .ok_or_else(|| HOW_TO_GET_NVCC.into())
+    }
+
+    fn check_version(nvcc: &Path) -> Result<(), String> {
+        let output = run(Command::new(nvcc).arg("--version"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = text
+            .split_once("release ")
+            .and_then(|(_, rest)| rest.split(',').next()?.split_once('.'))
+            .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+        match version {
+            None => Err(format!(
+                "millet: {} --version does not say a release of nvcc:\n{text}",
+                nvcc.display()
+            )),
+            Some(version) if version < OLDEST_NVCC => Err(format!(
+                "millet: {} is nvcc {}.{}, but the kernels need {}.{} or later; NVCC or CUDA_HOME can point to another",
+                nvcc.display(),
+                version.0,
+                version.1,
+                OLDEST_NVCC.0,
+                OLDEST_NVCC.1
+            )),
+            Some(_) => Ok(()),
+        }
     }
 
     /// What to compile for: `MILLET_CUDA_ARCHS` (`80,90a`), else `CUDA_COMPUTE_CAP` (`80` or `8.0`), else all that nvcc knows.
@@ -126,9 +164,19 @@ Without the feature `cuda` nothing of CUDA is needed.";
                 })
                 .filter(|part| !part.is_empty())
                 .collect();
+            let number = |part: &str| {
+                let digits = part.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+                digits.parse::<u32>().ok()
+            };
+            let too_old = |part: &&String| number(part).is_some_and(|n| (10..OLDEST).contains(&n));
+            if let Some(part) = list.iter().find(too_old) {
+                return Err(format!(
+                    "millet: {variable}={text}: the kernels need compute capability 8.0 or later, `{part}` is older"
+                ));
+            }
             match list.iter().find(|part| !is_known(part)) {
                 Some(part) => Err(format!(
-                    "millet: {variable}={text}: `{part}` is none of the architectures of {}: {}",
+                    "millet: {variable}={text}: `{part}` is none of the architectures that {} compiles for: {}",
                     nvcc.display(),
                     known.join(", ")
                 )),
@@ -195,20 +243,10 @@ Without the feature `cuda` nothing of CUDA is needed.";
         architectures: &[String],
         out: &Path,
     ) -> Result<String, String> {
-        let compiler = cc::Build::new()
-            .cuda(true)
-            .compiler(nvcc)
-            .no_default_flags(true)
-            .warnings(false)
-            .extra_warnings(false)
-            .cargo_metadata(false)
-            .try_get_compiler()
-            .map_err(|error| format!("millet: {}: {error}", nvcc.display()))?;
         let target = out
             .join(source.file_stem().unwrap_or_default())
             .with_extension("fatbin");
-        let mut command = Command::new(compiler.path());
-        command.args(compiler.args());
+        let mut command = Command::new(nvcc);
         command.args(["-std=c++17", "-O3", "-I", "csrc"]);
         // What is one rounding and what is two is part of the definition: a fused multiply-add is written as one.
         command.arg("--fmad=false");
@@ -231,21 +269,25 @@ Without the feature `cuda` nothing of CUDA is needed.";
         Ok(log)
     }
 
+    /// What a program says when it succeeds; what it says is the error when it does not.
     fn run(command: &mut Command) -> Result<Output, String> {
-        let output = command.output().map_err(|error| {
-            format!(
-                "millet: {}: {error}",
-                Path::new(command.get_program()).display()
-            )
-        })?;
+        let program = Path::new(command.get_program()).display().to_string();
+        let output = command
+            .output()
+            .map_err(|error| format!("millet: {program}: {error}"))?;
         if output.status.success() {
             return Ok(output);
         }
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with("ptxas info"))
+            .collect();
         Err(format!(
-            "millet: {command:?}: {}\n{}{}",
+            "millet: {program}: {}\n{}",
             output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
+            lines.join("\n")
         ))
     }
 }
