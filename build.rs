@@ -263,7 +263,8 @@ Without the feature `cuda` nothing of CUDA is needed.";
         command.arg("-fatbin").arg(source).arg("-o").arg(&target);
         let output = run(&mut command)?;
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
-        for line in log.lines().filter(|line| line.contains("warning")) {
+        let is_warning = |line: &&str| line.contains("warning") && !line.starts_with("Remark");
+        for line in log.lines().filter(is_warning) {
             println!("cargo:warning={line}");
         }
         Ok(log)

@@ -6,7 +6,7 @@ use millet::{Capacity, DropPolicy, Element, Keep, MoeConfig, MoeLayer, ScoreFunc
 use crate::generate::{SCORES, base};
 use crate::harness::{Outcome, Problem, TestBackend, run, run_with};
 
-backend_tests!(
+layer_tests!(
     threads_change_no_bit,
     repeats_change_no_bit,
     larger_memory_changes_no_bit,
@@ -64,7 +64,7 @@ fn threads_change_no_bit<B: TestBackend>() {
             }
         }
     }
-    check::<B, f64, f64>();
+    check::<B, B::Exact, B::Exact>();
     check::<B, f32, f32>();
     check::<B, bf16, f32>();
 }

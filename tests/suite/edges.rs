@@ -1,17 +1,24 @@
 //! Sizes 0 and 1, nothing kept, everything in one place, values that are not numbers.
 
 use millet::{
-    Capacity, DropPolicy, Keep, Losses, MoeConfig, MoeLayer, Renormalize, WeightGrad, half::bf16,
+    Capacity, Cpu, DropPolicy, Keep, Losses, MoeConfig, MoeLayer, Renormalize, WeightGrad,
+    half::bf16,
 };
 
 use crate::generate::{POLICIES, Rng, RoutingKind, SCORES, base, capacities};
 use crate::harness::{
-    Outcome, Problem, RouterOutcome, Tensor, TestBackend, dispatch, route, route_backward, run,
-    run_with,
+    F32, Outcome, Problem, RouterOutcome, Tensor, TestBackend, assert_right, dispatch, route,
+    route_backward, run, run_with, scratch,
 };
 use crate::oracle::Oracle;
 
 backend_tests!(
+    bad_rows_are_left_out,
+    sentinels_in_router_backward,
+    nothing_to_route,
+);
+
+layer_tests!(
     no_tokens,
     one_token,
     one_token_among_a_thousand_experts,
@@ -20,9 +27,7 @@ backend_tests!(
     capacity_zero_drops_all,
     capacity_of_all_tokens_drops_nothing,
     a_bad_token_spoils_no_other,
-    bad_rows_are_left_out,
     sentinels_take_part_in_nothing,
-    sentinels_in_router_backward,
 );
 
 fn assert_zeros(values: &[f64], what: &str) {
@@ -38,14 +43,14 @@ fn assert_finite(outcome: &Outcome, what: &str) {
     }
 }
 
-fn assert_matches_oracle(config: &MoeConfig, problem: &Problem, got: &Outcome) {
+fn assert_matches_oracle<B: TestBackend>(config: &MoeConfig, problem: &Problem, got: &Outcome) {
+    let problem = &problem.rounded::<B::Exact, B::Exact>();
     let want = Oracle::exact(config).layer(problem, 1.0);
     got.assert_same_routing(&want, "edge");
-    for ((name, got), (_, want)) in got.floats().into_iter().zip(want.floats()) {
-        for (got, want) in got.iter().zip(want) {
-            let close = (got - want).abs() < 1e-12 * want.abs().max(1.0);
-            assert!(close, "{name}: {got} instead of {want}");
-        }
+    let same = run::<Cpu, f32, f32>(config, problem, Keep::Hidden, 1.0);
+    let fields = got.floats().into_iter().zip(want.floats());
+    for (((name, got), (_, want)), (_, same)) in fields.zip(same.floats()) {
+        assert_right::<B>(got, want, || same.to_vec(), 1e-12, name);
     }
 }
 
@@ -86,8 +91,8 @@ fn one_token<B: TestBackend>() {
                 .build()
                 .unwrap();
             let problem = Problem::random(&config, 1, 2);
-            let outcome = run::<B, f64, f64>(&config, &problem, Keep::Hidden, 1.0);
-            assert_matches_oracle(&config, &problem, &outcome);
+            let outcome = run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 1.0);
+            assert_matches_oracle::<B>(&config, &problem, &outcome);
         }
     }
 }
@@ -100,9 +105,65 @@ fn one_token_among_a_thousand_experts<B: TestBackend>() {
             .unwrap();
         for tokens in [1, 40] {
             let problem = Problem::random(&config, tokens, 3);
-            let outcome = run::<B, f64, f64>(&config, &problem, Keep::Hidden, 1.0);
-            assert_matches_oracle(&config, &problem, &outcome);
+            let outcome = run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 1.0);
+            assert_matches_oracle::<B>(&config, &problem, &outcome);
         }
+    }
+}
+
+/// T = 0 through every operation of routing; nothing is launched for nothing, and what has a size of its own is written.
+fn nothing_to_route<B: TestBackend>() {
+    for capacity in capacities(1.0) {
+        let mut builder = base(5, 3, 4, 2);
+        if let Some(capacity) = capacity {
+            builder = builder.capacity(capacity);
+        }
+        let config = builder.build().unwrap();
+        let routed = route::<B, f32>(&config, &[], None);
+        assert!(routed.ids.is_empty() && routed.lse.is_empty());
+        assert_eq!(routed.counts, [0; 4]);
+        assert_zeros(&routed.stats, "statistics");
+        assert!(route_backward::<B, f32>(&config, &[], &routed, &[], &[], 1.0).is_empty());
+        let backend = &B::create();
+        let (plan, weights) = dispatch::<B, f32>(backend, &config, &[], &[]);
+        assert!(weights.is_empty());
+        assert_eq!(plan.offsets.read(backend), [0; 5]);
+        let empty = Tensor::<B, f32>::new(backend, &[]);
+        let [mut a, mut b] = [(); 2].map(|()| Tensor::<B, f32>::new(backend, &[]));
+        let map = plan.map();
+        backend
+            .permute::<f32>(&config, 0, empty.view(), map, a.view_mut())
+            .unwrap();
+        backend
+            .unpermute::<f32>(&config, 0, empty.view(), empty.view(), map, a.view_mut())
+            .unwrap();
+        backend
+            .unpermute_backward::<f32>(
+                &config,
+                0,
+                empty.view(),
+                empty.view(),
+                empty.view(),
+                map,
+                a.view_mut(),
+                b.view_mut(),
+            )
+            .unwrap();
+        // The router's weight gradient has a size of its own: zeros, over garbage.
+        let mut grad = Tensor::<B, f32>::garbage(backend, 4 * 5);
+        let mut scratch = scratch::<B, f32>(backend, &config, 0);
+        let target = WeightGrad::Overwrite(grad.view_mut());
+        backend
+            .router_weight_grad::<f32, f32>(
+                &config,
+                0,
+                empty.view(),
+                empty.view(),
+                target,
+                scratch.view_mut(),
+            )
+            .unwrap();
+        assert_zeros(&grad.to_f64(backend), "router gradient");
     }
 }
 
@@ -128,14 +189,14 @@ fn all_tokens_to_the_same_experts<B: TestBackend>() {
         }
         let config = builder.build().unwrap();
         let problem = herd(&config, 300);
-        let outcome = run::<B, f64, f64>(&config, &problem, Keep::Hidden, 1.0);
+        let outcome = run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 1.0);
         assert!(outcome.ids.chunks_exact(2).all(|ids| ids == [0, 1]));
         let each = if capacity.is_some() { 90 } else { 300 };
         assert_eq!(
             outcome.offsets,
             [0, each, 2 * each, 2 * each, 2 * each, 2 * each, 2 * each]
         );
-        assert_matches_oracle(&config, &problem, &outcome);
+        assert_matches_oracle::<B>(&config, &problem, &outcome);
     }
 }
 
@@ -162,16 +223,16 @@ fn capacity_zero_drops_all<B: TestBackend>() {
                     .build()
                     .unwrap();
                 let problem = Problem::random(&config, 20, 3);
-                let outcome = run::<B, f64, f64>(&config, &problem, Keep::Hidden, 1.0);
+                let outcome = run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 1.0);
                 assert_finite(&outcome, "everything dropped");
                 assert_eq!(outcome.offsets, [0; 7]);
                 assert_zeros(&outcome.output, "output");
                 assert_zeros(&outcome.gate_up_grad, "gate_up gradient");
                 assert_zeros(&outcome.down_grad, "down gradient");
                 // The losses do not know of dropping.
-                assert_matches_oracle(&config, &problem, &outcome);
+                assert_matches_oracle::<B>(&config, &problem, &outcome);
                 assert!(outcome.router_grad.iter().any(|g| g.abs() > 1e-4));
-                let quiet = run::<B, f64, f64>(&config, &problem, Keep::Hidden, 0.0);
+                let quiet = run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 0.0);
                 let still = |values: &[f64]| values.iter().all(|&g| g == 0.0);
                 assert!(still(&quiet.router_grad) && still(&quiet.x_grad));
             }
@@ -217,8 +278,8 @@ fn a_bad_token_spoils_no_other<B: TestBackend>() {
             bad.x[7 * 4 + 1] = bad_value;
             // Nothing comes back through the bad token, so that its rows do not reach the weights.
             let (a, b) = (
-                run::<B, f64, f64>(&config, &good, Keep::Hidden, 1.0),
-                run::<B, f64, f64>(&config, &bad, Keep::Hidden, 1.0),
+                run::<B, B::Exact, B::Exact>(&config, &good, Keep::Hidden, 1.0),
+                run::<B, B::Exact, B::Exact>(&config, &bad, Keep::Hidden, 1.0),
             );
             let mut ids = b.ids[14..16].to_vec();
             ids.sort();
@@ -237,7 +298,7 @@ fn a_bad_token_spoils_no_other<B: TestBackend>() {
                 ] {
                     for (a, b) in a[t * 4..t * 4 + 4].iter().zip(&b[t * 4..t * 4 + 4]) {
                         assert!(
-                            (a - b).abs() < 1e-13,
+                            (a - b).abs() < B::tolerance(1e-13, F32),
                             "{field} of token {t}, {name}: {a} {b}"
                         );
                     }
@@ -255,9 +316,9 @@ fn a_bad_token_spoils_no_other<B: TestBackend>() {
                 );
             }
             let layer = MoeLayer::new(B::create(), config);
-            let mut saved = layer.saved::<f64>(20, Keep::Hidden).unwrap();
-            let mut workspace = layer.workspace::<f64>(20, Keep::Hidden).unwrap();
-            run_with::<B, f64, f64>(&layer, &bad, &mut saved, &mut workspace, 1.0);
+            let mut saved = layer.saved::<B::Exact>(20, Keep::Hidden).unwrap();
+            let mut workspace = layer.workspace::<B::Exact>(20, Keep::Hidden).unwrap();
+            run_with::<B, B::Exact, B::Exact>(&layer, &bad, &mut saved, &mut workspace, 1.0);
             let diagnostics = layer.diagnostics(&saved).unwrap();
             assert_eq!(diagnostics.bad_rows, 1, "{name}");
             assert!(diagnostics.entropy.is_finite() && diagnostics.top1_share.is_finite());
@@ -343,7 +404,7 @@ fn sentinels_take_part_in_nothing<B: TestBackend>() {
     let sentinel = |a: usize| !(0..experts as i32).contains(&ids[a]);
     assert!((0..ids.len()).filter(|&a| sentinel(a)).count() > 20);
 
-    let (plan, weights) = dispatch::<B, f64>(backend, &config, &ids, &weights);
+    let (plan, weights) = dispatch::<B, B::Exact>(backend, &config, &ids, &weights);
     let to_row = plan.assignment_to_row.read(backend);
     assert!((0..ids.len()).all(|a| !sentinel(a) || to_row[a] == -1));
     // They take no capacity: each expert keeps its first C real assignments.
@@ -355,20 +416,22 @@ fn sentinels_take_part_in_nothing<B: TestBackend>() {
         }
     }
 
-    let device = |values: &[f64]| Tensor::<B, f64>::new(backend, values);
+    let device = |values: &[f64]| Tensor::<B, B::Exact>::from_f64(backend, values);
     let (x, output_grad) = (device(&problem.x), device(&problem.output_grad));
     let (gate_up, down) = (device(&problem.gate_up), device(&problem.down));
     let weights = device(&weights);
     let rows = config.max_rows(tokens);
-    let mut scratch =
-        Tensor::<B, f64>::garbage(backend, backend.scratch_elements::<f64>(&config, tokens));
-    let mut h = Tensor::<B, f64>::garbage(backend, rows * 2 * inner);
-    let mut a = Tensor::<B, f64>::garbage(backend, rows * inner);
-    let mut output = Tensor::<B, f64>::garbage(backend, tokens * hidden);
-    let mut weights_grad = Tensor::<B, f64>::garbage(backend, tokens * top_k);
-    let mut down_grad = Tensor::<B, f64>::garbage(backend, problem.down.len());
+    let mut scratch = Tensor::<B, B::Exact>::garbage(
+        backend,
+        backend.scratch_elements::<B::Exact>(&config, tokens),
+    );
+    let mut h = Tensor::<B, B::Exact>::garbage(backend, rows * 2 * inner);
+    let mut a = Tensor::<B, B::Exact>::garbage(backend, rows * inner);
+    let mut output = Tensor::<B, B::Exact>::garbage(backend, tokens * hidden);
+    let mut weights_grad = Tensor::<B, B::Exact>::garbage(backend, tokens * top_k);
+    let mut down_grad = Tensor::<B, B::Exact>::garbage(backend, problem.down.len());
     backend
-        .experts_up::<f64>(
+        .experts_up::<B::Exact>(
             &config,
             tokens,
             x.view(),
@@ -380,7 +443,7 @@ fn sentinels_take_part_in_nothing<B: TestBackend>() {
         )
         .unwrap();
     backend
-        .experts_down::<f64>(
+        .experts_down::<B::Exact>(
             &config,
             tokens,
             a.view(),
@@ -392,7 +455,7 @@ fn sentinels_take_part_in_nothing<B: TestBackend>() {
         )
         .unwrap();
     backend
-        .experts_down_backward::<f64>(
+        .experts_down_backward::<B::Exact>(
             &config,
             tokens,
             output_grad.view(),
@@ -406,7 +469,7 @@ fn sentinels_take_part_in_nothing<B: TestBackend>() {
         )
         .unwrap();
     backend
-        .experts_down_weight_grad::<f64>(
+        .experts_down_weight_grad::<B::Exact>(
             &config,
             tokens,
             output_grad.view(),
@@ -416,8 +479,8 @@ fn sentinels_take_part_in_nothing<B: TestBackend>() {
             scratch.view_mut(),
         )
         .unwrap();
-    let output = output.read(backend);
-    let weights_grad = weights_grad.read(backend);
+    let output = output.to_f64(backend);
+    let weights_grad = weights_grad.to_f64(backend);
     for t in 0..tokens {
         let kept = (t * top_k..(t + 1) * top_k).any(|a| to_row[a] >= 0);
         let own = &output[t * hidden..(t + 1) * hidden];
@@ -432,7 +495,7 @@ fn sentinels_take_part_in_nothing<B: TestBackend>() {
             false => assert_eq!(g.to_bits(), 0, "gradient of a lost assignment"),
         }
     }
-    assert!(down_grad.read(backend).iter().all(|g| g.is_finite()));
+    assert!(down_grad.to_f64(backend).iter().all(|g| g.is_finite()));
 }
 
 fn sentinels_in_router_backward<B: TestBackend>() {
@@ -442,7 +505,7 @@ fn sentinels_in_router_backward<B: TestBackend>() {
             .build()
             .unwrap();
         let logits = [0.5, -0.3, 1.2, 0.1, 0.9];
-        let routed = route::<B, f64>(&config, &logits, None);
+        let routed = route::<B, B::Exact>(&config, &logits, None);
         assert_eq!(routed.ids, [2, 4]);
         // With both choices gone nothing is left of the gradient, whatever weights and gradients hold.
         for outside in [-1, 5, i32::MAX, i32::MIN] {
@@ -450,7 +513,7 @@ fn sentinels_in_router_backward<B: TestBackend>() {
                 ids: vec![outside; 2],
                 ..routed.clone()
             };
-            let grad = route_backward::<B, f64>(
+            let grad = route_backward::<B, B::Exact>(
                 &config,
                 &logits,
                 &gone,
@@ -468,11 +531,23 @@ fn sentinels_in_router_backward<B: TestBackend>() {
             ids: vec![2, -1],
             ..routed.clone()
         };
-        let grad =
-            route_backward::<B, f64>(&config, &logits, &half, &routed.weights, &[0.7, 9.9], 1.0);
+        let grad = route_backward::<B, B::Exact>(
+            &config,
+            &logits,
+            &half,
+            &routed.weights,
+            &[0.7, 9.9],
+            1.0,
+        );
         assert!(grad[2].abs() > 1e-3 && grad.iter().all(|g| g.is_finite()));
-        let again =
-            route_backward::<B, f64>(&config, &logits, &half, &routed.weights, &[0.7, -5.0], 1.0);
+        let again = route_backward::<B, B::Exact>(
+            &config,
+            &logits,
+            &half,
+            &routed.weights,
+            &[0.7, -5.0],
+            1.0,
+        );
         assert_eq!(
             grad, again,
             "{score_function:?}: what a sentinel's weight gradient is does not matter"

@@ -12,9 +12,14 @@ use millet::{
 use crate::harness::{Outcome, Problem, Tensor, TestBackend, dispatch, run};
 
 backend_tests!(
-    every_tensor_of_every_operation_has_its_length_checked,
-    absurd_numbers_of_tokens_are_refused,
+    every_tensor_of_routing_has_its_length_checked,
+    absurd_numbers_of_tokens_are_refused_in_routing,
     a_selection_bias_needs_a_sigmoid,
+);
+
+layer_tests!(
+    every_tensor_of_the_experts_has_its_length_checked,
+    absurd_numbers_of_tokens_are_refused,
     the_layer_checks_before_it_writes,
     a_pass_in_too_little_memory_is_refused,
     backward_needs_what_forward_kept,
@@ -91,8 +96,8 @@ fn map<B: TestBackend>([offsets, rows, assignments, tiles]: &[Tensor<B, i32>; 4]
 
 type Operation<B> = (&'static str, fn(&B, &MoeConfig, &mut Lengths) -> Result<()>);
 
-/// Every operation on tensors of the lengths it is told.
-fn operations<B: TestBackend>() -> Vec<Operation<B>> {
+/// Every operation of routing, on tensors of the lengths it is told.
+fn routing<B: TestBackend>() -> Vec<Operation<B>> {
     vec![
         ("router forward", |b, c, l| router_forward(b, c, l, false)),
         ("router forward", |b, c, l| router_forward(b, c, l, true)),
@@ -223,6 +228,12 @@ fn operations<B: TestBackend>() -> Vec<Operation<B>> {
                 weights_grad.view_mut(),
             )
         }),
+    ]
+}
+
+/// The same for the experts.
+fn experts<B: TestBackend>() -> Vec<Operation<B>> {
+    vec![
         ("experts up", |b, c, l| {
             let plan = l.plan(b, c);
             let (x, gate_up) = (l.floats(b, "x", 15), l.floats(b, "gate_up", 48));
@@ -371,10 +382,18 @@ fn router_forward<B: TestBackend>(
     b.router_forward::<f32, f32>(c, l.tokens, input, output, scratch.view_mut())
 }
 
-fn every_tensor_of_every_operation_has_its_length_checked<B: TestBackend>() {
+fn every_tensor_of_routing_has_its_length_checked<B: TestBackend>() {
+    assert!(check_lengths::<B>(routing()) > 200);
+}
+
+fn every_tensor_of_the_experts_has_its_length_checked<B: TestBackend>() {
+    assert!(check_lengths::<B>(experts()) > 150);
+}
+
+fn check_lengths<B: TestBackend>(operations: Vec<Operation<B>>) -> usize {
     let (backend, config) = (B::create(), config());
     let mut cases = 0;
-    for (name, operation) in operations::<B>() {
+    for (name, operation) in operations {
         let mut lengths = Lengths {
             tokens: TOKENS,
             ..Lengths::default()
@@ -431,12 +450,33 @@ fn every_tensor_of_every_operation_has_its_length_checked<B: TestBackend>() {
             }
         }
     }
-    assert!(cases > 300, "{cases}");
+    cases
+}
+
+fn absurd_numbers_of_tokens_are_refused_in_routing<B: TestBackend>() {
+    check_absurd_numbers::<B>(routing());
 }
 
 fn absurd_numbers_of_tokens_are_refused<B: TestBackend>() {
+    check_absurd_numbers::<B>(experts());
+    let layer = MoeLayer::new(B::create(), config());
+    for tokens in [1 << 30, usize::MAX] {
+        let (saved, workspace) = (
+            layer.saved::<f32>(tokens, Keep::Hidden).err().unwrap(),
+            layer.workspace::<f32>(tokens, Keep::Hidden).err().unwrap(),
+        );
+        for error in [saved, workspace] {
+            let Error::TooManyTokens { given, limit, .. } = error else {
+                panic!("{error}");
+            };
+            assert_eq!((given, limit), (tokens, i32::MAX as usize / 2));
+        }
+    }
+}
+
+fn check_absurd_numbers<B: TestBackend>(operations: Vec<Operation<B>>) {
     let (backend, config) = (B::create(), config());
-    for (name, operation) in operations::<B>() {
+    for (name, operation) in operations {
         for tokens in [TOKENS + 1, 1 << 30, 1 << 62, usize::MAX / 2, usize::MAX] {
             let result = operation(
                 &backend,
@@ -454,24 +494,11 @@ fn absurd_numbers_of_tokens_are_refused<B: TestBackend>() {
             assert!(refused, "{name}, {tokens} tokens: {result:?}");
         }
     }
-    let layer = MoeLayer::new(B::create(), config);
-    for tokens in [1 << 30, usize::MAX] {
-        let (saved, workspace) = (
-            layer.saved::<f32>(tokens, Keep::Hidden).err().unwrap(),
-            layer.workspace::<f32>(tokens, Keep::Hidden).err().unwrap(),
-        );
-        for error in [saved, workspace] {
-            let Error::TooManyTokens { given, limit, .. } = error else {
-                panic!("{error}");
-            };
-            assert_eq!((given, limit), (tokens, i32::MAX as usize / 2));
-        }
-    }
 }
 
 fn a_selection_bias_needs_a_sigmoid<B: TestBackend>() {
     let softmax = MoeConfig::builder(3, 2, 4, 2).build().unwrap();
-    for (name, operation) in operations::<B>().into_iter().take(3) {
+    for (name, operation) in routing::<B>().into_iter().take(3) {
         let mut lengths = Lengths {
             tokens: TOKENS,
             ..Lengths::default()

@@ -3,7 +3,7 @@
 use millet::{AuxScale, Capacity, Losses, MoeConfig, Renormalize, ScoreFunction};
 
 use crate::generate::{POLICIES, SCORES};
-use crate::harness::{TestBackend, dispatch, route, route_backward};
+use crate::harness::{F32, TestBackend, dispatch, route, route_backward};
 
 backend_tests!(
     losses_and_weights,
@@ -15,6 +15,9 @@ backend_tests!(
 /// T = 3, E = 4, K = 2.
 const LOGITS: [f64; 12] = [0.0, 1.0, 2.0, 3.0, 1.0, 0.5, -1.0, 0.0, 2.0, 2.0, -3.0, 1.0];
 
+/// Relative error of a few roundings of f32.
+const F32_DIGITS: f64 = 4.0 * f32::EPSILON as f64;
+
 fn loss_config(aux: f64, z: f64) -> MoeConfig {
     MoeConfig::builder(1, 1, 4, 2)
         .losses(Losses::new(aux, z))
@@ -22,9 +25,9 @@ fn loss_config(aux: f64, z: f64) -> MoeConfig {
         .unwrap()
 }
 
-/// Within half a unit of the last printed digit.
+/// Within half a unit of the last printed digit; in f32 and four of its own last digit.
 #[track_caller]
-fn assert_printed(values: &[f64], printed: &[&str]) {
+fn assert_printed<B: TestBackend>(values: &[f64], printed: &[&str]) {
     assert_eq!(values.len(), printed.len());
     for (&value, text) in values.iter().zip(printed) {
         let (digits, exponent) = text.split_once('e').unwrap_or((text, "0"));
@@ -33,8 +36,9 @@ fn assert_printed(values: &[f64], printed: &[&str]) {
             .map_or(0, |(_, tail)| tail.len() as i32);
         let unit = 10f64.powi(exponent.parse::<i32>().unwrap() - decimals);
         let expected: f64 = text.parse().unwrap();
+        let tolerance = 0.5001 * unit + B::tolerance(0.0, F32_DIGITS) * expected.abs();
         assert!(
-            (value - expected).abs() <= 0.5001 * unit,
+            (value - expected).abs() <= tolerance,
             "{value} is not {text}"
         );
     }
@@ -42,9 +46,9 @@ fn assert_printed(values: &[f64], printed: &[&str]) {
 
 fn losses_and_weights<B: TestBackend>() {
     let config = loss_config(1e-2, 1e-3);
-    let routed = route::<B, f64>(&config, &LOGITS, None);
+    let routed = route::<B, B::Exact>(&config, &LOGITS, None);
     assert_eq!(routed.ids, [3, 2, 0, 1, 0, 1]);
-    assert_printed(
+    assert_printed::<B>(
         &routed.weights,
         &[
             ".731058579",
@@ -56,12 +60,12 @@ fn losses_and_weights<B: TestBackend>() {
         ],
     );
     assert_eq!(routed.counts, [2, 2, 1, 1]);
-    assert_printed(
+    assert_printed::<B>(
         routed.expert_sums(&config),
         &[".927169924", ".795754773", ".303867991", ".973207312"],
     );
-    assert_printed(&routed.lse, &["3.440189699", "1.746567269", "2.864836325"]);
-    assert_printed(
+    assert_printed::<B>(&routed.lse, &["3.440189699", "1.746567269", "2.864836325"]);
+    assert_printed::<B>(
         &[routed.aux(), routed.z()],
         &[".010495388215", ".007697563185"],
     );
@@ -81,7 +85,7 @@ fn losses_and_weights<B: TestBackend>() {
             .chain(&routed.stats),
     ) {
         assert!(
-            (got - want).abs() <= 4.0 * f64::from(f32::EPSILON) * want.abs(),
+            (got - want).abs() <= F32_DIGITS * want.abs(),
             "{got} {want}"
         );
     }
@@ -92,8 +96,8 @@ fn losses_and_weights<B: TestBackend>() {
         .losses(per_token)
         .build()
         .unwrap();
-    let doubled = route::<B, f64>(&per_token, &LOGITS, None).aux();
-    assert!((doubled - 2.0 * routed.aux()).abs() < 1e-16);
+    let doubled = route::<B, B::Exact>(&per_token, &LOGITS, None).aux();
+    assert!((doubled - 2.0 * routed.aux()).abs() < B::tolerance(1e-16, 1e-9));
 }
 
 fn loss_gradients<B: TestBackend>() {
@@ -106,14 +110,20 @@ fn loss_gradients<B: TestBackend>() {
         (0.0, 1e-3, ["7.353e-5", "1.999e-4", "5.433e-4", "1.477e-3"]),
     ] {
         let config = loss_config(aux, z);
-        let routed = route::<B, f64>(&config, &LOGITS, None);
+        let routed = route::<B, B::Exact>(&config, &LOGITS, None);
         let zeros = [0.0; 6];
         let grad =
-            route_backward::<B, f64>(&config, &LOGITS, &routed, &routed.weights, &zeros, 1.0);
-        assert_printed(&grad[..4], &printed);
+            route_backward::<B, B::Exact>(&config, &LOGITS, &routed, &routed.weights, &zeros, 1.0);
+        assert_printed::<B>(&grad[..4], &printed);
         // The loss gradient is a factor.
-        let scaled =
-            route_backward::<B, f64>(&config, &LOGITS, &routed, &routed.weights, &zeros, 1024.0);
+        let scaled = route_backward::<B, B::Exact>(
+            &config,
+            &LOGITS,
+            &routed,
+            &routed.weights,
+            &zeros,
+            1024.0,
+        );
         assert!(scaled.iter().zip(&grad).all(|(s, g)| *s == 1024.0 * g));
     }
 }
@@ -183,10 +193,10 @@ fn kept_sets<B: TestBackend>() {
                     .build()
                     .unwrap();
                 assert_eq!(config.expert_capacity(6), limit);
-                let routed = route::<B, f64>(&config, &logits, None);
+                let routed = route::<B, B::Exact>(&config, &logits, None);
                 let backend = B::create();
                 let (plan, weights) =
-                    dispatch::<B, f64>(&backend, &config, &routed.ids, &routed.weights);
+                    dispatch::<B, B::Exact>(&backend, &config, &routed.ids, &routed.weights);
                 let rows = plan.assignment_to_row.read(&backend);
                 let mut found: Vec<Pair> = (0..12)
                     .filter(|&a| rows[a] >= 0)
@@ -202,7 +212,8 @@ fn kept_sets<B: TestBackend>() {
                         (_, true) if pair => gates[a / 2][routed.ids[a] as usize],
                         (_, true) => 1.0,
                     };
-                    assert!((weights[a] - expected).abs() < 1e-15, "{policy:?} {a}");
+                    let tolerance = B::tolerance(1e-15, F32);
+                    assert!((weights[a] - expected).abs() < tolerance, "{policy:?} {a}");
                 }
             }
         }
@@ -221,11 +232,11 @@ fn uniform_routing_costs_the_coefficient<B: TestBackend>() {
             let logits: Vec<f64> = (0..49)
                 .map(|i| -(((i % 7) + 7 - i / 7) as f64 % 7.0) * 0.4)
                 .collect();
-            let routed = route::<B, f64>(&config, &logits, None);
+            let routed = route::<B, B::Exact>(&config, &logits, None);
             assert_eq!(routed.counts, [3; 7]);
             let expected = 0.25 * factor;
             assert!(
-                (routed.aux() - expected).abs() < 1e-14,
+                (routed.aux() - expected).abs() < B::tolerance(1e-14, F32),
                 "{score_function:?} {scale:?}"
             );
         }

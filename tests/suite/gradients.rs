@@ -7,13 +7,17 @@ use millet::{
 };
 
 use crate::generate::{base, configs};
-use crate::harness::{Outcome, Problem, Tensor, TestBackend, narrow, run, widen};
+use crate::harness::{F32, Outcome, Problem, Tensor, TestBackend, narrow, run, widen};
 
-backend_tests!(
+f64_tests!(
     every_path_against_finite_differences,
     both_scales_of_the_balance_loss,
     straight_through_is_the_gradient_of_the_full_softmax,
-    a_dropped_choice_still_moves_the_router,
+);
+
+backend_tests!(a_dropped_choice_still_moves_the_router);
+
+layer_tests!(
     keeping_the_routing_only_changes_no_bit,
     weight_gradients_accumulate,
 );
@@ -236,14 +240,14 @@ fn a_dropped_choice_still_moves_the_router<B: TestBackend>() {
         .unwrap();
     // Both tokens want experts 0 and 1; C = ceil(4/3·0.75) = 1, so the second token loses both, the first none.
     let logits = [1.0, 0.5, -1.0, 2.0, -0.5, -9.0];
-    let routed = route::<B, f64>(&config, &logits, None);
+    let routed = route::<B, B::Exact>(&config, &logits, None);
     let backend = B::create();
-    let (plan, weights) = dispatch::<B, f64>(&backend, &config, &routed.ids, &routed.weights);
+    let (plan, weights) = dispatch::<B, B::Exact>(&backend, &config, &routed.ids, &routed.weights);
     assert_eq!(plan.assignment_to_row.read(&backend), [0, 1, -1, -1]);
     // One survivor of the first token: pretend the backward pass found g = 0 for its second choice.
     let (w0, w1) = (weights[0], weights[1]);
     let g = 0.8;
-    let grad = route_backward::<B, f64>(
+    let grad = route_backward::<B, B::Exact>(
         &config,
         &logits,
         &routed,
@@ -253,7 +257,8 @@ fn a_dropped_choice_still_moves_the_router<B: TestBackend>() {
     );
     let expected = [w0 * (g - w0 * g), -w1 * w0 * g, 0.0, 0.0, 0.0, 0.0];
     for (got, want) in grad.iter().zip(expected) {
-        assert!((got - want).abs() < 1e-15, "{got} {want}");
+        let tolerance = B::tolerance(1e-15, F32);
+        assert!((got - want).abs() < tolerance, "{got} {want}");
     }
     assert!(expected[1].abs() > 0.1);
 }
@@ -262,8 +267,8 @@ fn keeping_the_routing_only_changes_no_bit<B: TestBackend>() {
     for (seed, config) in configs(6, 5, 8, 3).iter().enumerate() {
         let problem = Problem::random(config, 23, seed as u64);
         let both = [Keep::Routing, Keep::Hidden];
-        let [a, b] = both.map(|keep| run::<B, f64, f64>(config, &problem, keep, 1.0));
-        a.assert_same_bits(&b, "f64");
+        let [a, b] = both.map(|keep| run::<B, B::Exact, B::Exact>(config, &problem, keep, 1.0));
+        a.assert_same_bits(&b, B::Exact::NAME);
         let [a, b] = both.map(|keep| run::<B, f32, f32>(config, &problem, keep, 1.0));
         a.assert_same_bits(&b, "f32");
         let [a, b] = both.map(|keep| run::<B, bf16, f32>(config, &problem, keep, 1.0));
@@ -275,7 +280,7 @@ fn keeping_the_routing_only_changes_no_bit<B: TestBackend>() {
 
 /// `Accumulate` adds, in the accumulation type, what `Overwrite` writes rounded.
 fn weight_gradients_accumulate<B: TestBackend>() {
-    accumulate::<B, f64>(2.0);
+    accumulate::<B, B::Exact>(2.0);
     accumulate::<B, f32>(2.0);
     // From 0, so that nothing is lost before it is rounded.
     accumulate::<B, bf16>(0.0);

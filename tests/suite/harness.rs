@@ -2,21 +2,92 @@
 
 use millet::{
     Backend, BackwardInput, Cpu, DispatchOutput, Element, Gradients, Keep, Logits, MoeConfig,
-    MoeLayer, Real, RouterInput, RouterOutput, RouterSaved, RowMap, Saved, Scalar, ScoreFunction,
-    WeightGrad, Weights, Workspace, stats_elements,
+    MoeLayer, Real, Result, RouterInput, RouterOutput, RouterSaved, RowMap, Saved, Scalar,
+    ScoreFunction, WeightGrad, Weights, Workspace, stats_elements,
 };
 
 use crate::generate::Rng;
+use crate::oracle::Number;
 
 /// A backend that tests can fill.
 pub(crate) trait TestBackend: Backend + Sized {
+    /// The most exact type it computes in: results in it are held against what is right.
+    type Exact: Real + Number;
+    /// Largest E and K that its router takes.
+    const LIMITS: (usize, usize);
+    /// A test that does something many times does it as much less often.
+    const SLOWNESS: u32;
+
     fn create() -> Self;
+
+    /// The tolerance of a test, by the type that [`Exact`](Self::Exact) is.
+    fn tolerance(f64: f64, f32: f64) -> f64 {
+        match Self::Exact::NAME {
+            "f64" => f64,
+            _ => f32,
+        }
+    }
 }
 
 impl TestBackend for Cpu {
+    type Exact = f64;
+    const LIMITS: (usize, usize) = (usize::MAX, usize::MAX);
+    const SLOWNESS: u32 = 1;
+
     fn create() -> Self {
         Self
     }
+}
+
+/// One stream for the whole process.
+#[cfg(feature = "cuda")]
+impl TestBackend for millet::Cuda {
+    type Exact = f32;
+    const LIMITS: (usize, usize) = (4096, 64);
+    // On the emulator a kernel is about a thousand times slower than a CPU.
+    const SLOWNESS: u32 = 4;
+
+    fn create() -> Self {
+        static CUDA: std::sync::OnceLock<millet::Cuda> = std::sync::OnceLock::new();
+        CUDA.get_or_init(|| millet::Cuda::device(0).unwrap())
+            .clone()
+    }
+}
+
+/// The part of the rule below that does not depend on a reference. Where a test holds a number against one that it works out
+/// itself, this is its tolerance in f32, relative to the larger of 1 and the number.
+pub(crate) const F32: f64 = 1e-5;
+
+/// Results of a backend in its exact type against what is right. In f64 each is within `tolerance` of it, relative to the larger
+/// of 1 and it. In f32 it is the rule for storage types: `max|got − exact| < 2·max|same − exact| + 1e-5`, where `same` is what
+/// the CPU computes in f32.
+#[track_caller]
+pub(crate) fn assert_right<B: TestBackend>(
+    got: &[f64],
+    exact: &[f64],
+    same: impl FnOnce() -> Vec<f64>,
+    tolerance: f64,
+    what: &str,
+) {
+    assert_eq!(got.len(), exact.len(), "{what}");
+    let exact: Vec<f64> = widen(&narrow::<B::Exact>(exact));
+    let distance = |a: f64, b: f64| if a == b { 0.0 } else { (a - b).abs() };
+    if B::Exact::NAME == "f64" {
+        for (i, (&got, &exact)) in got.iter().zip(&exact).enumerate() {
+            let allowed = tolerance * exact.abs().max(1.0);
+            let close = distance(got, exact) <= allowed;
+            assert!(close, "{what}: {got} instead of {exact} at {i}");
+        }
+        return;
+    }
+    let furthest = |values: &[f64]| {
+        let distances = values.iter().zip(&exact).map(|(&v, &e)| distance(v, e));
+        // A NaN must not hide.
+        distances.fold(0.0f64, |m, d| if m.is_nan() || d <= m { m } else { d })
+    };
+    let (got, same) = (furthest(got), furthest(&same()));
+    let allowed = 2.0 * same + F32;
+    assert!(got < allowed, "{what}: off by {got:e}, allowed {allowed:e}");
 }
 
 /// Device memory that knows its length.
@@ -60,6 +131,11 @@ pub(crate) fn narrow<T: Element>(values: &[f64]) -> Vec<T> {
 
 pub(crate) fn widen<T: Element>(values: &[T]) -> Vec<f64> {
     values.iter().map(|v| v.widen().to_f64()).collect()
+}
+
+/// Rounded to the backend's exact type.
+pub(crate) fn exact<B: TestBackend>(values: &[f64]) -> Vec<f64> {
+    widen(&narrow::<B::Exact>(values))
 }
 
 impl<B: TestBackend, T: Element> Tensor<B, T> {
@@ -293,11 +369,21 @@ pub(crate) fn scratch<B: TestBackend, T: Element>(
 }
 
 /// Router forward on logits [T, E].
+#[track_caller]
 pub(crate) fn route<B: TestBackend, A: Real>(
     config: &MoeConfig,
     logits: &[f64],
     bias: Option<&[f64]>,
 ) -> RouterOutcome {
+    try_route::<B, A>(config, logits, bias).unwrap()
+}
+
+/// The same, or why not.
+pub(crate) fn try_route<B: TestBackend, A: Real>(
+    config: &MoeConfig,
+    logits: &[f64],
+    bias: Option<&[f64]>,
+) -> Result<RouterOutcome> {
     let backend = &B::create();
     let (experts, top_k) = (config.num_experts(), config.top_k());
     let tokens = logits.len() / experts;
@@ -321,16 +407,14 @@ pub(crate) fn route<B: TestBackend, A: Real>(
         selection_bias: bias.as_ref().map(|bias| bias.view()),
     };
     let mut scratch = scratch::<B, A>(backend, config, tokens);
-    backend
-        .router_forward::<A, A>(config, tokens, input, output, scratch.view_mut())
-        .unwrap();
-    RouterOutcome {
+    backend.router_forward::<A, A>(config, tokens, input, output, scratch.view_mut())?;
+    Ok(RouterOutcome {
         ids: ids.read(backend),
         weights: weights.to_f64(backend),
         lse: lse.to_f64(backend),
         counts: counts.read(backend),
         stats: stats.to_f64(backend),
-    }
+    })
 }
 
 /// Router backward on logits [T, E]; `weights` as dispatch left them.

@@ -6,13 +6,19 @@ use millet::{Capacity, DropPolicy, Keep, MoeConfig, Renormalize, ScoreFunction, 
 use proptest::prelude::*;
 
 use crate::generate::{POLICIES, Rng, RoutingKind, SCORES, base};
-use crate::harness::{DevicePlan, Problem, Tensor, TestBackend, dispatch, route, run, scratch};
+use crate::harness::{
+    DevicePlan, F32, Problem, Tensor, TestBackend, dispatch, exact, narrow, route, run, scratch,
+    widen,
+};
 
 backend_tests!(
     a_plan_is_a_bijection_within_capacity,
     weights_sum_to_the_scale,
     permute_and_its_backward_are_adjoint,
     unpermute_and_its_backward_are_adjoint,
+);
+
+layer_tests!(
     permuted_rows_through_the_experts_are_the_layer,
     permuting_tokens_permutes_results,
     one_expert_is_the_dense_layer,
@@ -47,8 +53,9 @@ fn routings() -> impl Strategy<Value = Routing> {
             let ids = kind.ids(tokens, experts, top_k, &mut rng);
             let weights = ids
                 .iter()
-                .map(|_| 0.1 * (1 + rng.below(6)) as f64)
-                .collect();
+                .map(|_| f64::from(0.1f32) * (1 + rng.below(6)) as f64)
+                .collect::<Vec<f64>>();
+            let weights = widen(&narrow::<f32>(&weights));
             Routing {
                 config: builder.build().unwrap(),
                 ids,
@@ -60,7 +67,7 @@ fn routings() -> impl Strategy<Value = Routing> {
 
 fn a_plan_is_a_bijection_within_capacity<B: TestBackend>() {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 400,
+        cases: 400 / B::SLOWNESS,
         failure_persistence: None,
         ..ProptestConfig::default()
     });
@@ -74,7 +81,7 @@ fn a_plan_is_a_bijection_within_capacity<B: TestBackend>() {
             let (experts, top_k) = (config.num_experts(), config.top_k());
             let tokens = ids.len() / top_k;
             let backend = B::create();
-            let (plan, after) = dispatch::<B, f64>(&backend, &config, &ids, &weights);
+            let (plan, after) = dispatch::<B, B::Exact>(&backend, &config, &ids, &weights);
             let offsets = plan.offsets.read(&backend);
             let to_assignment = plan.row_to_assignment.read(&backend);
             let to_row = plan.assignment_to_row.read(&backend);
@@ -118,7 +125,13 @@ fn a_plan_is_a_bijection_within_capacity<B: TestBackend>() {
                 let survives = to_row[slots.clone()].iter().any(|&row| row >= 0);
                 let total: f64 = after[slots.clone()].iter().sum();
                 let expected = if survives { 1.5 } else { 0.0 };
-                prop_assert!((total - expected).abs() < 1e-14, "{} {}", total, expected);
+                let tolerance = B::tolerance(1e-14, F32);
+                prop_assert!(
+                    (total - expected).abs() < tolerance,
+                    "{} {}",
+                    total,
+                    expected
+                );
                 for a in slots {
                     prop_assert!(to_row[a] >= 0 || after[a] == 0.0);
                 }
@@ -152,13 +165,14 @@ fn weights_sum_to_the_scale<B: TestBackend>() {
                 .build()
                 .unwrap();
             let logits = Rng::new(5).normals(200 * experts, 3.0);
-            let routed = route::<B, f64>(&config, &logits, None);
+            let routed = route::<B, B::Exact>(&config, &logits, None);
             for weights in routed.weights.chunks_exact(top_k) {
                 let total: f64 = weights.iter().sum();
                 let normalized =
                     score_function != ScoreFunction::SoftmaxBeforeTopK || top_k == experts;
+                let tolerance = B::tolerance(1e-14, F32);
                 match normalized {
-                    true => assert!((total - 2.5).abs() < 1e-14, "{total}"),
+                    true => assert!((total - 2.5).abs() < tolerance, "{total}"),
                     false => assert!(total < 2.5 - 1e-6 && total > 0.0, "{total}"),
                 }
             }
@@ -176,7 +190,7 @@ fn planned<B: TestBackend>(backend: &B) -> (MoeConfig, usize, DevicePlan<B>, Vec
     let mut rng = Rng::new(12);
     let ids = RoutingKind::Sentinels.ids(tokens, experts, top_k, &mut rng);
     let weights: Vec<f64> = ids.iter().map(|_| rng.uniform()).collect();
-    let (plan, weights) = dispatch::<B, f64>(backend, &config, &ids, &weights);
+    let (plan, weights) = dispatch::<B, B::Exact>(backend, &config, &ids, &weights);
     let kept = plan.assignment_to_row.read(backend);
     let lost = kept.iter().filter(|&&row| row < 0).count();
     assert!(lost > 100 && lost < kept.len() - 100);
@@ -188,6 +202,12 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
+/// In f32 each of the products that ⟨a, b⟩ adds may be off by its last digit.
+fn dot_tolerance<B: TestBackend>(a: &[f64], b: &[f64]) -> f64 {
+    let size: f64 = a.iter().zip(b).map(|(a, b)| (a * b).abs()).sum();
+    B::tolerance(1e-11, f64::from(f32::EPSILON) * size)
+}
+
 fn permute_and_its_backward_are_adjoint<B: TestBackend>() {
     let backend = B::create();
     let (config, tokens, plan, _) = planned(&backend);
@@ -195,16 +215,14 @@ fn permute_and_its_backward_are_adjoint<B: TestBackend>() {
     let rows = *plan.offsets.read(&backend).last().unwrap() as usize;
     let capacity = config.max_rows(tokens) * hidden;
     let mut rng = Rng::new(2);
-    let (x, r) = (
-        rng.normals(tokens * hidden, 1.0),
-        rng.normals(capacity, 1.0),
-    );
-    let x_device = Tensor::<B, f64>::new(&backend, &x);
-    let r_device = Tensor::<B, f64>::new(&backend, &r);
-    let mut permuted = Tensor::<B, f64>::garbage(&backend, capacity);
-    let mut x_grad = Tensor::<B, f64>::garbage(&backend, x.len());
+    let x = exact::<B>(&rng.normals(tokens * hidden, 1.0));
+    let r = exact::<B>(&rng.normals(capacity, 1.0));
+    let x_device = Tensor::<B, B::Exact>::from_f64(&backend, &x);
+    let r_device = Tensor::<B, B::Exact>::from_f64(&backend, &r);
+    let mut permuted = Tensor::<B, B::Exact>::garbage(&backend, capacity);
+    let mut x_grad = Tensor::<B, B::Exact>::garbage(&backend, x.len());
     backend
-        .permute::<f64>(
+        .permute::<B::Exact>(
             &config,
             tokens,
             x_device.view(),
@@ -213,17 +231,17 @@ fn permute_and_its_backward_are_adjoint<B: TestBackend>() {
         )
         .unwrap();
     backend
-        .permute_backward::<f64, f64>(
+        .permute_backward::<B::Exact, B::Exact>(
             &config,
             tokens,
             r_device.view(),
             plan.map(),
             None,
             x_grad.view_mut(),
-            scratch::<B, f64>(&backend, &config, tokens).view_mut(),
+            scratch::<B, B::Exact>(&backend, &config, tokens).view_mut(),
         )
         .unwrap();
-    let permuted = permuted.read(&backend);
+    let permuted = permuted.to_f64(&backend);
     let assignments = plan.row_to_assignment.read(&backend);
     for row in 0..rows {
         let token = assignments[row] as usize / config.top_k();
@@ -235,8 +253,12 @@ fn permute_and_its_backward_are_adjoint<B: TestBackend>() {
         );
     }
     let forward = dot(&permuted[..rows * hidden], &r[..rows * hidden]);
-    let backward = dot(&x, &x_grad.read(&backend));
-    assert!((forward - backward).abs() < 1e-11, "{forward} {backward}");
+    let backward = dot(&x, &x_grad.to_f64(&backend));
+    let tolerance = dot_tolerance::<B>(&permuted[..rows * hidden], &r[..rows * hidden]);
+    assert!(
+        (forward - backward).abs() < tolerance,
+        "{forward} {backward}"
+    );
     assert!(forward.abs() > 1.0);
 }
 
@@ -247,18 +269,16 @@ fn unpermute_and_its_backward_are_adjoint<B: TestBackend>() {
     let rows = *plan.offsets.read(&backend).last().unwrap() as usize;
     let capacity = config.max_rows(tokens) * hidden;
     let mut rng = Rng::new(3);
-    let (y, output_grad) = (
-        rng.normals(capacity, 1.0),
-        rng.normals(tokens * hidden, 1.0),
-    );
-    let device = |values: &[f64]| Tensor::<B, f64>::new(&backend, values);
+    let y = exact::<B>(&rng.normals(capacity, 1.0));
+    let output_grad = exact::<B>(&rng.normals(tokens * hidden, 1.0));
+    let device = |values: &[f64]| Tensor::<B, B::Exact>::from_f64(&backend, values);
     let (y_device, weights_device) = (device(&y), device(&weights));
     let output_grad_device = device(&output_grad);
-    let mut output = Tensor::<B, f64>::garbage(&backend, tokens * hidden);
-    let mut rows_grad = Tensor::<B, f64>::garbage(&backend, capacity);
-    let mut weights_grad = Tensor::<B, f64>::garbage(&backend, weights.len());
+    let mut output = Tensor::<B, B::Exact>::garbage(&backend, tokens * hidden);
+    let mut rows_grad = Tensor::<B, B::Exact>::garbage(&backend, capacity);
+    let mut weights_grad = Tensor::<B, B::Exact>::garbage(&backend, weights.len());
     backend
-        .unpermute::<f64>(
+        .unpermute::<B::Exact>(
             &config,
             tokens,
             y_device.view(),
@@ -268,7 +288,7 @@ fn unpermute_and_its_backward_are_adjoint<B: TestBackend>() {
         )
         .unwrap();
     backend
-        .unpermute_backward::<f64>(
+        .unpermute_backward::<B::Exact>(
             &config,
             tokens,
             output_grad_device.view(),
@@ -280,13 +300,17 @@ fn unpermute_and_its_backward_are_adjoint<B: TestBackend>() {
         )
         .unwrap();
     // The output is bilinear in rows and weights: both adjoints give the same number.
-    let value = dot(&output.read(&backend), &output_grad);
-    let rows_grad = rows_grad.read(&backend);
+    let value = dot(&output.to_f64(&backend), &output_grad);
+    let rows_grad = rows_grad.to_f64(&backend);
     let by_rows = dot(&y[..rows * hidden], &rows_grad[..rows * hidden]);
-    let weights_grad = weights_grad.read(&backend);
+    let weights_grad = weights_grad.to_f64(&backend);
     let by_weights = dot(&weights, &weights_grad);
-    assert!((value - by_rows).abs() < 1e-11, "{value} {by_rows}");
-    assert!((value - by_weights).abs() < 1e-11, "{value} {by_weights}");
+    let tolerance = dot_tolerance::<B>(&y[..rows * hidden], &rows_grad[..rows * hidden]);
+    assert!((value - by_rows).abs() < tolerance, "{value} {by_rows}");
+    assert!(
+        (value - by_weights).abs() < tolerance,
+        "{value} {by_weights}"
+    );
     assert!(value.abs() > 1.0);
     for (g, &row) in weights_grad
         .iter()
@@ -322,9 +346,9 @@ fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() {
             .unwrap();
         let tokens = 50;
         let problem = Problem::random(&config, tokens, 6);
-        let layer = run::<B, f64, f64>(&config, &problem, Keep::Hidden, 1.0);
+        let layer = run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 1.0);
         let backend = B::create();
-        let device = |values: &[f64]| Tensor::<B, f64>::new(&backend, values);
+        let device = |values: &[f64]| Tensor::<B, B::Exact>::from_f64(&backend, values);
         let integers = |values: &[i32]| Tensor::<B, i32>::new(&backend, values);
         let mut row_to_assignment = vec![-1; config.max_rows(tokens)];
         for (assignment, &row) in layer.assignment_to_row.iter().enumerate() {
@@ -339,11 +363,11 @@ fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() {
             row_tiles: integers(&vec![-1; 2 * config.max_row_tiles(tokens)]),
         };
         let (x, weights) = (device(&problem.x), device(&layer.weights));
-        let mut rows = Tensor::<B, f64>::garbage(&backend, config.max_rows(tokens) * 7);
+        let mut rows = Tensor::<B, B::Exact>::garbage(&backend, config.max_rows(tokens) * 7);
         backend
-            .permute::<f64>(&config, tokens, x.view(), plan.map(), rows.view_mut())
+            .permute::<B::Exact>(&config, tokens, x.view(), plan.map(), rows.view_mut())
             .unwrap();
-        let mut rows = rows.read(&backend);
+        let mut rows = rows.to_f64(&backend);
         for e in 0..6 {
             for row in layer.offsets[e] as usize..layer.offsets[e + 1] as usize {
                 let place = row * 7..(row + 1) * 7;
@@ -352,9 +376,9 @@ fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() {
             }
         }
         let rows = device(&rows);
-        let mut output = Tensor::<B, f64>::garbage(&backend, tokens * 7);
+        let mut output = Tensor::<B, B::Exact>::garbage(&backend, tokens * 7);
         backend
-            .unpermute::<f64>(
+            .unpermute::<B::Exact>(
                 &config,
                 tokens,
                 rows.view(),
@@ -363,8 +387,9 @@ fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() {
                 output.view_mut(),
             )
             .unwrap();
-        for (got, want) in output.read(&backend).iter().zip(&layer.output) {
-            assert!((got - want).abs() < 1e-13, "{got} {want}");
+        for (got, want) in output.to_f64(&backend).iter().zip(&layer.output) {
+            let tolerance = B::tolerance(1e-13, F32);
+            assert!((got - want).abs() < tolerance, "{got} {want}");
         }
     }
 }
@@ -390,8 +415,8 @@ fn permuting_tokens_permutes_results<B: TestBackend>() {
                 output_grad: reorder(&problem.output_grad),
                 ..problem.clone()
             };
-            let here = run::<B, f64, f64>(&config, &problem, Keep::Hidden, 1.0);
-            let there = run::<B, f64, f64>(&config, &moved, Keep::Hidden, 1.0);
+            let here = run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 1.0);
+            let there = run::<B, B::Exact, B::Exact>(&config, &moved, Keep::Hidden, 1.0);
             assert_eq!(here.offsets, there.offsets);
             for (to, &from) in order.iter().enumerate() {
                 let pair = |t: usize| t * 2..t * 2 + 2;
@@ -412,7 +437,7 @@ fn permuting_tokens_permutes_results<B: TestBackend>() {
             ] {
                 for (got, want) in got.iter().zip(want) {
                     assert!(
-                        (got - want).abs() < 1e-12 * want.abs().max(1.0),
+                        (got - want).abs() < B::tolerance(1e-12, F32) * want.abs().max(1.0),
                         "{got} {want}"
                     );
                 }
@@ -435,15 +460,17 @@ fn one_expert_is_the_dense_layer<B: TestBackend>() {
             .build()
             .unwrap();
         let problem = Problem::random(&config, 30, 4);
-        let outcome = run::<B, f64, f64>(&config, &problem, Keep::Hidden, 0.0);
+        let outcome = run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 0.0);
         for t in 0..30 {
             let want = swiglu(&config, &problem, 0, &problem.x[t * 6..(t + 1) * 6]);
             for (got, want) in outcome.output[t * 6..(t + 1) * 6].iter().zip(want) {
-                assert!((got - want).abs() < 1e-13, "{got} {want}");
+                let tolerance = B::tolerance(1e-13, F32);
+                assert!((got - want).abs() < tolerance, "{got} {want}");
             }
         }
         // There is nothing to choose, so nothing to learn.
-        assert!(outcome.router_grad.iter().all(|g| g.abs() < 1e-14));
+        let tolerance = B::tolerance(1e-14, F32);
+        assert!(outcome.router_grad.iter().all(|g| g.abs() < tolerance));
         assert!(outcome.x_grad.iter().any(|g| g.abs() > 0.1));
     }
 }

@@ -3,16 +3,48 @@
 //! [`oracle`] computes the whole layer once more, in plain loops that share nothing with the crate; [`generate`] makes the
 //! inputs; [`harness`] runs a backend on them.
 
-/// Makes `#[test]`s of functions that are generic over a [`TestBackend`](harness::TestBackend).
+#[cfg(feature = "cuda")]
+use emulator_loader as _;
+
+/// `#[test]`s of generic functions of the module outside, on one backend.
+macro_rules! tests_of {
+    ($backend:ty, $($name:ident)+) => {
+        $(
+            #[test]
+            fn $name() {
+                super::$name::<$backend>();
+            }
+        )+
+    };
+}
+
+/// Makes `#[test]`s, for each backend, of functions that are generic over a [`TestBackend`](harness::TestBackend).
 macro_rules! backend_tests {
     ($($name:ident),+ $(,)?) => {
         mod cpu {
-            $(
-                #[test]
-                fn $name() {
-                    super::$name::<millet::Cpu>();
-                }
-            )+
+            tests_of!(millet::Cpu, $($name)+);
+        }
+        #[cfg(feature = "cuda")]
+        mod cuda {
+            tests_of!(millet::Cuda, $($name)+);
+        }
+    };
+}
+
+/// The same for tests of the whole layer. The experts have no CUDA kernels, so there is nothing to run on CUDA.
+macro_rules! layer_tests {
+    ($($name:ident),+ $(,)?) => {
+        mod layer_cpu {
+            tests_of!(millet::Cpu, $($name)+);
+        }
+    };
+}
+
+/// The same for what can only be seen in f64, which is the CPU's alone: finite differences.
+macro_rules! f64_tests {
+    ($($name:ident),+ $(,)?) => {
+        mod f64_cpu {
+            tests_of!(millet::Cpu, $($name)+);
         }
     };
 }
