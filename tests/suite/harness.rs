@@ -59,8 +59,7 @@ impl TestBackend for millet::Cuda {
 pub(crate) const F32: f64 = 1e-5;
 
 /// Results of a backend in its exact type against what is right. In f64 each is within `tolerance` of it, relative to the larger
-/// of 1 and it. In f32 it is the rule for storage types: `max|got − exact| < 2·max|same − exact| + 1e-5`, where `same` is what
-/// the CPU computes in f32.
+/// of 1 and it. In f32 it is the rule for storage types, [`assert_near`], `same` being what the CPU computes in f32.
 #[track_caller]
 pub(crate) fn assert_right<B: TestBackend>(
     got: &[f64],
@@ -71,23 +70,37 @@ pub(crate) fn assert_right<B: TestBackend>(
 ) {
     assert_eq!(got.len(), exact.len(), "{what}");
     let exact: Vec<f64> = widen(&narrow::<B::Exact>(exact));
-    let distance = |a: f64, b: f64| if a == b { 0.0 } else { (a - b).abs() };
-    if B::Exact::NAME == "f64" {
-        for (i, (&got, &exact)) in got.iter().zip(&exact).enumerate() {
-            let allowed = tolerance * exact.abs().max(1.0);
-            let close = distance(got, exact) <= allowed;
-            assert!(close, "{what}: {got} instead of {exact} at {i}");
-        }
-        return;
+    if B::Exact::NAME != "f64" {
+        return assert_near(got, &exact, &same(), what);
     }
+    for (i, (&got, &exact)) in got.iter().zip(&exact).enumerate() {
+        let allowed = tolerance * exact.abs().max(1.0);
+        let close = distance(got, exact) <= allowed;
+        assert!(close, "{what}: {got} instead of {exact} at {i}");
+    }
+}
+
+/// The rule for storage types: `max|got − exact| < 2·max|same − exact| + 1e-5`, where `same` is what the CPU computes in the same
+/// type. It is for numbers of order 1; where the largest is larger, the 1e-5 is relative to it.
+#[track_caller]
+pub(crate) fn assert_near(got: &[f64], exact: &[f64], same: &[f64], what: &str) {
+    let lengths = (got.len(), same.len());
+    assert_eq!(lengths, (exact.len(), exact.len()), "{what}");
     let furthest = |values: &[f64]| {
-        let distances = values.iter().zip(&exact).map(|(&v, &e)| distance(v, e));
+        let distances = values.iter().zip(exact).map(|(&v, &e)| distance(v, e));
         // A NaN must not hide.
         distances.fold(0.0f64, |m, d| if m.is_nan() || d <= m { m } else { d })
     };
-    let (got, same) = (furthest(got), furthest(&same()));
-    let allowed = 2.0 * same + F32;
+    let finite = exact.iter().filter(|v| v.is_finite());
+    let size = finite.fold(1.0f64, |m, v| m.max(v.abs()));
+    let (got, same) = (furthest(got), furthest(same));
+    let allowed = 2.0 * same + F32 * size;
     assert!(got < allowed, "{what}: off by {got:e}, allowed {allowed:e}");
+}
+
+/// 0 between equal values, infinite ones too.
+fn distance(a: f64, b: f64) -> f64 {
+    if a == b { 0.0 } else { (a - b).abs() }
 }
 
 /// Device memory that knows its length.

@@ -52,6 +52,8 @@ macro_rules! f64_tests {
 mod determinism;
 mod edges;
 mod errors;
+#[cfg(feature = "cuda")]
+mod fuzz;
 mod generate;
 mod golden;
 mod gradients;
