@@ -105,7 +105,7 @@ impl LogitKind {
                     Self::Bf16 => f64::from(bf16::from_f64(normal)),
                     Self::Coarse => (chance * 3.0).floor() - 1.0,
                     Self::AllEqual => 0.75,
-                    Self::AllNegative => -1.0 - normal.abs() * 8.0,
+                    Self::AllNegative => f64::from((-1.0 - normal.abs() * 8.0) as f32),
                     Self::Ramp => place as f64 / 32.0,
                     Self::Masked if chance < 0.4 => f64::NEG_INFINITY,
                     Self::AlmostAllMasked if e != keep => f64::NEG_INFINITY,
