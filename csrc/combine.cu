@@ -67,6 +67,10 @@ template <typename T, int N> __device__ __forceinline__ void unpermute_backward(
                 row[i] = slots.row_of(batch + i);
                 weight[i] = slots.weight_of(batch + i);
             }
+            bool nothing = true;
+#pragma unroll
+            for (int i = 0; i < BATCH; ++i) nothing = nothing && row[i] < 0;
+            if (nothing) continue;
             for_columns<N>(p, [&](int64_t column, bool inside) {
                 if (!inside) return;
                 // A later batch finds dO in the first-level cache.

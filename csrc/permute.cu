@@ -15,6 +15,7 @@ template <typename T, int N> __device__ __forceinline__ void permute(const Mille
     int64_t t = warp_token();
     if (t >= p.tokens) return;  // guard: the last block's spare warps
     Slots slots = Slots::load(p, t, 0);
+    if (p.top_k <= WARP && __all_sync(ALL_LANES, slots.row < 0)) return;  // guard: nothing of this token was kept
     for_columns<N>(p, [&](int64_t column, bool inside) {
         Vector<T, N> values;
         if (inside) values = Vector<T, N>::load(&x[t * p.hidden + column]);
