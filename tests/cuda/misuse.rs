@@ -1,0 +1,257 @@
+//! Misuse that the other backends cannot have: where memory is and how it is aligned, types and sizes that kernels do not have.
+
+use std::ptr;
+use std::sync::Arc;
+
+use millet::cudarc::driver::{CudaContext, CudaSlice, sys};
+use millet::half::bf16;
+use millet::{
+    Backend, Cuda, DispatchOutput, Element, Error, Logits, MoeConfig, Result, RouterInput,
+    RouterOutput, RowMap, ScoreFunction, stats_elements,
+};
+
+use crate::alone;
+
+const TOKENS: usize = 4;
+
+/// Permute of `x`, whose first element is the `skip`th of a buffer; rows like that too.
+fn permute<T: Element>(
+    cuda: &Cuda,
+    hidden: usize,
+    skip: [usize; 2],
+    buffers: [&mut CudaSlice<T>; 2],
+) -> Result<()> {
+    let config = MoeConfig::builder(hidden, 1, 4, 2).build()?;
+    let len = TOKENS * 2;
+    let assignments: Vec<i32> = (0..len as i32).collect();
+    let map = cuda.upload(&assignments)?;
+    let (offsets, tiles) = (
+        cuda.upload(&[0, 2, 4, 6, 8])?,
+        cuda.allocate(2 * config.max_row_tiles(TOKENS))?,
+    );
+    let map = RowMap {
+        offsets: (&offsets).into(),
+        row_to_assignment: (&map).into(),
+        assignment_to_row: (&map).into(),
+        row_tiles: (&tiles).into(),
+    };
+    let [x, rows] = buffers;
+    let x = x.slice(skip[0]..skip[0] + TOKENS * hidden);
+    let rows = rows.slice_mut(skip[1]..skip[1] + len * hidden);
+    cuda.permute::<T>(&config, TOKENS, (&x).into(), map, rows)
+}
+
+#[test]
+fn views_that_are_not_aligned() {
+    let _alone = alone();
+    let cuda = Cuda::device(0).unwrap();
+    let mut x = cuda.upload(&[1.5f32; 64]).unwrap();
+    let mut rows = cuda.upload(&[-7.0f32; 128]).unwrap();
+    for (skip, name) in [([1, 0], "x"), ([0, 2], "rows"), ([3, 3], "x")] {
+        let error = permute::<f32>(&cuda, 8, skip, [&mut x, &mut rows]).unwrap_err();
+        let Error::Alignment {
+            operation: "permute",
+            tensor,
+            expected: 16,
+            address,
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(tensor, name);
+        assert!(!address.is_multiple_of(16));
+        assert!(
+            error.to_string().contains(&format!("{address:#x}")),
+            "{error}"
+        );
+    }
+    assert!(
+        cuda.read((&rows).into())
+            .unwrap()
+            .iter()
+            .all(|&v| v == -7.0)
+    );
+    // A view may begin at a vector, and anywhere where rows are no multiple of one.
+    permute::<f32>(&cuda, 8, [4, 8], [&mut x, &mut rows]).unwrap();
+    permute::<f32>(&cuda, 7, [1, 3], [&mut x, &mut rows]).unwrap();
+    let rows = cuda.read((&rows).into()).unwrap();
+    assert!(rows[3..8 + 64].iter().all(|&v| v == 1.5) && rows[..3] == [-7.0; 3]);
+    let mut x = cuda.upload(&[bf16::ONE; 64]).unwrap();
+    let mut rows = cuda.upload(&[bf16::ZERO; 128]).unwrap();
+    permute::<bf16>(&cuda, 7, [1, 1], [&mut x, &mut rows]).unwrap();
+}
+
+/// A context of device 0 that is not the primary one.
+fn second_context() -> Arc<CudaContext> {
+    let mut context = ptr::null_mut();
+    // SAFETY: an out parameter, no options, the first device; cudarc owns the context from then on.
+    unsafe {
+        sys::cuCtxCreate_v4(&mut context, ptr::null_mut(), 0, 0)
+            .result()
+            .unwrap();
+        CudaContext::from_raw_context(0, 0, context).unwrap()
+    }
+}
+
+#[test]
+fn memory_of_another_context() {
+    let _alone = alone();
+    let cuda = Cuda::device(0).unwrap();
+    let context = second_context();
+    let other = Cuda::new(&context.new_stream().unwrap()).unwrap();
+    let buffers = |cuda: &Cuda| {
+        let x = cuda.upload(&[1.0f32; 64]).unwrap();
+        (x, cuda.upload(&[0.0f32; 128]).unwrap())
+    };
+    let ((mut x, mut rows), (mut other_x, mut other_rows)) = (buffers(&cuda), buffers(&other));
+    for (result, name) in [
+        (
+            permute::<f32>(&cuda, 8, [0, 0], [&mut other_x, &mut rows]),
+            "x",
+        ),
+        (
+            permute::<f32>(&cuda, 8, [0, 0], [&mut x, &mut other_rows]),
+            "rows",
+        ),
+    ] {
+        let error = result.unwrap_err();
+        let wrong = matches!(error, Error::WrongDevice { tensor, .. } if tensor == name);
+        assert!(wrong && error.to_string().contains("context"), "{error}");
+    }
+    // Each in its own.
+    permute::<f32>(&cuda, 8, [0, 0], [&mut x, &mut rows]).unwrap();
+    permute::<f32>(&other, 8, [0, 0], [&mut other_x, &mut other_rows]).unwrap();
+    assert_eq!(other.read((&other_rows).into()).unwrap()[..64], [1.0; 64]);
+}
+
+#[test]
+fn f64_has_no_kernels() {
+    let _alone = alone();
+    let cuda = Cuda::device(0).unwrap();
+    let mut x = cuda.upload(&[1.0f64; 64]).unwrap();
+    let mut rows = cuda.upload(&[0.0f64; 128]).unwrap();
+    let error = permute::<f64>(&cuda, 8, [0, 0], [&mut x, &mut rows]).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    assert!(error.to_string().contains("f64"), "{error}");
+    for error in [
+        route::<f64>(&cuda, 4, 2).unwrap_err(),
+        dispatch::<f64>(&cuda, 4, 2).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains("f64"), "{error}");
+    }
+}
+
+/// A router on zeros.
+fn route<A: millet::Real>(cuda: &Cuda, experts: usize, top_k: usize) -> Result<Vec<i32>> {
+    let config = MoeConfig::builder(1, 1, experts, top_k)
+        .score_function(ScoreFunction::SoftmaxBeforeTopK)
+        .build()?;
+    let floats = |len| cuda.allocate::<A>(len);
+    let logits = floats(TOKENS * experts)?;
+    let mut ids = cuda.allocate::<i32>(TOKENS * top_k)?;
+    let (mut weights, mut lse) = (floats(TOKENS * top_k)?, floats(TOKENS)?);
+    let mut counts = cuda.allocate::<i32>(experts)?;
+    let mut stats = floats(stats_elements(&config))?;
+    let mut scratch = floats(cuda.scratch_elements::<A>(&config, TOKENS))?;
+    let output = RouterOutput {
+        ids: ids.as_view_mut(),
+        weights: weights.as_view_mut(),
+        lse: lse.as_view_mut(),
+        counts: counts.as_view_mut(),
+        stats: stats.as_view_mut(),
+        logits: None,
+    };
+    let input = RouterInput::<Cuda, A, A> {
+        logits: Logits::Given((&logits).into()),
+        selection_bias: None,
+    };
+    cuda.router_forward(&config, TOKENS, input, output, scratch.as_view_mut())?;
+    cuda.read((&ids).into())
+}
+
+fn dispatch<A: millet::Real>(cuda: &Cuda, experts: usize, top_k: usize) -> Result<Vec<i32>> {
+    let config = MoeConfig::builder(1, 1, experts, top_k).build()?;
+    let assignments = TOKENS * top_k;
+    let ids = cuda.allocate::<i32>(assignments)?;
+    let mut weights = cuda.allocate::<A>(assignments)?;
+    let mut offsets = cuda.allocate::<i32>(experts + 1)?;
+    let mut rows = cuda.allocate::<i32>(config.max_rows(TOKENS))?;
+    let mut to_row = cuda.allocate::<i32>(assignments)?;
+    let mut tiles = cuda.allocate::<i32>(2 * config.max_row_tiles(TOKENS))?;
+    let mut scratch = cuda.allocate::<A>(cuda.scratch_elements::<A>(&config, TOKENS))?;
+    let output = DispatchOutput {
+        offsets: offsets.as_view_mut(),
+        row_to_assignment: rows.as_view_mut(),
+        assignment_to_row: to_row.as_view_mut(),
+        row_tiles: tiles.as_view_mut(),
+    };
+    cuda.dispatch::<A>(
+        &config,
+        TOKENS,
+        (&ids).into(),
+        weights.as_view_mut(),
+        output,
+        scratch.as_view_mut(),
+    )?;
+    cuda.read((&offsets).into())
+}
+
+#[test]
+fn the_largest_router_and_one_more() {
+    let _alone = alone();
+    let cuda = Cuda::device(0).unwrap();
+    // All alike: the first K, in order.
+    let ids = route::<f32>(&cuda, 4096, 64).unwrap();
+    assert!(
+        ids.chunks_exact(64)
+            .all(|ids| ids.iter().copied().eq(0..64))
+    );
+    // Every id is 0.
+    let offsets = dispatch::<f32>(&cuda, 4096, 64).unwrap();
+    assert_eq!(offsets[0], 0);
+    assert!(offsets[1..].iter().all(|&o| o == 4 * 64));
+    for (experts, top_k) in [(4097, 2), (65536, 8), (4096, 65), (65, 65)] {
+        let error = route::<f32>(&cuda, experts, top_k).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::Unsupported {
+                    operation: "router forward",
+                    ..
+                }
+            ),
+            "E={experts} K={top_k}: {error}"
+        );
+        let limit = if experts > 4096 { "4096" } else { "64" };
+        assert!(error.to_string().contains(limit), "{error}");
+    }
+}
+
+/// Scratch of absurd sizes is a number, not a panic.
+#[test]
+fn scratch_of_the_most_tokens() {
+    let _alone = alone();
+    let cuda = Cuda::device(0).unwrap();
+    for (experts, top_k) in [(1, 1), (128, 8), (4096, 64), (65536, 65536)] {
+        let config = MoeConfig::builder(1 << 20, 1 << 20, experts, top_k)
+            .score_function(ScoreFunction::SoftmaxBeforeTopK)
+            .build()
+            .unwrap();
+        for tokens in [0, 1, i32::MAX as usize / top_k, 1 << 40, usize::MAX] {
+            let few = cuda.scratch_elements::<bf16>(&config, tokens / 2);
+            assert!(few <= cuda.scratch_elements::<bf16>(&config, tokens));
+        }
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there() {
+    let _alone = alone();
+    let error = Cuda::device(100).unwrap_err();
+    assert!(
+        matches!(error, Error::NoDevice { ordinal: 100, .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("no CUDA device 100"), "{error}");
+}
