@@ -1,5 +1,5 @@
 // Made of csrc/params.h by `cargo xtask bindings`; change that.
-// FNV-1a of csrc/params.h: 097bddd7cb0980a4
+// FNV-1a of csrc/params.h: a9aad56783c509fc
 
 pub const MILLET_THREADS: u32 = 256;
 pub const MILLET_MAX_TILES: u32 = 256;
@@ -281,4 +281,93 @@ const _: () = {
     ["Offset of field: MilletRows::weights"][::std::mem::offset_of!(MilletRows, weights) - 64usize];
     ["Offset of field: MilletRows::weights_grad"]
         [::std::mem::offset_of!(MilletRows, weights_grad) - 72usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MilletRouterWeightGrad {
+    pub tokens: i64,
+    pub experts: i32,
+    pub hidden: i32,
+    pub range_tokens: i64,
+    pub ranges: i32,
+    pub aligned: i32,
+    pub accumulate: i32,
+    pub logits_grad: *const f32,
+    pub x: *const ::std::os::raw::c_void,
+    pub grad: *mut ::std::os::raw::c_void,
+    pub phases: *mut u32,
+    pub range_sums: *mut f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MilletRouterWeightGrad"][::std::mem::size_of::<MilletRouterWeightGrad>() - 80usize];
+    ["Alignment of MilletRouterWeightGrad"]
+        [::std::mem::align_of::<MilletRouterWeightGrad>() - 8usize];
+    ["Offset of field: MilletRouterWeightGrad::tokens"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, tokens) - 0usize];
+    ["Offset of field: MilletRouterWeightGrad::experts"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, experts) - 8usize];
+    ["Offset of field: MilletRouterWeightGrad::hidden"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, hidden) - 12usize];
+    ["Offset of field: MilletRouterWeightGrad::range_tokens"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, range_tokens) - 16usize];
+    ["Offset of field: MilletRouterWeightGrad::ranges"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, ranges) - 24usize];
+    ["Offset of field: MilletRouterWeightGrad::aligned"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, aligned) - 28usize];
+    ["Offset of field: MilletRouterWeightGrad::accumulate"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, accumulate) - 32usize];
+    ["Offset of field: MilletRouterWeightGrad::logits_grad"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, logits_grad) - 40usize];
+    ["Offset of field: MilletRouterWeightGrad::x"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, x) - 48usize];
+    ["Offset of field: MilletRouterWeightGrad::grad"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, grad) - 56usize];
+    ["Offset of field: MilletRouterWeightGrad::phases"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, phases) - 64usize];
+    ["Offset of field: MilletRouterWeightGrad::range_sums"]
+        [::std::mem::offset_of!(MilletRouterWeightGrad, range_sums) - 72usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MilletRouterInputGrad {
+    pub tokens: i64,
+    pub experts: i32,
+    pub hidden: i32,
+    pub top_k: i32,
+    pub vectorized: i32,
+    pub weight_aligned: i32,
+    pub logits_grad: *const f32,
+    pub weight: *const ::std::os::raw::c_void,
+    pub assignment_to_row: *const i32,
+    pub rows: *const ::std::os::raw::c_void,
+    pub x_grad: *mut ::std::os::raw::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MilletRouterInputGrad"][::std::mem::size_of::<MilletRouterInputGrad>() - 72usize];
+    ["Alignment of MilletRouterInputGrad"]
+        [::std::mem::align_of::<MilletRouterInputGrad>() - 8usize];
+    ["Offset of field: MilletRouterInputGrad::tokens"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, tokens) - 0usize];
+    ["Offset of field: MilletRouterInputGrad::experts"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, experts) - 8usize];
+    ["Offset of field: MilletRouterInputGrad::hidden"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, hidden) - 12usize];
+    ["Offset of field: MilletRouterInputGrad::top_k"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, top_k) - 16usize];
+    ["Offset of field: MilletRouterInputGrad::vectorized"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, vectorized) - 20usize];
+    ["Offset of field: MilletRouterInputGrad::weight_aligned"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, weight_aligned) - 24usize];
+    ["Offset of field: MilletRouterInputGrad::logits_grad"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, logits_grad) - 32usize];
+    ["Offset of field: MilletRouterInputGrad::weight"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, weight) - 40usize];
+    ["Offset of field: MilletRouterInputGrad::assignment_to_row"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, assignment_to_row) - 48usize];
+    ["Offset of field: MilletRouterInputGrad::rows"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, rows) - 56usize];
+    ["Offset of field: MilletRouterInputGrad::x_grad"]
+        [::std::mem::offset_of!(MilletRouterInputGrad, x_grad) - 64usize];
 };
