@@ -24,20 +24,19 @@ template <typename T, int N> __device__ __forceinline__ void unpermute(const Mil
             // A batch may pass the last slot: lanes there have no row.
             for (int batch = 0; batch < min(WARP, p.top_k - first); batch += BATCH) {
                 Vector<T, N> values[BATCH];
-                bool there[BATCH];
+                int64_t row[BATCH];
 #pragma unroll
                 for (int i = 0; i < BATCH; ++i) {
-                    int64_t row = slots.row_of(batch + i);
-                    there[i] = inside && row >= 0;
-                    if (there[i]) values[i] = Vector<T, N>::load(&rows[row * p.hidden + column]);
+                    row[i] = slots.row_of(batch + i);
+                    values[i] = Vector<T, N>();
+                    if (inside && row[i] >= 0) values[i] = Vector<T, N>::load(&rows[row[i] * p.hidden + column]);
                 }
 #pragma unroll
                 for (int i = 0; i < BATCH; ++i) {
                     float weight = slots.weight_of(batch + i);
+                    if (row[i] < 0) continue;  // all lanes together
 #pragma unroll
-                    for (int j = 0; j < N; ++j) {
-                        if (there[i]) sum[j] += weight * widen(values[i].v[j]);
-                    }
+                    for (int j = 0; j < N; ++j) sum[j] += weight * widen(values[i].v[j]);
                 }
             }
         }

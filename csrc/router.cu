@@ -45,13 +45,13 @@ template <typename L> __device__ __forceinline__ void router_given_backward(cons
 }  // namespace millet
 
 #define MILLET_ROUTER(NAME, L)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_forward_128_##NAME(MilletRouterForward p) {   \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_128_##NAME(MilletRouterForward p) {   \
         millet::router_given<L, millet::Row128, millet::RowPlace::Registers>(p);                                                            \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_forward_512_##NAME(MilletRouterForward p) {   \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_512_##NAME(MilletRouterForward p) {   \
         millet::router_given<L, millet::Row512, millet::RowPlace::Registers>(p);                                                            \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_forward_any_##NAME(MilletRouterForward p) {   \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_any_##NAME(MilletRouterForward p) {   \
         millet::router_given<L, millet::SharedRow, millet::RowPlace::Shared>(p);                                                          \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_backward_##NAME(MilletRouterBackward p) {     \

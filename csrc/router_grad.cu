@@ -62,16 +62,14 @@ template <typename X, typename W> __device__ __forceinline__ void router_weight_
         int64_t token = first_token + step * PRODUCT_K + k;
         bool there = token < last_token;
         const float *row = &p.logits_grad[there ? token * p.experts : 0];
-        auto at = [&](int e) { return there && e < p.experts ? __ldg(&row[e]) : 0.0f; };
-        int e = first_expert + expert;
         Part part;
-        part.dz = make_float4(at(e), at(e + 1), at(e + 2), at(e + 3));
+        part.dz = load_four(row, first_expert + expert, p.experts, there);
         part.x = Eight<X>::load(&x[there ? token * p.hidden : 0], first_column + column, p.hidden, there, p.aligned);
         return part;
     };
     auto put = [&](const Part &part, float *a, float *b) {
         *reinterpret_cast<float4 *>(&a[k * Tile::A_STRIDE + expert]) = part.dz;
-        part.x.store(&b[k * Tile::B_STRIDE + column]);
+        part.x.store(&b[k * Tile::B_STRIDE], column);
     };
     Tile tile;
     tile.template run<sizeof(X) == 2>(0, steps, shared, fetch, put);
@@ -81,14 +79,20 @@ template <typename X, typename W> __device__ __forceinline__ void router_weight_
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
 #pragma unroll
-            for (int v = 0; v < 4; ++v) {
-                int e = first_expert + Tile::row() + i * 16 + v / 2 * 8, h = first_column + Tile::column() + j * 8 + v % 2;
+            for (int v = 0; v < 4; v += 2) {
+                int e = first_expert + Tile::row() + i * 16 + v * 4, h = first_column + Tile::column() + j * 8;
                 if (e >= p.experts || h >= p.hidden) continue;
                 int64_t index = static_cast<int64_t>(e) * p.hidden + h;
+                float *sums = &p.range_sums[range * elements + index];
+                bool pair = h + 1 < p.hidden;
                 if (p.ranges == 1) {
                     store_grad<W>(p, index, tile.sum[i][j][v]);
+                    if (pair) store_grad<W>(p, index + 1, tile.sum[i][j][v + 1]);
+                } else if (p.hidden % 2 == 0) {
+                    *reinterpret_cast<float2 *>(sums) = make_float2(tile.sum[i][j][v], tile.sum[i][j][v + 1]);
                 } else {
-                    p.range_sums[range * elements + index] = tile.sum[i][j][v];
+                    sums[0] = tile.sum[i][j][v];
+                    if (pair) sums[1] = tile.sum[i][j][v + 1];
                 }
             }
         }
@@ -118,9 +122,18 @@ __device__ __forceinline__ void gather_rows(const MilletRouterInputGrad &p, int6
             }
         }
     }
+    if constexpr (N % 4 == 0) {
+#pragma unroll
+        for (int j = 0; j < N; j += 4) {
+            float4 four = *reinterpret_cast<const float4 *>(&part[j]);
+            sum[j] += four.x, sum[j + 1] += four.y, sum[j + 2] += four.z, sum[j + 3] += four.w;
+        }
+    } else {
+        sum[0] += part[0];
+    }
     Vector<X, N> result;
 #pragma unroll
-    for (int j = 0; j < N; ++j) result.v[j] = narrow<X>(sum[j] + part[j]);
+    for (int j = 0; j < N; ++j) result.v[j] = narrow<X>(sum[j]);
     result.store(&static_cast<X *>(p.x_grad)[token * p.hidden + column]);
 }
 
@@ -131,8 +144,8 @@ template <typename X, typename W> __device__ __forceinline__ void router_input_g
     const int64_t first_token = static_cast<int64_t>(blockIdx.x) * PRODUCT_M;
     const int first_column = blockIdx.y * PRODUCT_N;
     const W *weight = static_cast<const W *>(p.weight);
-    // A thread has 4 experts of a token, and 8 columns of an expert.
-    const int m = threadIdx.x / 4, ka = threadIdx.x % 4 * 4, kb = threadIdx.x / 16, column = threadIdx.x % 16 * 8;
+    // A thread has 4 experts of a token, and 8 columns of an expert. Eight lanes have rows 4 apart: their stores do not share banks.
+    const int m = threadIdx.x / 32 * 8 + threadIdx.x / 4 % 2 * 4 + threadIdx.x % 32 / 8, ka = threadIdx.x % 4 * 4, kb = threadIdx.x / 16, column = threadIdx.x % 16 * 8;
     struct Part {
         float4 dz;
         Eight<W> weight;
@@ -141,18 +154,17 @@ template <typename X, typename W> __device__ __forceinline__ void router_input_g
         int64_t token = first_token + m;
         bool there = token < p.tokens;
         const float *row = &p.logits_grad[there ? token * p.experts : 0];
-        auto at = [&](int e) { return there && e < p.experts ? __ldg(&row[e]) : 0.0f; };
-        int e = step * PRODUCT_K + ka, expert = step * PRODUCT_K + kb;
+        int expert = step * PRODUCT_K + kb;
         bool inside = expert < p.experts;
         Part part;
-        part.dz = make_float4(at(e), at(e + 1), at(e + 2), at(e + 3));
+        part.dz = load_four(row, step * PRODUCT_K + ka, p.experts, there);
         const W *from = &weight[inside ? static_cast<int64_t>(expert) * p.hidden : 0];
         part.weight = Eight<W>::load(from, first_column + column, p.hidden, inside, p.weight_aligned);
         return part;
     };
     auto put = [&](const Part &part, float *a, float *b) {
         *reinterpret_cast<float4 *>(&a[m * Tile::A_STRIDE + ka]) = part.dz;
-        part.weight.store(&b[kb * Tile::B_STRIDE + column]);
+        part.weight.store(&b[kb * Tile::B_STRIDE], column);
     };
     Tile tile;
     tile.template run<sizeof(W) == 2>(0, (p.experts + PRODUCT_K - 1) / PRODUCT_K, shared, fetch, put);

@@ -31,6 +31,9 @@ template <Lies A> struct MixedTile {
     static constexpr int B_STRIDE = PRODUCT_N + 8;
     static constexpr int B_WORDS = PRODUCT_K * B_STRIDE;
     static constexpr int WORDS = A_WORDS + B_WORDS;  // of one place
+    // Where column n of a row of B is: neighbouring 16 bytes change places in every other 32 columns, so that threads which
+    // store 32 bytes each, 16 at a time, have different banks.
+    __device__ static int b_column(int n) { return n ^ (n >> 3 & 4); }
     // The sum in shared memory, in the place of the operands.
     static constexpr int SUM_STRIDE = PRODUCT_N + 8;
 
@@ -44,7 +47,8 @@ template <Lies A> struct MixedTile {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
         const int first_m = threadIdx.x / 128 * 32, first_n = threadIdx.x / 32 % 4 * 32;
         auto at = [&](int k, int m) { return __float_as_uint(A == Lies::Across ? a[k * A_STRIDE + m] : a[m * A_STRIDE + k]); };
-#pragma unroll
+        // Not unrolled: with both halves under way registers would not suffice for two blocks on a multiprocessor.
+#pragma unroll 1
         for (int k = 0; k < PRODUCT_K; k += 8) {
             uint32_t high[2][4], low[2][4];
 #pragma unroll
@@ -57,7 +61,7 @@ template <Lies A> struct MixedTile {
             }
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                const float *from = &b[(k + t) * B_STRIDE + first_n + j * 8 + g];
+                const float *from = &b[(k + t) * B_STRIDE + b_column(first_n + j * 8 + g)];
                 Split b0(__float_as_uint(from[0])), b1(__float_as_uint(from[4 * B_STRIDE]));
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
@@ -120,10 +124,21 @@ template <typename T> struct Eight {
         return result;
     }
 
-    __device__ void store(float *to) const {
-        *reinterpret_cast<float4 *>(to) = make_float4(v[0], v[1], v[2], v[3]);
-        *reinterpret_cast<float4 *>(to + 4) = make_float4(v[4], v[5], v[6], v[7]);
+    // To columns `column`… of a row of B.
+    __device__ void store(float *row, int column) const {
+        using Tile = MixedTile<Lies::Across>;
+        *reinterpret_cast<float4 *>(&row[Tile::b_column(column)]) = make_float4(v[0], v[1], v[2], v[3]);
+        *reinterpret_cast<float4 *>(&row[Tile::b_column(column + 4)]) = make_float4(v[4], v[5], v[6], v[7]);
     }
 };
+
+// Four neighbouring elements of a row of dz; zeros beyond the end.
+__device__ __forceinline__ float4 load_four(const float *row, int e, int experts, bool there) {
+    if (there && experts % 4 == 0) {
+        return e < experts ? __ldg(reinterpret_cast<const float4 *>(&row[e])) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+    auto at = [&](int i) { return there && i < experts ? __ldg(&row[i]) : 0.0f; };
+    return make_float4(at(e), at(e + 1), at(e + 2), at(e + 3));
+}
 
 }  // namespace millet

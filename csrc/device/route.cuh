@@ -31,10 +31,6 @@ template <typename T, int N> struct RegisterRow {
         for (int i = 1; i < N; ++i) result = i == j ? v[i] : result;
         return result;
     }
-    __device__ void set(int j, T value) {
-#pragma unroll
-        for (int i = 0; i < N; ++i) v[i] = i == j ? value : v[i];
-    }
 };
 
 // A row in shared memory.
@@ -45,7 +41,6 @@ template <typename T> struct SharedRow {
     __device__ int rounds() const { return n; }
     __device__ T &operator[](int j) { return row[j * WARP]; }
     __device__ T at(int j) const { return row[j * WARP]; }
-    __device__ void set(int j, T value) { row[j * WARP] = value; }
 };
 
 // The loop over a lane's elements: `j` and its expert `e`, which may be beyond the last.
@@ -60,10 +55,6 @@ template <typename T> struct SlotRow {
     __device__ T broadcast(int slot) const {
         if (slot < WARP) return __shfl_sync(ALL_LANES, v[0], slot);
         return __shfl_sync(ALL_LANES, v[1], slot - WARP);
-    }
-    __device__ void set(int slot, T value) {
-        if (slot == lane_id()) v[0] = value;
-        if (slot == lane_id() + WARP) v[1] = value;
     }
 };
 
@@ -238,20 +229,27 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
         }
     }
     SlotRow<uint32_t> keys = {};
-    for (int slot = 0; slot < top_k; ++slot) {
-        uint32_t top = __reduce_max_sync(ALL_LANES, best);
-        unsigned expert = __reduce_min_sync(ALL_LANES, best == top ? static_cast<unsigned>(at * WARP + lane_id()) : ~0u);
-        ids.set(slot, static_cast<int>(expert));
-        keys.set(slot, top);
-        int winner = expert % WARP;
-        if (bias != nullptr) weights.set(slot, __shfl_sync(ALL_LANES, p.at(at), winner));
-        if (lane_id() == winner) {
-            key.set(at, 0u);
-            best = 0;
-            MILLET_FOR_ROW(key, j, e) {
-                if (key[j] > best) {
-                    best = key[j];
-                    at = j;
+#pragma unroll
+    for (int i = 0; i < SLOT_ROUNDS; ++i) {
+        for (int slot = 0; slot < min(WARP, top_k - i * WARP); ++slot) {
+            uint32_t top = __reduce_max_sync(ALL_LANES, best);
+            unsigned own = at * WARP + lane_id();
+            unsigned expert = __reduce_min_sync(ALL_LANES, best == top ? own : ~0u);
+            float score = bias != nullptr ? __shfl_sync(ALL_LANES, p.at(at), expert % WARP) : 0.0f;
+            if (slot == lane_id()) {
+                ids.v[i] = static_cast<int>(expert);
+                keys.v[i] = top;
+                weights.v[i] = score;
+            }
+            if (own == expert && best == top) {
+                const int taken = at;
+                best = 0;
+                MILLET_FOR_ROW(key, j, e) {
+                    if (j == taken) key[j] = 0;
+                    if (key[j] > best) {
+                        best = key[j];
+                        at = j;
+                    }
                 }
             }
         }

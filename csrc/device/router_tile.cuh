@@ -80,7 +80,11 @@ __device__ __forceinline__ void route_tile(const MilletRouterForward &p, int til
     RouteSums sums;
     const int64_t first = static_cast<int64_t>(tile) * tile_rows;
     const int rows = static_cast<int>(min(static_cast<int64_t>(tile_rows), p.tokens - first));
-    for (int row = warp; row < rows; row += warps) {
+    // A warp has neighbouring tokens, and stores their lse 32 at a time.
+    const int warp_rows = (rows + warps - 1) / warps;
+    const int last = min(rows, (warp + 1) * warp_rows);
+    float own_lse = 0.0f;
+    for (int row = warp * warp_rows; row < last; ++row) {
         const int64_t token = first + row;
         load(row, z);
         if (p.logits_out != nullptr) {
@@ -98,7 +102,9 @@ __device__ __forceinline__ void route_tile(const MilletRouterForward &p, int til
                 atomicAdd(&space.counts[ids.v[i]], 1);
             }
         }
-        if (lane_id() == 0) p.lse[token] = lse;
+        const int place = (row - warp * warp_rows) % WARP;
+        if (lane_id() == place) own_lse = lse;
+        if ((place == WARP - 1 || row == last - 1) && lane_id() <= place) p.lse[token - place + lane_id()] = own_lse;
     }
 
     // The warps' sums, in order of the warps.

@@ -571,7 +571,9 @@ pub(super) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
         ranges: ranges.count as i32,
         aligned: aligned.into(),
         accumulate: accumulate.into(),
-        logits_grad: launch.read("logits_grad", logits_grad, 4)?.cast(),
+        logits_grad: launch
+            .read("logits_grad", logits_grad, dz_alignment(config))?
+            .cast(),
         x: launch
             .read("x", x, if aligned { VECTOR } else { size_of::<T>() })?
             .cast(),
@@ -593,6 +595,15 @@ pub(super) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
     unsafe {
         launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
         launch.run(kernel, grid, THREADS, 0, &parameters)
+    }
+}
+
+/// dz is read by four experts where rows allow it.
+fn dz_alignment(config: &MoeConfig) -> usize {
+    if config.num_experts().is_multiple_of(4) {
+        VECTOR
+    } else {
+        size_of::<f32>()
     }
 }
 
@@ -628,7 +639,9 @@ pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
         top_k: config.top_k() as i32,
         vectorized: vectorized.into(),
         weight_aligned: weight_aligned.into(),
-        logits_grad: launch.read("logits_grad", router.logits_grad, 4)?.cast(),
+        logits_grad: launch
+            .read("logits_grad", router.logits_grad, dz_alignment(config))?
+            .cast(),
         weight: launch
             .read("router weight", router.weight, weight_alignment)?
             .cast(),

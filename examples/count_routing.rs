@@ -1,0 +1,473 @@
+//! Counts what the kernels of routing do, on the emulator: launches, global bytes over the fewest possible, sectors, conflicts in
+//! shared memory, instructions a token. The tables of docs/kernels.md.
+//!
+//! ```sh
+//! cargo run --features cuda --example count_routing
+//! ```
+//!
+//! x is bf16, H = 2048, routing random. Counts are exact, but for what a model of the L2 cache says; they are not times. Beside ours
+//! stand naive kernels (a thread a token, a thread an element), which nvcc compiles when it is found (NVCC, or where
+//! `cargo xtask nvcc` puts it).
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use emulator_loader as loader;
+use millet::cuda::View;
+use millet::cudarc::driver::{CudaSlice, LaunchConfig, PushKernelArg};
+use millet::cudarc::nvrtc::Ptx;
+use millet::half::bf16;
+use millet::{
+    Backend, Capacity, Cuda, DispatchOutput, Logits, Losses, MoeConfig, RouterInput, RouterOutput,
+    RouterPart, RouterSaved, RowMap, WeightGrad, stats_elements,
+};
+use serde_json::Value;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const HIDDEN: usize = 2048;
+
+/// Counters of one launch.
+struct Launch(Value);
+
+impl Launch {
+    fn kernel(&self) -> &str {
+        self.0["kernel"].as_str().unwrap_or_default()
+    }
+
+    fn count(&self, counter: &str) -> f64 {
+        self.0[counter].as_f64().unwrap_or(f64::NAN)
+    }
+
+    /// Bytes from and to memory behind the L2 model: what it misses, and what is stored for the first time.
+    fn memory_bytes(&self) -> f64 {
+        32.0 * self.count("l2_sector_misses") + self.count("first_written_bytes")
+    }
+}
+
+/// Runs, waits, and gives the counters of what was launched.
+fn counted(cuda: &Cuda, operation: impl FnOnce() -> Result<()>) -> Result<Vec<Launch>> {
+    cuda.stream().synchronize()?;
+    loader::clear();
+    operation()?;
+    cuda.stream().synchronize()?;
+    let lines = loader::counters().ok_or("counters need the emulator: set CUDA_EMULATOR=1")?;
+    let launches = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).map(Launch))
+        .collect::<std::result::Result<_, _>>()?;
+    Ok(launches)
+}
+
+/// Numbers of mean 0, reproducible.
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut uniform = move || {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    (0..len)
+        .map(|_| uniform() + uniform() + uniform())
+        .collect()
+}
+
+struct Table {
+    tokens: usize,
+}
+
+impl Table {
+    fn head(&self) {
+        println!(
+            "| operation | kernel | floor, MB | memory / floor | sectors used: loads, stores | conflicts / wavefronts | thread instructions a token |"
+        );
+        println!("|---|---|---|---|---|---|---|");
+    }
+
+    fn row(&self, operation: &str, floor_bytes: usize, launches: &[Launch]) {
+        let sum = |f: &dyn Fn(&Launch) -> f64| launches.iter().map(f).sum::<f64>();
+        let count = |name: &str| sum(&|launch| launch.count(name));
+        let share = |bytes: &str, sectors: &str| match count(sectors) {
+            0.0 => "–".into(),
+            sectors => format!(
+                "{:.0} %",
+                (100.0 * count(bytes) / (32.0 * sectors)).min(100.0)
+            ),
+        };
+        let kernels: Vec<_> = launches.iter().map(Launch::kernel).collect();
+        println!(
+            "| {operation} | {} | {:.2} | {:.3} | {}, {} | {:.0} / {:.0} | {:.0} |",
+            kernels.join(", "),
+            floor_bytes as f64 / 1e6,
+            sum(&Launch::memory_bytes) / floor_bytes as f64,
+            share("global_load_bytes", "global_load_sectors"),
+            share("global_store_bytes", "global_store_sectors"),
+            count("shared_bank_conflicts"),
+            count("shared_wavefronts"),
+            count("thread_instructions") / self.tokens as f64,
+        );
+    }
+}
+
+fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<()> {
+    println!("\n### T={tokens}, E={experts}, K={top_k}, H={HIDDEN}\n");
+    let table = Table { tokens };
+    table.head();
+    let base = || MoeConfig::builder(HIDDEN, 64, experts, top_k).losses(Losses::new(1e-2, 1e-3));
+    let config = base().build()?;
+    let (assignments, rows) = (tokens * top_k, config.max_rows(tokens));
+    let logits = noise(tokens * experts, 1);
+    let narrow = |values: &[f32]| {
+        values
+            .iter()
+            .map(|&v| bf16::from_f32(v))
+            .collect::<Vec<_>>()
+    };
+    let logits_narrow = cuda.upload(&narrow(&logits))?;
+    let logits = cuda.upload(&logits)?;
+    let x = cuda.upload(&narrow(&noise(tokens * HIDDEN, 2)))?;
+    let weight = cuda.upload(&narrow(&noise(experts * HIDDEN, 3)))?;
+    let mut ids = cuda.allocate::<i32>(assignments)?;
+    let mut weights = cuda.allocate::<f32>(assignments)?;
+    let mut lse = cuda.allocate::<f32>(tokens)?;
+    let mut counts = cuda.allocate::<i32>(experts)?;
+    let mut stats = cuda.allocate::<f32>(stats_elements(&config))?;
+    let mut scratch = cuda.allocate::<f32>(cuda.scratch_elements::<bf16>(&config, tokens))?;
+    let (token_bytes, weight_bytes) = (2 * tokens * HIDDEN, 2 * experts * HIDDEN);
+    let routed_bytes = 8 * assignments + 4 * tokens + 4 * (stats_elements(&config) + experts);
+
+    let inputs = [
+        (
+            "router, f32 logits",
+            Logits::Given(View::from(&logits)),
+            4 * tokens * experts,
+        ),
+        (
+            "router, bf16 logits",
+            Logits::GivenNarrow(View::from(&logits_narrow)),
+            2 * tokens * experts,
+        ),
+        (
+            "router, from tokens",
+            Logits::FromTokens {
+                x: View::from(&x),
+                weight: View::from(&weight),
+            },
+            token_bytes + weight_bytes,
+        ),
+    ];
+    for (name, logits, bytes) in inputs {
+        let input = RouterInput::<Cuda, bf16> {
+            logits,
+            selection_bias: None,
+        };
+        let launches = counted(cuda, || {
+            let output = RouterOutput {
+                ids: ids.as_view_mut(),
+                weights: weights.as_view_mut(),
+                lse: lse.as_view_mut(),
+                counts: counts.as_view_mut(),
+                stats: stats.as_view_mut(),
+                logits: None,
+            };
+            Ok(cuda.router_forward(&config, tokens, input, output, scratch.as_view_mut())?)
+        })?;
+        table.row(name, bytes + routed_bytes, &launches);
+    }
+
+    let mut offsets = cuda.allocate::<i32>(experts + 1)?;
+    let mut to_assignment = cuda.allocate::<i32>(rows)?;
+    let mut to_row = cuda.allocate::<i32>(assignments)?;
+    let mut tiles = cuda.allocate::<i32>(2 * config.max_row_tiles(tokens))?;
+    let dropping = base().capacity(Capacity::new(1.5)).build()?;
+    for (name, config) in [("dispatch, capacity 1.5", &dropping), ("dispatch", &config)] {
+        let rows = config.max_rows(tokens);
+        let launches = counted(cuda, || {
+            let output = DispatchOutput {
+                offsets: offsets.as_view_mut(),
+                row_to_assignment: to_assignment.slice_mut(..rows),
+                assignment_to_row: to_row.as_view_mut(),
+                row_tiles: tiles.slice_mut(..2 * config.max_row_tiles(tokens)),
+            };
+            let ids = View::from(&ids);
+            Ok(cuda.dispatch(
+                config,
+                tokens,
+                ids,
+                weights.as_view_mut(),
+                output,
+                scratch.as_view_mut(),
+            )?)
+        })?;
+        let floor = 8 * assignments + 4 * rows + 4 * experts + 8 * config.max_row_tiles(tokens);
+        table.row(name, floor, &launches);
+    }
+
+    let map = RowMap::<Cuda> {
+        offsets: View::from(&offsets),
+        row_to_assignment: View::from(&to_assignment),
+        assignment_to_row: View::from(&to_row),
+        row_tiles: View::from(&tiles),
+    };
+    let row_bytes = 2 * rows * HIDDEN;
+    let mut permuted = cuda.allocate::<bf16>(rows * HIDDEN)?;
+    let mut output = cuda.allocate::<bf16>(tokens * HIDDEN)?;
+    let mut rows_grad = cuda.allocate::<bf16>(rows * HIDDEN)?;
+    let mut weights_grad = cuda.allocate::<f32>(assignments)?;
+    let launches = counted(cuda, || {
+        Ok(cuda.permute(&config, tokens, View::from(&x), map, permuted.as_view_mut())?)
+    })?;
+    table.row(
+        "permute",
+        token_bytes + row_bytes + 4 * assignments,
+        &launches,
+    );
+    let launches = counted(cuda, || {
+        let (rows, weights) = (View::from(&permuted), View::from(&weights));
+        Ok(cuda.unpermute(&config, tokens, rows, weights, map, output.as_view_mut())?)
+    })?;
+    table.row(
+        "unpermute, combine",
+        token_bytes + row_bytes + 8 * assignments,
+        &launches,
+    );
+    let launches = counted(cuda, || {
+        let (rows, weights) = (View::from(&permuted), View::from(&weights));
+        let (rows_grad, weights_grad) = (rows_grad.as_view_mut(), weights_grad.as_view_mut());
+        let grad = View::from(&output);
+        Ok(cuda.unpermute_backward(
+            &config,
+            tokens,
+            grad,
+            rows,
+            weights,
+            map,
+            rows_grad,
+            weights_grad,
+        )?)
+    })?;
+    table.row(
+        "unpermute backward",
+        token_bytes + 2 * row_bytes + 12 * assignments,
+        &launches,
+    );
+
+    let mut logits_grad = cuda.allocate::<f32>(tokens * experts)?;
+    let saved_bytes = 12 * assignments + 4 * tokens + 4 * experts;
+    for (name, logits, bytes) in inputs {
+        let input = RouterInput::<Cuda, bf16> {
+            logits,
+            selection_bias: None,
+        };
+        let launches = counted(cuda, || {
+            let saved = RouterSaved {
+                ids: View::from(&ids),
+                weights: View::from(&weights),
+                lse: View::from(&lse),
+                counts: View::from(&counts),
+            };
+            let grad = View::from(&weights_grad);
+            let (dz, scratch) = (logits_grad.as_view_mut(), scratch.as_view_mut());
+            Ok(cuda.router_backward(&config, tokens, input, saved, grad, 1.0, dz, scratch)?)
+        })?;
+        let floor = bytes + saved_bytes + 4 * tokens * experts;
+        table.row(&name.replace("router", "router backward"), floor, &launches);
+    }
+    let dz_bytes = 4 * tokens * experts;
+    let mut grad = cuda.allocate::<bf16>(experts * HIDDEN)?;
+    let launches = counted(cuda, || {
+        let grad = WeightGrad::Overwrite(grad.as_view_mut());
+        let (dz, x) = (View::from(&logits_grad), View::from(&x));
+        Ok(cuda.router_weight_grad::<bf16, bf16>(
+            &config,
+            tokens,
+            dz,
+            x,
+            grad,
+            scratch.as_view_mut(),
+        )?)
+    })?;
+    table.row(
+        "router weight gradient",
+        dz_bytes + token_bytes + weight_bytes,
+        &launches,
+    );
+    for (name, part) in [
+        ("permute backward", false),
+        ("permute backward with the router's part", true),
+    ] {
+        let router = part.then_some(RouterPart {
+            logits_grad: View::from(&logits_grad),
+            weight: View::from(&weight),
+        });
+        let launches = counted(cuda, || {
+            let (rows, x_grad) = (View::from(&permuted), output.as_view_mut());
+            let scratch = scratch.as_view_mut();
+            Ok(cuda.permute_backward::<bf16, bf16>(
+                &config, tokens, rows, map, router, x_grad, scratch,
+            )?)
+        })?;
+        let router_bytes = if part { dz_bytes + weight_bytes } else { 0 };
+        table.row(
+            name,
+            token_bytes + row_bytes + 4 * assignments + router_bytes,
+            &launches,
+        );
+    }
+    naive(
+        cuda,
+        &table,
+        &config,
+        tokens,
+        [&ids, &to_row],
+        [&logits, &weights],
+        &permuted,
+    )
+}
+
+/// What somebody would write first.
+const NAIVE: &str = r#"
+#include <cuda_bf16.h>
+// A thread a token: softmax over K picked by K passes over the row.
+extern "C" __global__ void naive_router(const float *logits, int *ids, float *weights, float *lse, int tokens, int experts, int top_k) {
+    int t = blockIdx.x * blockDim.x + threadIdx.x;
+    if (t >= tokens) return;
+    const float *z = logits + (long long)t * experts;
+    float max = -INFINITY, sum = 0.0f, total = 0.0f;
+    for (int e = 0; e < experts; e++) max = fmaxf(max, z[e]);
+    for (int e = 0; e < experts; e++) sum += expf(z[e] - max);
+    lse[t] = max + logf(sum);
+    for (int k = 0; k < top_k; k++) {
+        int best = -1;
+        for (int e = 0; e < experts; e++) {
+            bool taken = false;
+            for (int j = 0; j < k; j++) taken |= ids[t * top_k + j] == e;
+            if (!taken && (best < 0 || z[e] > z[best])) best = e;
+        }
+        ids[t * top_k + k] = best;
+        weights[t * top_k + k] = expf(z[best] - max);
+        total += weights[t * top_k + k];
+    }
+    for (int k = 0; k < top_k; k++) weights[t * top_k + k] /= total;
+}
+// A thread an element of the output.
+extern "C" __global__ void naive_combine(const __nv_bfloat16 *rows, const float *weights, const int *to_row, __nv_bfloat16 *out, int tokens,
+                                         int top_k, int hidden) {
+    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (long long)tokens * hidden) return;
+    long long t = i / hidden;
+    float sum = 0.0f;
+    for (int k = 0; k < top_k; k++) {
+        int row = to_row[t * top_k + k];
+        if (row >= 0) sum += weights[t * top_k + k] * __bfloat162float(rows[(long long)row * hidden + i % hidden]);
+    }
+    out[i] = __float2bfloat16(sum);
+}
+"#;
+
+fn naive(
+    cuda: &Cuda,
+    table: &Table,
+    config: &MoeConfig,
+    tokens: usize,
+    [ids, to_row]: [&CudaSlice<i32>; 2],
+    [logits, weights]: [&CudaSlice<f32>; 2],
+    rows: &CudaSlice<bf16>,
+) -> Result<()> {
+    let Some(nvcc) = find_nvcc() else {
+        println!("\nno nvcc: the naive kernels are left out");
+        return Ok(());
+    };
+    let folder = std::env::temp_dir().join(format!("count_routing_{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let (source, ptx) = (folder.join("naive.cu"), folder.join("naive.ptx"));
+    std::fs::write(&source, NAIVE)?;
+    let status = Command::new(nvcc)
+        .args(["-O3", "-arch=compute_80", "-ptx", "-o"])
+        .args([&ptx, &source])
+        .status()?;
+    let text = std::fs::read_to_string(&ptx);
+    std::fs::remove_dir_all(&folder)?;
+    if !status.success() {
+        return Err("nvcc failed".into());
+    }
+    let stream = cuda.stream();
+    let module = stream.context().load_module(Ptx::from_src(text?))?;
+    let (router, combine) = (
+        module.load_function("naive_router")?,
+        module.load_function("naive_combine")?,
+    );
+    let (experts, top_k) = (config.num_experts(), config.top_k());
+    let assignments = tokens * top_k;
+    let mut out_ids = cuda.allocate::<i32>(ids.len())?;
+    let mut out_weights = cuda.allocate::<f32>(weights.len())?;
+    let mut lse = cuda.allocate::<f32>(tokens)?;
+    let mut out = cuda.allocate::<bf16>(tokens * HIDDEN)?;
+    let [tokens_, experts_, top_k_, hidden_] = [tokens, experts, top_k, HIDDEN].map(|n| n as i32);
+    let launches = counted(cuda, || {
+        let mut launch = stream.launch_builder(&router);
+        launch
+            .arg(logits)
+            .arg(&mut out_ids)
+            .arg(&mut out_weights)
+            .arg(&mut lse);
+        launch.arg(&tokens_).arg(&experts_).arg(&top_k_);
+        // SAFETY: the arguments are the kernel's, and the buffers as large as it takes them to be.
+        unsafe { launch.launch(grid(tokens)) }?;
+        Ok(())
+    })?;
+    table.row(
+        "naive router",
+        4 * tokens * experts + 8 * assignments + 4 * tokens,
+        &launches,
+    );
+    let launches = counted(cuda, || {
+        let mut launch = stream.launch_builder(&combine);
+        launch.arg(rows).arg(weights).arg(to_row).arg(&mut out);
+        launch.arg(&tokens_).arg(&top_k_).arg(&hidden_);
+        // SAFETY: as above.
+        unsafe { launch.launch(grid(tokens * HIDDEN)) }?;
+        Ok(())
+    })?;
+    let floor = 2 * tokens * HIDDEN + 2 * config.max_rows(tokens) * HIDDEN + 8 * assignments;
+    table.row("naive combine", floor, &launches);
+    Ok(())
+}
+
+/// One thread an element.
+fn grid(elements: usize) -> LaunchConfig {
+    LaunchConfig {
+        grid_dim: (elements.div_ceil(256) as u32, 1, 1),
+        block_dim: (256, 1, 1),
+        shared_mem_bytes: 0,
+    }
+}
+
+fn find_nvcc() -> Option<PathBuf> {
+    let here =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cuda-toolkit/nvidia/cu13/bin/nvcc");
+    [std::env::var_os("NVCC").map(PathBuf::from), Some(here)]
+        .into_iter()
+        .flatten()
+        .find(|path| path.is_file())
+}
+
+fn main() -> Result<()> {
+    for (option, value) in [
+        ("CUDA_EMULATOR_COUNT", "1"),
+        ("CUDA_EMULATOR_MMA", "fast"),
+        ("CUDA_EMULATOR_CHECK", "off"),
+    ] {
+        loader::set_option(option, Some(value))
+            .ok_or("counters need the emulator: set CUDA_EMULATOR=1")?
+            .map_err(|error| error.to_string())?;
+    }
+    let cuda = Cuda::device(0)?;
+    let tokens = std::env::args()
+        .nth(1)
+        .map_or(Ok(8192), |text| text.parse())?;
+    routing(&cuda, tokens, 128, 8)?;
+    routing(&cuda, tokens, 512, 10)
+}
