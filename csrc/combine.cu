@@ -57,7 +57,8 @@ template <typename T, int N> __device__ __forceinline__ void unpermute_backward(
     for (int first = 0; first < p.top_k; first += WARP) {
         Slots slots = Slots::load(p, t, first);
         float grad = 0.0f;  // of this lane's slot
-        for (int batch = 0; batch < min(WARP, p.top_k - first); batch += BATCH) {
+        bool nothing = __all_sync(ALL_LANES, slots.row < 0);
+        for (int batch = 0; batch < (nothing ? 0 : min(WARP, p.top_k - first)); batch += BATCH) {
             int64_t row[BATCH];
             float weight[BATCH];
             float dot[BATCH] = {};
@@ -66,10 +67,6 @@ template <typename T, int N> __device__ __forceinline__ void unpermute_backward(
                 row[i] = slots.row_of(batch + i);
                 weight[i] = slots.weight_of(batch + i);
             }
-            bool nothing = true;
-#pragma unroll
-            for (int i = 0; i < BATCH; ++i) nothing = nothing && row[i] < 0;
-            if (nothing) continue;
             for_columns<N>(p, [&](int64_t column, bool inside) {
                 if (!inside) return;
                 // A later batch finds dO in the first-level cache.
