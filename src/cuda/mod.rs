@@ -133,6 +133,8 @@ impl Backend for Cuda {
     }
 
     fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize {
+        // No operation takes more.
+        let tokens = tokens.min(i32::MAX as usize);
         [
             router::scratch_elements::<T::Acc>(config, tokens),
             dispatch::scratch_elements::<T::Acc>(config, tokens),
