@@ -1,11 +1,42 @@
 //! What ptxas says of the kernels: no spills, and registers within a budget.
 
+/// What it said of every kernel for every architecture of this build.
 const PTXAS: &str = include_str!(concat!(env!("OUT_DIR"), "/ptxas.txt"));
 
-/// A kernel for one architecture.
+/// Registers of a multiprocessor, on every architecture from 8.0 to 12.0, and threads of a block.
+const REGISTERS: u32 = 65536;
+const THREADS: u32 = 256;
+
+/// Blocks that a multiprocessor must have registers for, by the beginning of a kernel's name; the first that fits counts.
+///
+/// What waits for memory most of the time needs many warps; what computes on tiles in registers needs registers, and hides
+/// latency by asynchronous copies or by what one warp has in flight.
+const BLOCKS: &[(&str, u32)] = &[
+    // A copy, a warp a token: all 64 warps.
+    ("permute", 8),
+    // Four rows a warp in flight at a time.
+    ("unpermute", 4),
+    ("dispatch", 6),
+    ("router_backward", 6),
+    // A row in shared memory; in 4 registers a lane; in 16, twice, with its scores.
+    ("router_forward_any", 5),
+    ("router_forward_128", 3),
+    ("router_forward_512", 2),
+    // Tensor cores: accumulators of 64 tokens × 128 experts; of up to 512 experts.
+    ("router_tokens_128", 2),
+    ("router_tokens_backward_128", 2),
+    ("router_tokens", 1),
+    ("router_logits", 2),
+    ("router_input_grad", 2),
+    ("router_weight_grad", 2),
+    // A sum a token; tiles of 128×128 and more.
+    ("experts_weights_grad", 8),
+    ("experts_", 1),
+];
+
 #[derive(Debug)]
 struct Kernel {
-    name: String,
+    name: &'static str,
     registers: u32,
     spilled_bytes: u32,
 }
@@ -18,19 +49,40 @@ fn kernels() -> Vec<Kernel> {
     let mut all = Vec::new();
     let mut lines = PTXAS.lines();
     while let Some(line) = lines.next() {
-        let Some((_, name)) = line.split_once("Function properties for ") else {
-            continue;
-        };
-        let spills = lines.next().unwrap();
-        let spilled_bytes = number_before(spills, " bytes spill stores")
-            + number_before(spills, " bytes spill loads");
-        let usage = lines.next().unwrap();
-        let registers = number_before(usage, " registers,");
-        all.push(Kernel {
-            name: name.trim().into(),
-            registers,
-            spilled_bytes,
-        });
+        if let Some((_, name)) = line.split_once("Function properties for ") {
+            let (spills, usage) = (lines.next().unwrap(), lines.next().unwrap());
+            all.push(Kernel {
+                name: name.trim(),
+                registers: number_before(usage, " registers,"),
+                spilled_bytes: number_before(spills, " bytes spill stores")
+                    + number_before(spills, " bytes spill loads"),
+            });
+        }
     }
     all
+}
+
+#[test]
+fn no_kernel_spills() {
+    let kernels = kernels();
+    assert!(kernels.len() > 10, "{}", kernels.len());
+    for kernel in kernels {
+        assert_eq!(kernel.spilled_bytes, 0, "{kernel:?}");
+    }
+}
+
+#[test]
+fn every_kernel_is_within_its_budget() {
+    for kernel in kernels() {
+        let fits = |(prefix, _): &&(&str, u32)| kernel.name.starts_with(prefix);
+        let Some((_, blocks)) = BLOCKS.iter().find(fits) else {
+            panic!("{kernel:?} has no budget");
+        };
+        // Registers are handed out to a warp in units of 8 a thread; a thread has at most 255.
+        let budget = (REGISTERS / THREADS / blocks / 8 * 8).min(255);
+        assert!(
+            kernel.registers <= budget,
+            "{kernel:?}: at most {budget} for {blocks} blocks of {THREADS} threads"
+        );
+    }
 }
