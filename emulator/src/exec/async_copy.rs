@@ -9,7 +9,7 @@ use crate::lower::op::{CpAsync, NONE};
 use crate::memory::SHARED_BASE;
 
 /// What the destination holds until the copy is made: a NaN in every float format.
-const POISON: u8 = 0xff;
+pub(super) const POISON: u8 = 0xff;
 
 /// Executes the copy for the lanes; false: a fault was recorded.
 #[allow(clippy::too_many_arguments)]

@@ -18,6 +18,7 @@ mod run;
 mod slow;
 mod special;
 mod state;
+mod wmma;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -641,7 +642,7 @@ impl Exec<'_> {
             hooks::Kind::Atomic => "atomic operation",
         };
         let size = u64::from(what.size);
-        let misaligned = size.is_power_of_two() && address & (size.min(32) - 1) != 0;
+        let misaligned = size.is_power_of_two() && address & (size - 1) != 0;
         let global = match space {
             MemSpace::Global => true,
             MemSpace::Generic => address < SHARED_WINDOW,
@@ -658,8 +659,7 @@ impl Exec<'_> {
         };
         let (kind, code, message) = if misaligned {
             let message = format!(
-                "misaligned {name} {verb} of {size} bytes at {address:#x}: the address is not a multiple of {}",
-                size.min(32)
+                "misaligned {name} {verb} of {size} bytes at {address:#x}: the address is not a multiple of {size}"
             );
             (
                 FindingKind::Misaligned,

@@ -80,12 +80,14 @@ impl FunctionLowering<'_, '_> {
             "red" => self.atom(w, true),
             "cp" => self.cp(w),
             "prefetch" | "prefetchu" => self.prefetch(w),
+            "discard" => self.discard(w),
             "applypriority" => self.apply_priority(w),
             "createpolicy" => self.createpolicy(w),
             "ldmatrix" => self.ldmatrix(w, false),
             "stmatrix" => self.ldmatrix(w, true),
             "movmatrix" => self.movmatrix(w),
             "mma" => self.mma(w),
+            "wmma" => self.wmma(w),
             "shfl" => self.shfl(w),
             "vote" => self.vote(w),
             "match" => self.match_(w),
@@ -183,10 +185,20 @@ impl FunctionLowering<'_, '_> {
     }
 
     fn fence(&mut self, w: &mut Words<'_>) -> Result<()> {
-        // `.sc` is stronger than `.acq_rel`; both are full fences here.
-        if !w.flag("sc") {
-            w.flag("acq_rel");
+        // For mappings of one piece of memory at several addresses, which there are not.
+        if w.flag("proxy") {
+            return match w.flag("alias") {
+                true => self.plain(w, Slow::Prefetch),
+                false => Err(w.error("this proxy fence is not implemented")),
+            };
         }
+        // `.sc` is stronger than `.acq_rel`, `.acquire` and `.release` are weaker; all are full fences here.
+        w.one_of(&[
+            ("sc", ()),
+            ("acq_rel", ()),
+            ("acquire", ()),
+            ("release", ()),
+        ]);
         match w.scope() {
             Some(scope) => self.plain(w, Slow::Fence(scope)),
             None => Err(w.error("this fence is not implemented")),

@@ -136,7 +136,7 @@ pub(crate) struct Image<'a> {
 /// Calls `f` with every name that an operand uses.
 fn each_name<'a>(operand: &'a Operand, f: &mut impl FnMut(&'a str)) {
     match operand {
-        Operand::Symbol { name, .. } => f(name),
+        Operand::Symbol { name, .. } | Operand::Element { name, .. } => f(name),
         Operand::Address {
             base: AddressBase::Symbol(name),
             ..
