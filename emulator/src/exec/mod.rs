@@ -43,6 +43,10 @@ const BLOCK_QUANTUM: u64 = 400_000;
 /// Polls in a turn after which the block is thought to wait for another.
 const POLLS: u64 = 64;
 
+/// Blocks that take short turns in a checked launch, once they use atomic operations: one that did all the work before another
+/// began would hide what is missing between them.
+const MINGLED_BLOCKS: usize = 4;
+
 /// Blocks that a worker keeps at once with a seed.
 const SEEDED_BLOCKS: usize = 6;
 
@@ -53,6 +57,8 @@ pub(crate) struct Grid<'a> {
     pub(crate) memory: &'a DeviceMemory,
     pub(crate) params: &'a [u8],
     pub(crate) mma: mma::Mode,
+    /// Blocks with atomic operations take short turns.
+    pub(crate) mingle: bool,
     /// Device address of a cooperative grid's workspace, or 0.
     pub(crate) workspace: u64,
     /// Counts launches of this process.
@@ -96,10 +102,10 @@ pub(crate) struct Exec<'a> {
 }
 
 /// splitmix64.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -107,7 +113,7 @@ impl Random {
         z ^ z >> 31
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }
 }
@@ -191,6 +197,7 @@ pub(crate) fn run(launch: &Launch<'_>) -> Report {
         memory: launch.memory,
         params: &launch.params,
         mma,
+        mingle: launch.options.check == Check::All,
         workspace,
         id: LAUNCHES.fetch_add(1, Ordering::Relaxed) + 1,
         checker: checker.as_ref(),
@@ -316,8 +323,9 @@ impl<'a> Grid<'a> {
             match x.turn(&mut resident[at], &mut random) {
                 Turn::Done => spare.push(resident.swap_remove(at)),
                 Turn::Again => {
-                    let waits = resident[at].polls > POLLS;
-                    if waits
+                    let block = &resident[at];
+                    let mingles = self.mingle && block.exchanged && resident.len() < MINGLED_BLOCKS;
+                    if (mingles || block.polls > POLLS)
                         && resident.len() < most
                         && let Some(block) = self.start(&mut spare)
                     {
@@ -380,6 +388,7 @@ impl<'a> Grid<'a> {
             follows,
             next: 0,
             polls: 0,
+            exchanged: false,
         });
         block.index = index;
         block.id = id;
@@ -387,6 +396,7 @@ impl<'a> Grid<'a> {
         block.follows = follows;
         block.next = 0;
         block.polls = 0;
+        block.exchanged = false;
         block.barriers = Default::default();
         // What shared memory holds at the start is undefined; zero is the kindest, so checked runs get something else.
         let fill = match self.launch.options.check {
@@ -462,7 +472,8 @@ impl Exec<'_> {
             runs += 1;
             let seeded_end = random.is_some() && runs >= 8;
             let waits = random.is_none() && block.polls > POLLS && runs >= n;
-            if seeded_end || waits || self.warp_instructions >= end {
+            let mingles = random.is_none() && self.grid.mingle && block.exchanged && runs >= n;
+            if seeded_end || waits || mingles || self.warp_instructions >= end {
                 self.report_executed();
                 return Turn::Again;
             }
@@ -500,11 +511,18 @@ impl Exec<'_> {
             })
             .collect();
         let message = format!(
-            "{} was stopped after {limit} thread-instructions: block {:?}, warp {}: {}",
-            self.grid.launch.kernel.name,
-            block.id,
+            "stopped after {limit} thread-instructions: warp {}: {}",
             warp.index,
             places.join("; ")
+        );
+        if let Some(g) = warp.groups.iter().find(|g| g.mask != 0) {
+            let (pc, mask) = (g.pc, g.mask);
+            let kind = FindingKind::LimitExceeded;
+            self.report(block, warp, kind, message.clone(), pc, mask, None);
+        }
+        let message = format!(
+            "{}, block {:?}: {message}",
+            self.grid.launch.kernel.name, block.id
         );
         self.fault = Some(Fault {
             code: FaultCode::LaunchTimeout,

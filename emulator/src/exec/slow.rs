@@ -17,6 +17,9 @@ use crate::numeric::{matrix, mma};
 const MAX_DEPTH: usize = 1024;
 const MAX_LOCAL: u32 = 512 << 10;
 
+/// What `shfl` gives where the source lane takes no part, which PTX leaves undefined: no number in any float format.
+const ABSENT: u32 = !0;
+
 /// Lanes of `m` whose word equals the first lane's, and that word.
 fn same_as_first(words: &[u32; 32], m: u32) -> (u32, u32) {
     let first = words[m.trailing_zeros() as usize];
@@ -44,6 +47,7 @@ pub(crate) fn execute(
         Slow::Atom(atom) => {
             *budget -= POLL_COST;
             warp.backward += POLL;
+            block.exchanged = true;
             block.polls += u64::from(atom.op == AtomOp::Cas || atom.op == AtomOp::Exch);
             // SAFETY: slots of this frame; m is not 0.
             match unsafe { atomic::execute(x, block, warp, r, frame, atom, m, pc) } {
@@ -451,7 +455,11 @@ unsafe fn collective(r: Regs, op: &Slow, set: u32) {
                             (j, j <= most)
                         }
                     };
-                    value[l] = a[if ok { source as usize & 31 } else { l }];
+                    let source = if ok { source & 31 } else { lane };
+                    value[l] = match set >> source & 1 {
+                        0 => ABSENT,
+                        _ => a[source as usize],
+                    };
                     inside |= u32::from(ok) << l;
                 }
                 r.set32(*d, &value, set);
