@@ -592,6 +592,16 @@ fn an_endless_loop_is_stopped() {
         .expect("stopped");
     assert_eq!(fault.code as u32, 702);
     assert!(fault.message.contains("PTX line 14"), "{}", fault.message);
+    // Warps that only ever meet at a barrier.
+    let meeting = entry("", "L: bar.sync 0; bra L;");
+    for seed in [None, Some(3)] {
+        let mut options = unchecked();
+        options.instruction_limit = 1_000_000;
+        options.seed = seed;
+        let machine = Machine::new(&meeting, options);
+        let report = machine.launch("", [3, 1, 1], [64, 1, 1], &[0, 0]);
+        assert_eq!(report.fault.expect("stopped").code as u32, 702);
+    }
     // Checked, it is a finding too.
     let mut options = checked();
     options.instruction_limit = 1_000_000;

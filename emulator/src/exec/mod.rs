@@ -474,7 +474,11 @@ impl Exec<'_> {
             let waits = random.is_none() && block.polls > POLLS && runs >= n;
             let mingles = random.is_none() && self.grid.mingle && block.exchanged && runs >= n;
             if seeded_end || waits || mingles || self.warp_instructions >= end {
-                self.report_executed();
+                // Warps that meet at barriers for ever never use up a budget of their own.
+                if self.over_limit() {
+                    self.timeout(block, &block.warps[i]);
+                    return Turn::Fault;
+                }
                 return Turn::Again;
             }
             if runs % 64 == 0 && self.grid.stop.load(Ordering::Relaxed) {
