@@ -490,7 +490,10 @@ pub(super) fn shared(
     let writes = access.kind != Kind::Read;
     let size = access.size;
     let uniform = checker.state.warps[warp as usize].knows.same().cloned();
-    let mut left = access.lanes;
+    // A tile 16 wide: both halves of the warp read the same.
+    let (low, high) = offsets.split_at(16);
+    let twice = !writes && uniform.is_some() && access.lanes == !0 && low == high;
+    let mut left = if twice { 0xffff } else { access.lanes };
     while left != 0 {
         let lane = left.trailing_zeros();
         let at = offsets[lane as usize];
@@ -504,6 +507,7 @@ pub(super) fn shared(
             }
         }
         left &= !lanes;
+        lanes |= if twice { lanes << 16 } else { 0 };
         let (first, last) = (at / 4, (at + size - 1) / 4);
         for word in first..=last {
             let bytes = bytes_in_word(u64::from(word) * 4, u64::from(at), u64::from(size));
