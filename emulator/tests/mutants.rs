@@ -459,6 +459,31 @@ fn fences_of_too_small_a_scope_are_reported() {
 }
 
 #[test]
+fn half_fences_order_one_way() {
+    let start = TEXT.find("entry locked_counters").expect("the kernel");
+    let (before, rest) = TEXT.split_at(start);
+    // The lock is taken, then there is a fence; the second stands before it is given back.
+    let text = |first: &str, second: &str| {
+        let rest = rest.replacen("membar.gl;", &format!("fence.{first}.gpu;"), 1);
+        let rest = rest.replacen("membar.gl;", &format!("fence.{second}.gpu;"), 1);
+        format!("{before}{rest}")
+    };
+    for seed in 0..5 {
+        let run = |first, second| locked_counters(&Gpu::new(&text(first, second)), seed);
+        if let Outcome::Reported(what) = run("acquire", "release") {
+            panic!("seed {seed}:\n{what}");
+        }
+        for (first, second) in [("release", "release"), ("acquire", "acquire")] {
+            let outcome = run(first, second);
+            assert!(
+                matches!(outcome, Outcome::Reported(_)),
+                "{first}, {second}, seed {seed}"
+            );
+        }
+    }
+}
+
+#[test]
 fn messages_without_release_or_acquire_are_reported() {
     let weakened = |line: &str| {
         let words = [".release.", ".acquire."];

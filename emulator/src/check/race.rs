@@ -796,13 +796,22 @@ fn synchronize(
     }
 }
 
-pub(super) fn fence(checker: &mut BlockChecker<'_>, warp: u32, lanes: Lanes, scope: Scope) {
+pub(super) fn fence(
+    checker: &mut BlockChecker<'_>,
+    warp: u32,
+    lanes: Lanes,
+    scope: Scope,
+    semantics: Semantics,
+) {
     let block = checker.index;
     let state = &mut checker.state;
     let now = state.now;
     let w = &mut state.warps[warp as usize];
     // What was seen by strong reads is known from here on, as far as both scopes reach.
-    let observed = std::mem::take(&mut w.observed);
+    let observed = match semantics {
+        Semantics::Acquire | Semantics::AcquireRelease => std::mem::take(&mut w.observed),
+        Semantics::Relaxed | Semantics::Release => Vec::new(),
+    };
     for (lane, seen_scope, seen) in observed {
         let reaches = scope != Scope::Cta || seen_scope == Scope::Cta;
         if lanes >> lane & 1 == 0 || !reaches {
@@ -812,6 +821,9 @@ pub(super) fn fence(checker: &mut BlockChecker<'_>, warp: u32, lanes: Lanes, sco
         let mut clock = (**w.knows.of(lane)).clone();
         clock.join(&seen);
         w.learn(block, warp, 1 << lane, Arc::new(clock));
+    }
+    if matches!(semantics, Semantics::Relaxed | Semantics::Acquire) {
+        return;
     }
     w.any_fence = true;
     for lane in lanes_of(lanes) {

@@ -87,12 +87,12 @@ pub(crate) fn execute(
             Flow::Next
         }
         Slow::Bar(bar) => barrier::execute(x, block, warp, group, bar, m),
-        Slow::Fence(scope) => {
+        Slow::Fence(scope, semantics) => {
             fence(Ordering::SeqCst);
             if block.follows
                 && let Some(checker) = &mut block.checker
             {
-                checker.fence(warp.index, m, *scope);
+                checker.fence(warp.index, m, *scope, *semantics);
             }
             Flow::Next
         }

@@ -3,7 +3,7 @@
 use super::function::{FunctionLowering, Place, Result};
 use super::op::*;
 use super::words::Words;
-use crate::check::hooks::Scope;
+use crate::check::hooks::{Scope, Semantics};
 use crate::ptx::ast::{Operand, Type};
 
 impl FunctionLowering<'_, '_> {
@@ -179,7 +179,7 @@ impl FunctionLowering<'_, '_> {
     fn membar(&mut self, w: &mut Words<'_>) -> Result<()> {
         let scope = w.one_of(&[("cta", Scope::Cta), ("gl", Scope::Gpu), ("sys", Scope::Sys)]);
         match scope {
-            Some(scope) => self.plain(w, Slow::Fence(scope)),
+            Some(scope) => self.plain(w, Slow::Fence(scope, Semantics::AcquireRelease)),
             None => Err(w.error("membar has .cta, .gl or .sys")),
         }
     }
@@ -192,15 +192,16 @@ impl FunctionLowering<'_, '_> {
                 false => Err(w.error("this proxy fence is not implemented")),
             };
         }
-        // `.sc` is stronger than `.acq_rel`, `.acquire` and `.release` are weaker; all are full fences here.
-        w.one_of(&[
-            ("sc", ()),
-            ("acq_rel", ()),
-            ("acquire", ()),
-            ("release", ()),
+        // All are full fences on the host; for the checker `.sc` is as `.acq_rel`, which it is if nothing is said.
+        let semantics = w.one_of(&[
+            ("sc", Semantics::AcquireRelease),
+            ("acq_rel", Semantics::AcquireRelease),
+            ("acquire", Semantics::Acquire),
+            ("release", Semantics::Release),
         ]);
+        let semantics = semantics.unwrap_or(Semantics::AcquireRelease);
         match w.scope() {
-            Some(scope) => self.plain(w, Slow::Fence(scope)),
+            Some(scope) => self.plain(w, Slow::Fence(scope, semantics)),
             None => Err(w.error("this fence is not implemented")),
         }
     }

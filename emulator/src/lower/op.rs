@@ -728,7 +728,7 @@ pub(crate) enum Slow {
         members: u32,
     },
     Bar(Bar),
-    Fence(crate::check::hooks::Scope),
+    Fence(crate::check::hooks::Scope, crate::check::hooks::Semantics),
     Brx {
         index: u32,
         targets: Vec<u32>,
