@@ -341,7 +341,11 @@ fn phases_by_tickets_end_in_natural_order() {
         threads: 4,
         ..natural.clone()
     };
-    for options in [natural, parallel] {
+    let usual = Options {
+        check: Check::Fast,
+        ..parallel.clone()
+    };
+    for options in [natural, parallel, usual] {
         for blocks in [1, 2, 7, 40, 3000] {
             let gpu = Gpu::new(TEXT);
             let arguments = phase_arguments(&gpu);

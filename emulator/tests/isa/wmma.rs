@@ -246,6 +246,9 @@ fn what_it_must_not_be() {
             .replace("[%pa], 16", "[%pa], %x"),
         "different addresses or strides",
     );
+    // wmma orders no memory.
+    let shared = kernel(bf16, ["row", "col", "row", "row"], [16; 4], true);
+    fails(&shared.replace("bar.warp.sync -1;", ""), "Race");
     // A warp that is not whole.
     let some = "mov.u32 %x, %tid.x; setp.lt.u32 %p, %x, 16;\n@%p wmma.load.a";
     fails(&dense.replacen("wmma.load.a", some, 1), "all 32 lanes");
