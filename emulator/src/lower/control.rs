@@ -129,9 +129,11 @@ impl FunctionLowering<'_, '_> {
     }
 
     fn nanosleep(&mut self, w: &mut Words<'_>) -> Result<()> {
-        let ty = w.one_type()?;
+        if w.one_type()? != Type::U32 {
+            return Err(w.error("nanosleep is u32"));
+        }
         let o = Self::operands(w, 1..=1)?;
-        self.src32(&o[0], ty, w)?;
+        self.src32(&o[0], Type::U32, w)?;
         self.slow(Slow::Nanosleep);
         Ok(())
     }

@@ -8,6 +8,9 @@ use crate::ptx::ast::{Operand, Type};
 impl FunctionLowering<'_, '_> {
     pub(crate) fn mov(&mut self, w: &mut Words<'_>) -> Result<()> {
         let ty = w.one_type()?;
+        if !matches!(ty, Type::Pred | Type::B128) {
+            w.movable(ty)?;
+        }
         let o = Self::operands(w, 2..=2)?;
         match (&o[0], &o[1]) {
             (d, Operand::Vector(parts)) => self.pack(d, parts, ty, w),

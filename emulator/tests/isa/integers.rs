@@ -977,6 +977,9 @@ fn pairs_of_halves() {
     );
     refused("max.relu.u16x2 %d, %a, %b;", "r", "rr");
     refused("sub.s16x2 %d, %a, %b;", "r", "rr");
+    refused("mov.u16x2 %d, %a;", "r", "r");
+    refused("mov.f16x2 %d, %a;", "r", "r");
+    refused("setp.eq.u16x2 %d, %a, %b;", "p", "rr");
 }
 
 #[test]
