@@ -1,8 +1,8 @@
 //! Speed of the interpreter: thread-instructions a second and core on a convergent scalar loop, a tensor-core block product,
-//! and loading. Run with `cargo bench -p cuda-emulator --bench engine`; best of several runs, one thread.
+//! and loading. Run with `cargo bench -p cuda-emulator --bench engine`; best of several runs, one thread, processor time.
 
 use std::fmt::Write;
-use std::time::Instant;
+use std::time::Duration;
 
 use cuda_emulator::device::Device;
 use cuda_emulator::engine::{self, Launch, Loaded};
@@ -128,7 +128,7 @@ fn best(
     let mut least = f64::INFINITY;
     let mut executed = 0;
     for _ in 0..5 {
-        let start = Instant::now();
+        let start = processor_time();
         let report = engine::run(&Launch {
             kernel: &loaded.program.kernels[0],
             grid: [1; 3],
@@ -142,10 +142,22 @@ fn best(
             options,
         });
         assert_eq!(report.fault, None);
-        least = least.min(start.elapsed().as_secs_f64());
+        least = least.min((processor_time() - start).as_secs_f64());
         executed = report.counters.thread_instructions;
     }
     (least, executed)
+}
+
+/// Of this thread, which runs everything: what else the machine does counts for less.
+fn processor_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the structure is there to be written.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(result, 0);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn main() {
@@ -202,9 +214,9 @@ fn main() {
     let memory = DeviceMemory::new(1 << 20).expect("address space");
     let mut least = f64::INFINITY;
     for _ in 0..5 {
-        let start = Instant::now();
+        let start = processor_time();
         let loaded = load(&text, &memory);
-        least = least.min(start.elapsed().as_secs_f64());
+        least = least.min((processor_time() - start).as_secs_f64());
         assert_eq!(loaded.program.kernels.len(), i);
     }
     println!(

@@ -61,6 +61,13 @@ using Gemm80 = cutlass::gemm::device::Gemm<
     cutlass::gemm::GemmShape<WM, WN, K>, Instruction, cutlass::epilogue::thread::LinearCombination<C, 4, float, float>,
     cutlass::gemm::threadblock::GemmIdentityThreadblockSwizzle<>, Stages, 16 / sizeof(T), 16 / sizeof(T), Serial>;
 
+/// By `wmma`, from shared memory whose rows are padded.
+template <typename C, typename LayoutA, typename LayoutB, typename Instruction>
+using Wmma = cutlass::gemm::device::Gemm<
+    cutlass::half_t, LayoutA, cutlass::half_t, LayoutB, C, RowMajor, float, cutlass::arch::OpClassWmmaTensorOp, cutlass::arch::Sm70,
+    cutlass::gemm::GemmShape<64, 64, 32>, cutlass::gemm::GemmShape<32, 32, 32>, Instruction,
+    cutlass::epilogue::thread::LinearCombination<C, 4, float, float>, cutlass::gemm::threadblock::GemmIdentityThreadblockSwizzle<>, 2>;
+
 using K8 = cutlass::gemm::GemmShape<16, 8, 8>;
 using K16 = cutlass::gemm::GemmShape<16, 8, 16>;
 using bf16 = cutlass::bfloat16_t;
@@ -157,6 +164,9 @@ int main() {
         run<Gemm80<tf32, float, RowMajor, ColumnMajor, 64, 64, 16, 32, 32, K8, 4>>("CUTLASS tf32 TN 64x64x16, 4 stages", 64, 64, 80, whole);
         run<Gemm80<tf32, float, ColumnMajor, RowMajor, 128, 128, 16, 64, 64, K8, 3>>("CUTLASS tf32 NT 128x128x16", 128, 128, 64, whole);
         run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3, true>>("CUTLASS bf16 TN, serial split-K with a semaphore", 128, 64, 384, whole, 3);
+        run<Wmma<float, RowMajor, ColumnMajor, cutlass::gemm::GemmShape<16, 16, 16>>>("CUTLASS wmma f16 TN 16x16x16", 64, 128, 96, whole);
+        run<Wmma<float, ColumnMajor, RowMajor, cutlass::gemm::GemmShape<32, 8, 16>>>("CUTLASS wmma f16 NT 32x8x16", 128, 64, 64, whole);
+        run<Wmma<f16, RowMajor, RowMajor, cutlass::gemm::GemmShape<8, 32, 16>>>("CUTLASS wmma f16 TT 8x32x16 to f16", 64, 64, 64, whole);
         run_cute("CuTe bf16 TN 64x64x64, swizzled, ring of 3", 128, 128, 256, whole);
     }
     return failures != 0;

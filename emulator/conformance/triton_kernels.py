@@ -1,4 +1,4 @@
-"""Triton kernels, compiled offline for sm_80 and run by the driver library named on the command line, against numpy."""
+"""Triton kernels, compiled offline for sm_80 (those with 8-bit floats for sm_89) and run by the driver library named on the command line, against numpy."""
 
 import ctypes
 import os
@@ -64,6 +64,16 @@ def matmul_int8(a, b, c, B: tl.constexpr):
     tile_a = tl.load(a + i[:, None] * B + i[None, :])
     tile_b = tl.load(b + i[:, None] * B + i[None, :])
     tl.store(c + i[:, None] * B + i[None, :], tl.dot(tile_a, tile_b, out_dtype=tl.int32))
+
+
+@triton.jit
+def to_fp8(x, wide, narrow, out, B: tl.constexpr):
+    i = tl.arange(0, B)
+    value = tl.load(x + i)
+    tl.store(wide + i, value.to(tl.float8e4nv))
+    tl.store(narrow + i, value.to(tl.float8e5))
+    back = value.to(tl.float8e4nv).to(tl.float32)
+    tl.store(out + i, back + value.to(tl.float8e5).to(tl.float32))
 
 
 @triton.jit
@@ -176,6 +186,9 @@ NAMES = {
     "float32": "fp32",
     "float16": "fp16",
     "uint16": "bf16",
+    "uint8": "fp8e4nv",
+    # Nothing computes with 8-bit booleans here: they stand for the other 8-bit format.
+    "bool": "fp8e5",
     "int32": "i32",
     "int8": "i8",
     "uint32": "u32",
@@ -193,13 +206,33 @@ def from_bf16(bits):
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
+def fp8_values(exponent_bits):
+    """What the non-negative bit patterns below infinity and NaN stand for."""
+    fraction_bits = 7 - exponent_bits
+    bias = 2 ** (exponent_bits - 1) - 1
+    count = {4: 0x7F, 5: 0x7C}[exponent_bits]
+    codes = np.arange(count)
+    exponent, fraction = codes >> fraction_bits, codes & 2**fraction_bits - 1
+    normal = (1 + fraction / 2**fraction_bits) * 2.0 ** (exponent - bias)
+    return np.where(exponent == 0, fraction / 2**fraction_bits * 2.0 ** (1 - bias), normal)
+
+
+def to_fp8_bits(x, exponent_bits):
+    """The nearest number's bits, of two the even ones; what is too large becomes the largest."""
+    values, x = fp8_values(exponent_bits), np.asarray(x, np.float64)
+    above = np.searchsorted(values, np.abs(x)).clip(1, len(values) - 1)
+    low, high = np.abs(x) - values[above - 1], values[above] - np.abs(x)
+    code = np.where((low < high) | (low == high) & (above % 2 == 1), above - 1, above)
+    return (code | np.signbit(x) * 0x80).astype(np.uint8)
+
+
 class Suite:
     def __init__(self, library):
         self.driver = Driver(library)
         self.wrong = 0
 
-    def run(self, kernel, grid, arguments, warps=4, stages=3, fusion=True, **constants):
-        """Arguments are numpy arrays (16-bit unsigned ones hold bfloat16), whole numbers (i32) and floats (fp32)."""
+    def run(self, kernel, grid, arguments, warps=4, stages=3, fusion=True, capability=80, **constants):
+        """Arguments are numpy arrays (unsigned ones of 16 bits hold bfloat16, of 8 bits E4M3), whole numbers (i32) and floats (fp32)."""
         names = [name for name in kernel.arg_names if name not in constants]
         signature, values, attributes = {}, [], {}
         for name, argument in zip(names, arguments, strict=True):
@@ -219,7 +252,7 @@ class Suite:
         signature |= {name: "constexpr" for name in constants}
         source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
         options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": fusion}
-        compiled = triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options)
+        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         shared = compiled.metadata.shared
         function = self.driver.function(compiled.asm["ptx"], compiled.metadata.name, shared)
         # Two pointers to scratch memory follow, which these kernels do not use.
@@ -279,9 +312,9 @@ def main():
             a = random.integers(-4, 5, (m, k)).astype(np.float32)
             b = random.integers(-4, 5, (k, n)).astype(np.float32)
             c = np.zeros((m, n), np.float32)
-            cast = {"bf16": to_bf16, "fp16": lambda x: x.astype(np.float16), "tf32": lambda x: x}[kind]
+            cast = {"bf16": to_bf16, "fp16": lambda x: x.astype(np.float16), "tf32": lambda x: x, "fp8": lambda x: to_fp8_bits(x, 4)}[kind]
             grid = (-(-m // bm), -(-n // bn))
-            ptx = suite.run(matmul, grid, [cast(a), cast(b), c, m, n, k], warps, stages, BM=bm, BN=bn, BK=bk)
+            ptx = suite.run(matmul, grid, [cast(a), cast(b), c, m, n, k], warps, stages, capability=89 if kind == "fp8" else 80, BM=bm, BN=bn, BK=bk)
             assert "mma.sync" in ptx and (stages == 1 or "cp.async" in ptx)
             return [(c, a @ b, 0)]
 
@@ -298,6 +331,15 @@ def main():
         c = np.zeros((64, 64), np.int32)
         suite.run(matmul_int8, (1,), [a, b, c], B=64)
         return [(c, a.astype(np.int32) @ b.astype(np.int32), 0)]
+
+    def test_fp8():
+        x = np.concatenate([normal(400) * 2.0 ** random.integers(-12, 12, 400).astype(np.float32), np.float32([0, -0.0, 1e9, -1e9, 17, 19, 464, 2.0**-10])])
+        x = np.resize(x, 512).astype(np.float32)
+        wide, narrow, out = np.zeros(512, np.uint8), np.zeros(512, np.bool_), np.zeros(512, np.float32)
+        suite.run(to_fp8, (1,), [x, wide, narrow, out], capability=89, B=512)
+        codes = [to_fp8_bits(x, 4), to_fp8_bits(x, 5)]
+        numbers = [np.where(c & 0x80, -1, 1) * fp8_values(e)[c & 0x7F] for c, e in zip(codes, (4, 5), strict=True)]
+        return [(wide, codes[0], 0), (narrow.view(np.uint8), codes[1], 0), (out, sum(numbers), 0)]
 
     def test_attention():
         n, d = 128, 64
@@ -376,6 +418,8 @@ def main():
         "matmul bf16, 8 warps, 4 stages": product("bf16", 128, 128, 256, 128, 128, 32, 8, 4),
         "matmul f16, 2 stages": product("fp16", 64, 64, 128, 32, 64, 64, 2, 2),
         "matmul tf32": product("tf32", 64, 64, 64, 64, 64, 32, 4, 3),
+        "matmul e4m3": product("fp8", 64, 64, 128, 64, 64, 64, 4, 3),
+        "conversions to and from 8 bits": test_fp8,
         "matmul bf16, random": test_matmul_random,
         "matmul int8": test_int8,
         "attention": test_attention,

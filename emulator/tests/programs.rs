@@ -417,6 +417,66 @@ fn asynchronous_copies() {
 }
 
 #[test]
+fn late_copies_complete_in_no_fixed_order() {
+    // All lanes copy their own word to one place: which is the last depends on the seed alone.
+    let text = entry(
+        ".shared .align 16 .b8 buffer[16];",
+        "mov.u32 %r0, buffer;
+         add.u64 %x1, %b, %o;
+         cp.async.ca.shared.global [%r0], [%x1], 4;
+         cp.async.wait_all;
+         bar.warp.sync -1;
+         ld.shared.u32 %r1, [%r0];
+         add.u64 %x0, %a, %o;
+         st.global.u32 [%x0], %r1;
+         ret;",
+    );
+    let run = |seed| {
+        let mut options = unchecked();
+        options.late_async = true;
+        options.seed = seed;
+        let machine = Machine::new(&text, options);
+        let input = machine.words(&(0..32).collect::<Vec<_>>());
+        let out = machine.words(&[99; 32]);
+        let report = machine.launch("", [1, 1, 1], [32, 1, 1], &[out, input]);
+        assert_eq!(report.fault, None);
+        machine.read(out, 32)
+    };
+    let mut seen = std::collections::HashSet::new();
+    for seed in 0..20 {
+        let result = run(Some(seed));
+        assert_eq!(result, run(Some(seed)), "a seed gives one order");
+        seen.insert(result[0]);
+    }
+    assert!(seen.len() > 5, "{seen:?}");
+    assert_eq!(run(None), [31; 32]);
+}
+
+#[test]
+fn a_shuffle_from_a_lane_that_takes_no_part() {
+    // Half a warp, whose upper lanes ask for lanes that are not in the mask.
+    let text = entry(
+        "",
+        "add.u64 %x0, %a, %o;
+         setp.ge.u32 %p0, %t, 16;
+         @%p0 bra DONE;
+         shfl.sync.down.b32 %r0|%p1, %t, 8, 31, 0xffff;
+         selp.u32 %r1, 1, 0, %p1;
+         st.global.v2.u32 [%x0], {%r0, %r1};
+DONE:
+         ret;",
+    )
+    .replace("mul.wide.u32 %o, %t, 4;", "mul.wide.u32 %o, %t, 8;");
+    let machine = Machine::new(&text, checked());
+    let out = machine.words(&[7; 32]);
+    machine.clean("", [1, 1, 1], [32, 1, 1], &[out, 0]);
+    let expected: Vec<u32> = (0..16)
+        .flat_map(|l| [if l < 8 { l + 8 } else { !0 }, 1])
+        .collect();
+    assert_eq!(machine.read(out, 32), expected);
+}
+
+#[test]
 fn matrices() {
     // A (16×16) is 1 where row = column, so D = A·B + C = B's rows 0..16 by 8 columns, plus 1.
     let text = entry(
@@ -532,6 +592,28 @@ fn an_endless_loop_is_stopped() {
         .expect("stopped");
     assert_eq!(fault.code as u32, 702);
     assert!(fault.message.contains("PTX line 14"), "{}", fault.message);
+    // Warps that only ever meet at a barrier.
+    let meeting = entry("", "L: bar.sync 0; bra L;");
+    for seed in [None, Some(3)] {
+        let mut options = unchecked();
+        options.instruction_limit = 1_000_000;
+        options.seed = seed;
+        let machine = Machine::new(&meeting, options);
+        let report = machine.launch("", [3, 1, 1], [64, 1, 1], &[0, 0]);
+        assert_eq!(report.fault.expect("stopped").code as u32, 702);
+    }
+    // Checked, it is a finding too.
+    let mut options = checked();
+    options.instruction_limit = 1_000_000;
+    let machine = Machine::new(&text, options);
+    let report = machine.launch("", [3, 1, 1], [64, 1, 1], &[0, 0]);
+    let [finding] = &report.findings[..] else {
+        panic!("{:?}", report.findings);
+    };
+    assert_eq!(
+        (finding.kind, finding.line),
+        (FindingKind::LimitExceeded, 14)
+    );
 }
 
 #[test]

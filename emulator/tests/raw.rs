@@ -141,6 +141,74 @@ fn launch_attributes() {
 }
 
 #[test]
+fn absurd_launches() {
+    let s = Setup::new();
+    let relay = s.function("move");
+    let launch = |f, grid: [u32; 3], block: [u32; 3], shared, params, extra| {
+        let ([gx, gy, gz], [bx, by, bz]) = (grid, block);
+        // SAFETY: pointers are live or wrong on purpose: the emulator reads them by way of the system.
+        unsafe { sys::cuLaunchKernel(f, gx, gy, gz, bx, by, bz, shared, null_mut(), params, extra) }
+    };
+    let (mut to, mut from) = (s.cells, s.cells + 4);
+    let mut pointers: [*mut c_void; 2] = [(&raw mut to).cast(), (&raw mut from).cast()];
+    let good = pointers.as_mut_ptr();
+    let (one, none) = ([1; 3], null_mut());
+    let invalid = Code::CUDA_ERROR_INVALID_VALUE;
+    for (grid, block, shared) in [
+        ([0, 1, 1], one, 0),
+        ([1 << 31, 1, 1], one, 0),
+        ([u32::MAX; 3], one, 0),
+        ([1, 65536, 1], one, 0),
+        ([1, 1, 65536], one, 0),
+        (one, [0, 1, 1], 0),
+        (one, [1025, 1, 1], 0),
+        (one, [1, 1, 65], 0),
+        (one, [32, 32, 2], 0),
+        (one, [u32::MAX; 3], 0),
+        (one, one, 48 * 1024 + 1),
+        (one, one, u32::MAX),
+    ] {
+        assert_eq!(launch(relay, grid, block, shared, good, none), invalid);
+    }
+    let handle = Code::CUDA_ERROR_INVALID_HANDLE;
+    for wrong in [0usize, 1, 0x7fff_ffff_ffff, usize::MAX] {
+        assert_eq!(launch(wrong as _, one, one, 0, good, none), handle);
+        let mut pointers: [*mut c_void; 2] = [(&raw mut to).cast(), wrong as _];
+        let params = pointers.as_mut_ptr();
+        assert_eq!(
+            launch(relay, one, one, 0, params, none),
+            invalid,
+            "{wrong:#x}"
+        );
+        let params = wrong as *mut *mut c_void;
+        assert_eq!(
+            launch(relay, one, one, 0, params, none),
+            invalid,
+            "{wrong:#x}"
+        );
+    }
+    // A packed buffer that is too small, one of a huge size, and both ways at once.
+    let mut packed = [to, from];
+    for (mut size, expected) in [
+        (0usize, invalid),
+        (15, invalid),
+        (usize::MAX, Code::CUDA_SUCCESS),
+        (16, Code::CUDA_SUCCESS),
+    ] {
+        let buffer = (&raw mut packed).cast();
+        let mut list: [*mut c_void; 5] =
+            [1 as _, buffer, 2 as _, (&raw mut size).cast(), none.cast()];
+        let extra = list.as_mut_ptr();
+        assert_eq!(launch(relay, one, one, 0, none, extra), expected, "{size}");
+        assert_eq!(launch(relay, one, one, 0, good, extra), invalid);
+    }
+    // Nothing of this broke the context.
+    s.swap([1, 2]);
+    assert_eq!(launch(relay, one, one, 0, good, none), Code::CUDA_SUCCESS);
+    assert_eq!(s.swap([0, 0]), [2, 2]);
+}
+
+#[test]
 fn a_graph_built_by_hand_and_changed() {
     let s = Setup::new();
     let relay = s.function("move");

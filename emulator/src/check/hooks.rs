@@ -207,9 +207,9 @@ impl BlockChecker<'_> {
         race::global(self, warp, access, addresses);
     }
 
-    /// `fence`, `membar`: acquire-release or stronger.
-    pub fn fence(&mut self, warp: u32, lanes: Lanes, scope: Scope) {
-        race::fence(self, warp, lanes, scope);
+    /// `fence`, `membar`: `AcquireRelease` stands for stronger ones too.
+    pub fn fence(&mut self, warp: u32, lanes: Lanes, scope: Scope, semantics: Semantics) {
+        race::fence(self, warp, lanes, scope, semantics);
     }
 
     /// Lanes arrive at barrier `id` (`bar.sync`, `bar.arrive`, `bar.red`, `barrier…`). `threads` is the operand, 0 if there

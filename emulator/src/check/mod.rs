@@ -37,6 +37,7 @@ pub enum FindingKind {
     BarrierMisuse,
     /// cp.async data used, or shared memory reused, without the wait that makes it safe.
     AsyncHazard,
+    /// The kernel was stopped after the instructions that it may execute.
     LimitExceeded,
     OrderDependence,
 }

@@ -490,7 +490,10 @@ pub(super) fn shared(
     let writes = access.kind != Kind::Read;
     let size = access.size;
     let uniform = checker.state.warps[warp as usize].knows.same().cloned();
-    let mut left = access.lanes;
+    // A tile 16 wide: both halves of the warp read the same.
+    let (low, high) = offsets.split_at(16);
+    let twice = !writes && uniform.is_some() && access.lanes == !0 && low == high;
+    let mut left = if twice { 0xffff } else { access.lanes };
     while left != 0 {
         let lane = left.trailing_zeros();
         let at = offsets[lane as usize];
@@ -504,6 +507,7 @@ pub(super) fn shared(
             }
         }
         left &= !lanes;
+        lanes |= if twice { lanes << 16 } else { 0 };
         let (first, last) = (at / 4, (at + size - 1) / 4);
         for word in first..=last {
             let bytes = bytes_in_word(u64::from(word) * 4, u64::from(at), u64::from(size));
@@ -792,13 +796,22 @@ fn synchronize(
     }
 }
 
-pub(super) fn fence(checker: &mut BlockChecker<'_>, warp: u32, lanes: Lanes, scope: Scope) {
+pub(super) fn fence(
+    checker: &mut BlockChecker<'_>,
+    warp: u32,
+    lanes: Lanes,
+    scope: Scope,
+    semantics: Semantics,
+) {
     let block = checker.index;
     let state = &mut checker.state;
     let now = state.now;
     let w = &mut state.warps[warp as usize];
     // What was seen by strong reads is known from here on, as far as both scopes reach.
-    let observed = std::mem::take(&mut w.observed);
+    let observed = match semantics {
+        Semantics::Acquire | Semantics::AcquireRelease => std::mem::take(&mut w.observed),
+        Semantics::Relaxed | Semantics::Release => Vec::new(),
+    };
     for (lane, seen_scope, seen) in observed {
         let reaches = scope != Scope::Cta || seen_scope == Scope::Cta;
         if lanes >> lane & 1 == 0 || !reaches {
@@ -808,6 +821,9 @@ pub(super) fn fence(checker: &mut BlockChecker<'_>, warp: u32, lanes: Lanes, sco
         let mut clock = (**w.knows.of(lane)).clone();
         clock.join(&seen);
         w.learn(block, warp, 1 << lane, Arc::new(clock));
+    }
+    if matches!(semantics, Semantics::Relaxed | Semantics::Acquire) {
+        return;
     }
     w.any_fence = true;
     for lane in lanes_of(lanes) {

@@ -248,12 +248,12 @@ fn messages_between_blocks() {
             let flag = data + 1024;
             c[0].global(0, &access(Kind::Write, 1, 4, 10), &at(data));
             if let Some(scope) = fences.0 {
-                c[0].fence(0, 1, scope);
+                c[0].fence(0, 1, scope, Semantics::AcquireRelease);
             }
             c[0].global(0, &strong(Kind::Write, 0, release, scope, 20), &at(flag));
             c[1].global(0, &strong(Kind::Read, 0, acquire, scope, 21), &at(flag));
             if let Some(scope) = fences.1 {
-                c[1].fence(0, 1, scope);
+                c[1].fence(0, 1, scope, Semantics::AcquireRelease);
             }
             c[1].global(0, &access(Kind::Read, 1, 4, 11), &at(data));
         })
@@ -295,7 +295,7 @@ fn a_chain_through_three_blocks_and_a_barrier() {
             &std::array::from_fn(|l| data + 4 * l as u64),
         );
         sync_block(&mut c[0], 2);
-        c[0].fence(0, 1, GPU);
+        c[0].fence(0, 1, GPU, Semantics::AcquireRelease);
         c[0].global(
             0,
             &strong(Kind::Atomic, 0, Semantics::Relaxed, GPU, 20),

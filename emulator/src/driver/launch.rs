@@ -128,6 +128,13 @@ fn prepare(
         );
         return fail(CUresult::LAUNCH_OUT_OF_RESOURCES, message);
     }
+    if kernel.static_shared > device.shared_per_block_optin {
+        let message = format!(
+            "{name}: {} bytes of static shared memory, a block has {} on this device",
+            kernel.static_shared, device.shared_per_block_optin
+        );
+        return fail(CUresult::LAUNCH_OUT_OF_RESOURCES, message);
+    }
     if shape.dynamic_shared > f.max_dynamic_shared {
         let message = format!(
             "{name}: {} bytes of dynamic shared memory beside {} static ones, at most {} (more, up to {}, after \

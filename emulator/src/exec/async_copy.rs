@@ -1,15 +1,15 @@
 //! `cp.async`: at once, or (late) with the destination poisoned until a wait covers the copy.
 
-use super::Exec;
 use super::memory::{What, addresses, pointers};
 use super::registers::Regs;
 use super::state::{Block, Frame, Pending, Warp, line_of};
+use super::{Exec, Random};
 use crate::check::hooks::{AsyncCopy, Kind, Order};
 use crate::lower::op::{CpAsync, NONE};
 use crate::memory::SHARED_BASE;
 
 /// What the destination holds until the copy is made: a NaN in every float format.
-const POISON: u8 = 0xff;
+pub(super) const POISON: u8 = 0xff;
 
 /// Executes the copy for the lanes; false: a fault was recorded.
 #[allow(clippy::too_many_arguments)]
@@ -184,32 +184,38 @@ pub(crate) fn wait(
     if all {
         commit(block, warp, m);
     }
-    let shared = block.shared_ptr();
-    for (l, copies) in warp
-        .copies
-        .iter_mut()
-        .enumerate()
-        .filter(|&(l, _)| m >> l & 1 != 0)
-    {
-        debug_assert!(l < 32);
-        while let Some(copy) = copies.pending.front()
+    let mut due = Vec::new();
+    for l in (0..warp.copies.len()).filter(|l| m >> l & 1 != 0) {
+        let copies = &mut warp.copies[l];
+        while let Some(&copy) = copies.pending.front()
             && copy.group + pending < copies.committed
         {
-            let memory = x.grid.memory;
-            let n = copy.read as usize;
-            // The source may have been freed since: then the poison stays.
-            let there = n == 0 || memory.check_range(copy.from, n as u64).is_none();
-            // SAFETY: the destination was checked at issue, and shared memory does not move; the source just now.
-            unsafe {
-                if there {
-                    let target = shared.wrapping_add(copy.to as usize);
-                    if n > 0 {
-                        std::ptr::copy_nonoverlapping(memory.host(copy.from), target, n);
-                    }
-                    std::ptr::write_bytes(target.wrapping_add(n), 0, copy.size as usize - n);
-                }
-            }
+            due.push(copy);
             copies.pending.pop_front();
+        }
+    }
+    // Nothing orders copies among themselves.
+    if let Some(seed) = x.grid.launch.options.seed {
+        let mut random = Random(seed ^ x.warp_instructions);
+        for last in (1..due.len()).rev() {
+            due.swap(last, random.below(last as u64 + 1) as usize);
+        }
+    }
+    let shared = block.shared_ptr();
+    for copy in due {
+        let memory = x.grid.memory;
+        let n = copy.read as usize;
+        // The source may have been freed since: then the poison stays.
+        let there = n == 0 || memory.check_range(copy.from, n as u64).is_none();
+        // SAFETY: the destination was checked at issue, and shared memory does not move; the source just now.
+        unsafe {
+            if there {
+                let target = shared.wrapping_add(copy.to as usize);
+                if n > 0 {
+                    std::ptr::copy_nonoverlapping(memory.host(copy.from), target, n);
+                }
+                std::ptr::write_bytes(target.wrapping_add(n), 0, copy.size as usize - n);
+            }
         }
     }
     if block.follows

@@ -1,6 +1,7 @@
 //! `atom` and `red`: the host's atomic instructions on device memory, lane after lane.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Exec;
 use super::memory::{What, addresses, observe, pointers};
@@ -15,6 +16,7 @@ fn size_of(ty: AtomType) -> u32 {
     match ty {
         AtomType::F16 | AtomType::Bf16 | AtomType::B16 => 2,
         AtomType::U64 | AtomType::S64 | AtomType::F64 => 8,
+        AtomType::B128 => 16,
         _ => 4,
     }
 }
@@ -63,6 +65,10 @@ pub(crate) unsafe fn execute(
         if x.profile || block.follows {
             observe(x, block, warp, atom.address.space, what, &a, m, None);
         }
+        if atom.ty == AtomType::B128 {
+            exchange_128(r, atom, &p, m);
+            return true;
+        }
         let wide = size == 8;
         for e in 0..atom.count as usize {
             let c = if atom.op == AtomOp::Cas {
@@ -89,6 +95,43 @@ pub(crate) unsafe fn execute(
         }
     }
     true
+}
+
+/// `exch.b128` and `cas.b128`.
+///
+/// # Safety
+/// As [`execute`]; 16 aligned bytes at each pointer.
+unsafe fn exchange_128(r: Regs, atom: &Atom, p: &[*mut u8; 32], m: u32) {
+    let mut old = [[0u64; 32]; 2];
+    // SAFETY: the caller's; a 128-bit register is two slots.
+    unsafe {
+        let pair = |slot: u32| [*r.get64(slot), *r.get64(slot + 1)];
+        let b = pair(atom.b[0]);
+        let c = match atom.op {
+            AtomOp::Cas => pair(atom.c),
+            _ => b,
+        };
+        let _whole = whole_16();
+        for l in (0..32).filter(|l| m >> l & 1 != 0) {
+            let at = p[l].cast::<[u64; 2]>();
+            let now = at.read();
+            if atom.op != AtomOp::Cas || now == [b[0][l], b[1][l]] {
+                at.write([c[0][l], c[1][l]]);
+            }
+            old[0][l] = now[0];
+            old[1][l] = now[1];
+        }
+        if atom.d[0] != NONE {
+            r.set64(atom.d[0], &old[0], m);
+            r.set64(atom.d[0] + 1, &old[1], m);
+        }
+    }
+}
+
+/// Held while 16 bytes are read or written as one by a strong operation: hosts have no portable instruction for that.
+pub(crate) fn whole_16() -> MutexGuard<'static, ()> {
+    static WHOLE: Mutex<()> = Mutex::new(());
+    WHOLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One lane's read-modify-write; the value before.

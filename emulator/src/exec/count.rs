@@ -137,8 +137,8 @@ pub(crate) fn mma(x: &mut Exec<'_>, kind: MmaKind) {
     if let Some(t) = &mut x.tally {
         t.counters.tensor_flops += match kind {
             MmaKind::Float(f) => 2 * 16 * 8 * f.k as u64,
-            MmaKind::Integer(i) => 2 * 16 * 8 * i.k as u64,
-            MmaKind::Double => 2 * 8 * 8 * 4,
+            MmaKind::Integer(i) => 2 * 8 * (i.m * i.k) as u64,
+            MmaKind::Double(f) => 2 * 8 * (f.m * f.k) as u64,
         };
     }
 }
@@ -299,8 +299,11 @@ fn add_class(c: &mut Counters, code: &Code, op: Op, n: u64) {
             Slow::CpAsync(_) | Slow::CpAsyncCommit | Slow::CpAsyncWait { .. } => {
                 &mut c.async_copy_instructions
             }
-            Slow::Ldmatrix { .. } | Slow::Stmatrix { .. } => &mut c.memory_instructions,
-            Slow::Mma(_) => &mut c.tensor_instructions,
+            Slow::Ldmatrix { .. }
+            | Slow::Stmatrix { .. }
+            | Slow::WmmaMemory(_)
+            | Slow::Discard { .. } => &mut c.memory_instructions,
+            Slow::Mma(_) | Slow::WmmaMma(_) => &mut c.tensor_instructions,
             Slow::Isspacep { .. } | Slow::Cvta { .. } | Slow::CreatePolicy { .. } => {
                 &mut c.move_instructions
             }

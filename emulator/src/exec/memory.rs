@@ -384,6 +384,9 @@ pub(crate) unsafe fn load(
         ) {
             return false;
         }
+        // What is strong is not torn.
+        let strong_16 = mem.order != Order::Weak && what.size == 16;
+        let whole = strong_16.then(super::atomic::whole_16);
         // All lanes, one word each, one after the other: a copy.
         let straight = m == !0 && mem.size == 4 && mem.count == 1 && !mem.reg64 && is_straight(&p);
         if straight && mem.regs[0] != NONE {
@@ -397,6 +400,7 @@ pub(crate) unsafe fn load(
                 }
             }
         }
+        drop(whole);
         if mem.order != Order::Weak {
             fence(Ordering::SeqCst);
         }
@@ -561,6 +565,8 @@ pub(crate) unsafe fn store(
         if mem.order != Order::Weak {
             fence(Ordering::SeqCst);
         }
+        let strong_16 = mem.order != Order::Weak && what.size == 16;
+        let whole = strong_16.then(super::atomic::whole_16);
         let straight = m == !0 && mem.size == 4 && mem.count == 1 && !mem.reg64 && is_straight(&p);
         if straight {
             p[0].cast::<[u32; 32]>()
@@ -570,6 +576,7 @@ pub(crate) unsafe fn store(
                 store_element(r, mem, mem.regs[e], &p, e * mem.size as usize, m);
             }
         }
+        drop(whole);
         if mem.order != Order::Weak {
             fence(Ordering::SeqCst);
         }

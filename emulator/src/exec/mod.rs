@@ -18,6 +18,7 @@ mod run;
 mod slow;
 mod special;
 mod state;
+mod wmma;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -42,6 +43,10 @@ const BLOCK_QUANTUM: u64 = 400_000;
 /// Polls in a turn after which the block is thought to wait for another.
 const POLLS: u64 = 64;
 
+/// Blocks that take short turns in a checked launch, once they use atomic operations: one that did all the work before another
+/// began would hide what is missing between them.
+const MINGLED_BLOCKS: usize = 4;
+
 /// Blocks that a worker keeps at once with a seed.
 const SEEDED_BLOCKS: usize = 6;
 
@@ -52,6 +57,8 @@ pub(crate) struct Grid<'a> {
     pub(crate) memory: &'a DeviceMemory,
     pub(crate) params: &'a [u8],
     pub(crate) mma: mma::Mode,
+    /// Blocks with atomic operations take short turns.
+    pub(crate) mingle: bool,
     /// Device address of a cooperative grid's workspace, or 0.
     pub(crate) workspace: u64,
     /// Counts launches of this process.
@@ -95,10 +102,10 @@ pub(crate) struct Exec<'a> {
 }
 
 /// splitmix64.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -106,7 +113,7 @@ impl Random {
         z ^ z >> 31
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }
 }
@@ -190,6 +197,7 @@ pub(crate) fn run(launch: &Launch<'_>) -> Report {
         memory: launch.memory,
         params: &launch.params,
         mma,
+        mingle: launch.options.check == Check::All,
         workspace,
         id: LAUNCHES.fetch_add(1, Ordering::Relaxed) + 1,
         checker: checker.as_ref(),
@@ -315,8 +323,9 @@ impl<'a> Grid<'a> {
             match x.turn(&mut resident[at], &mut random) {
                 Turn::Done => spare.push(resident.swap_remove(at)),
                 Turn::Again => {
-                    let waits = resident[at].polls > POLLS;
-                    if waits
+                    let block = &resident[at];
+                    let mingles = self.mingle && block.exchanged && resident.len() < MINGLED_BLOCKS;
+                    if (mingles || block.polls > POLLS)
                         && resident.len() < most
                         && let Some(block) = self.start(&mut spare)
                     {
@@ -379,6 +388,7 @@ impl<'a> Grid<'a> {
             follows,
             next: 0,
             polls: 0,
+            exchanged: false,
         });
         block.index = index;
         block.id = id;
@@ -386,6 +396,7 @@ impl<'a> Grid<'a> {
         block.follows = follows;
         block.next = 0;
         block.polls = 0;
+        block.exchanged = false;
         block.barriers = Default::default();
         // What shared memory holds at the start is undefined; zero is the kindest, so checked runs get something else.
         let fill = match self.launch.options.check {
@@ -461,8 +472,13 @@ impl Exec<'_> {
             runs += 1;
             let seeded_end = random.is_some() && runs >= 8;
             let waits = random.is_none() && block.polls > POLLS && runs >= n;
-            if seeded_end || waits || self.warp_instructions >= end {
-                self.report_executed();
+            let mingles = random.is_none() && self.grid.mingle && block.exchanged && runs >= n;
+            if seeded_end || waits || mingles || self.warp_instructions >= end {
+                // Warps that meet at barriers for ever never use up a budget of their own.
+                if self.over_limit() {
+                    self.timeout(block, &block.warps[i]);
+                    return Turn::Fault;
+                }
                 return Turn::Again;
             }
             if runs % 64 == 0 && self.grid.stop.load(Ordering::Relaxed) {
@@ -499,11 +515,18 @@ impl Exec<'_> {
             })
             .collect();
         let message = format!(
-            "{} was stopped after {limit} thread-instructions: block {:?}, warp {}: {}",
-            self.grid.launch.kernel.name,
-            block.id,
+            "stopped after {limit} thread-instructions: warp {}: {}",
             warp.index,
             places.join("; ")
+        );
+        if let Some(g) = warp.groups.iter().find(|g| g.mask != 0) {
+            let (pc, mask) = (g.pc, g.mask);
+            let kind = FindingKind::LimitExceeded;
+            self.report(block, warp, kind, message.clone(), pc, mask, None);
+        }
+        let message = format!(
+            "{}, block {:?}: {message}",
+            self.grid.launch.kernel.name, block.id
         );
         self.fault = Some(Fault {
             code: FaultCode::LaunchTimeout,
@@ -641,7 +664,7 @@ impl Exec<'_> {
             hooks::Kind::Atomic => "atomic operation",
         };
         let size = u64::from(what.size);
-        let misaligned = size.is_power_of_two() && address & (size.min(32) - 1) != 0;
+        let misaligned = size.is_power_of_two() && address & (size - 1) != 0;
         let global = match space {
             MemSpace::Global => true,
             MemSpace::Generic => address < SHARED_WINDOW,
@@ -658,8 +681,7 @@ impl Exec<'_> {
         };
         let (kind, code, message) = if misaligned {
             let message = format!(
-                "misaligned {name} {verb} of {size} bytes at {address:#x}: the address is not a multiple of {}",
-                size.min(32)
+                "misaligned {name} {verb} of {size} bytes at {address:#x}: the address is not a multiple of {size}"
             );
             (
                 FindingKind::Misaligned,

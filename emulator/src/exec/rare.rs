@@ -529,6 +529,8 @@ unsafe fn x32(r: Regs, i: &Inst, m: u32, op: X32) {
             X32::AbsDiff { bytes, signed, add } => {
                 tri32(r, i, m, |a, b, c| abs_diff(a, b, c, bytes, signed, add));
             }
+            X32::Halves(op) => bin32(r, i, m, |a, b| halves(op, a, b)),
+            X32::Pack(to) => tri32(r, i, m, |a, b, c| int::pack(a, b, c, to.bits, to.signed)),
             X32::AddSat => bin32(r, i, m, |a, b| (a as i32).saturating_add(b as i32) as u32),
             X32::SubSat => bin32(r, i, m, |a, b| (a as i32).saturating_sub(b as i32) as u32),
             X32::MadHiSat => tri32(r, i, m, |a, b, c| {
@@ -570,6 +572,20 @@ fn abs_diff(a: u32, b: u32, c: u32, bytes: bool, signed: bool, add: bool) -> u32
         sum = sum.wrapping_add(difference);
     }
     if add { sum } else { packed }
+}
+
+fn halves(op: HalvesOp, a: u32, b: u32) -> u32 {
+    half::each2(a, b, |a, b| {
+        let (x, y) = (a as i16, b as i16);
+        let positive = |x: i16, relu| if relu { x.max(0) } else { x } as u16;
+        match op {
+            HalvesOp::Add => a.wrapping_add(b),
+            HalvesOp::MinU => a.min(b),
+            HalvesOp::MaxU => a.max(b),
+            HalvesOp::MinS { relu } => positive(x.min(y), relu),
+            HalvesOp::MaxS { relu } => positive(x.max(y), relu),
+        }
+    })
 }
 
 /// 24-bit multiply: the low, or the high, 32 bits of the 48-bit product.

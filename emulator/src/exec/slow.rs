@@ -11,11 +11,14 @@ use crate::check::FindingKind;
 use crate::check::hooks::{Kind, Order};
 use crate::engine::FaultCode;
 use crate::lower::op::*;
-use crate::numeric::{Rounding, matrix, mma};
+use crate::numeric::{matrix, mma};
 
 /// Calls deeper than this overflow the stack, as does local memory beyond what a thread can have.
 const MAX_DEPTH: usize = 1024;
 const MAX_LOCAL: u32 = 512 << 10;
+
+/// What `shfl` gives where the source lane takes no part, which PTX leaves undefined: no number in any float format.
+const ABSENT: u32 = !0;
 
 /// Lanes of `m` whose word equals the first lane's, and that word.
 fn same_as_first(words: &[u32; 32], m: u32) -> (u32, u32) {
@@ -44,6 +47,7 @@ pub(crate) fn execute(
         Slow::Atom(atom) => {
             *budget -= POLL_COST;
             warp.backward += POLL;
+            block.exchanged = true;
             block.polls += u64::from(atom.op == AtomOp::Cas || atom.op == AtomOp::Exch);
             // SAFETY: slots of this frame; m is not 0.
             match unsafe { atomic::execute(x, block, warp, r, frame, atom, m, pc) } {
@@ -83,12 +87,12 @@ pub(crate) fn execute(
             Flow::Next
         }
         Slow::Bar(bar) => barrier::execute(x, block, warp, group, bar, m),
-        Slow::Fence(scope) => {
+        Slow::Fence(scope, semantics) => {
             fence(Ordering::SeqCst);
             if block.follows
                 && let Some(checker) = &mut block.checker
             {
-                checker.fence(warp.index, m, *scope);
+                checker.fence(warp.index, m, *scope, *semantics);
             }
             Flow::Next
         }
@@ -130,6 +134,7 @@ pub(crate) fn execute(
             Flow::Next
         }
         Slow::Prefetch | Slow::GridDependency => Flow::Next,
+        Slow::Discard { address } => discard(x, block, warp, r, frame, address, m, pc),
         Slow::CreatePolicy { d } => {
             // Opaque, and used for nothing: policies are hints.
             // SAFETY: a slot of this frame.
@@ -184,8 +189,34 @@ pub(crate) fn execute(
             }
             super::count::mma(x, mma.kind);
             // SAFETY: slots of this frame.
-            unsafe { self::mma(x, r, mma, m) };
+            unsafe { write_product(r, &mma.registers[0], &product(x, r, mma), m) };
             Flow::Next
+        }
+        Slow::WmmaMma(tiles) => {
+            if let Err(flow) = whole_warp(x, block, warp, group, m, "wmma.mma") {
+                return flow;
+            }
+            // SAFETY: slots of this frame.
+            unsafe {
+                // Registers of D may be those of an operand of a later tile.
+                let products: Vec<_> = tiles.iter().map(|tile| product(x, r, tile)).collect();
+                for (tile, product) in tiles.iter().zip(&products) {
+                    super::count::mma(x, tile.kind);
+                    write_product(r, &tile.registers[0], product, m);
+                }
+            }
+            Flow::Next
+        }
+        Slow::WmmaMemory(access) => {
+            let name = if access.store {
+                "wmma.store"
+            } else {
+                "wmma.load"
+            };
+            if let Err(flow) = whole_warp(x, block, warp, group, m, name) {
+                return flow;
+            }
+            super::wmma::access(x, block, warp, r, frame, access, pc)
         }
         Slow::Isspacep { space, d, a } => {
             // SAFETY: slots of this frame.
@@ -221,6 +252,50 @@ pub(crate) fn execute(
             Flow::Next
         }
     }
+}
+
+/// `discard`: 128 bytes of each lane get a value that no kernel can want.
+#[allow(clippy::too_many_arguments)]
+fn discard(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    r: Regs,
+    frame: Frame,
+    address: &Address,
+    m: u32,
+    pc: u32,
+) -> Flow {
+    const SIZE: u32 = 128;
+    let what = What {
+        kind: Kind::Write,
+        order: Order::Weak,
+        size: SIZE,
+        pc,
+    };
+    let mut p = [std::ptr::null_mut(); 32];
+    let site = x.grid.code.mems.len();
+    let space = address.space;
+    // SAFETY: slots of the frame, and some lanes; `pointers` checks the whole size.
+    unsafe {
+        let a = addresses(r, address, frame);
+        for l in (0..32).filter(|l| m >> l & 1 != 0) {
+            if !a[l].is_multiple_of(u64::from(SIZE)) {
+                x.memory_fault(block, warp, space, what, a[l], l);
+                return Flow::Fault;
+            }
+        }
+        if !pointers(x, block, warp, frame, space, site, what, &a, m, &mut p) {
+            return Flow::Fault;
+        }
+        if x.profile || block.follows {
+            observe(x, block, warp, space, what, &a, m, None);
+        }
+        for l in (0..32).filter(|l| m >> l & 1 != 0) {
+            std::ptr::write_bytes(p[l], async_copy::POISON, SIZE as usize);
+        }
+    }
+    Flow::Next
 }
 
 /// Tells the checker of lanes that met at `bar.warp.sync` without arriving together.
@@ -380,7 +455,11 @@ unsafe fn collective(r: Regs, op: &Slow, set: u32) {
                             (j, j <= most)
                         }
                     };
-                    value[l] = a[if ok { source as usize & 31 } else { l }];
+                    let source = if ok { source & 31 } else { lane };
+                    value[l] = match set >> source & 1 {
+                        0 => ABSENT,
+                        _ => a[source as usize],
+                    };
                     inside |= u32::from(ok) << l;
                 }
                 r.set32(*d, &value, set);
@@ -449,19 +528,43 @@ fn all_ones(yes: bool) -> u32 {
     if yes { !0 } else { 0 }
 }
 
+/// D of a matrix instruction.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
+enum Product {
+    Words([[u32; 32]; 4]),
+    Doubles(Box<[[u64; 32]; 4]>),
+}
+
 /// # Safety
 /// Slots belong to the frame.
-unsafe fn mma(x: &Exec<'_>, r: Regs, op: &Mma, m: u32) {
-    let [d, a, b, c] = &op.registers;
+unsafe fn write_product(r: Regs, d: &[u32], product: &Product, m: u32) {
     // SAFETY: the caller's.
     unsafe {
-        if let MmaKind::Double = op.kind {
-            let c = [r.get64(c[0]), r.get64(c[1])];
-            let result = mma::double(r.get64(a[0]), r.get64(b[0]), c, Rounding::Near);
-            for (slot, value) in d.iter().zip(&result) {
-                r.set64(*slot, value, m);
+        match product {
+            Product::Words(words) => {
+                for (&slot, value) in d.iter().zip(words) {
+                    r.set32(slot, value, m);
+                }
             }
-            return;
+            Product::Doubles(words) => {
+                for (&slot, value) in d.iter().zip(words.iter()) {
+                    r.set64(slot, value, m);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// Slots belong to the frame.
+unsafe fn product(x: &Exec<'_>, r: Regs, op: &Mma) -> Product {
+    let [_, a, b, c] = &op.registers;
+    // SAFETY: the caller's.
+    unsafe {
+        if let MmaKind::Double(kind) = op.kind {
+            let file = |slots: &[u32]| slots.iter().map(|&s| r.get64(s)).collect::<Vec<_>>();
+            let words = mma::double(kind, &file(a), &file(b), &file(c));
+            return Product::Doubles(Box::new(words));
         }
         let mut registers = [[&ZERO; 8]; 3];
         for (to, from) in registers.iter_mut().zip([a, b, c]) {
@@ -471,14 +574,11 @@ unsafe fn mma(x: &Exec<'_>, r: Regs, op: &Mma, m: u32) {
         }
         let [ra, rb, rc] = &registers;
         let (ra, rb, rc) = (&ra[..a.len()], &rb[..b.len()], &rc[..c.len()]);
-        let result = match op.kind {
+        Product::Words(match op.kind {
             MmaKind::Float(kind) => mma::float(kind, x.grid.mma, ra, rb, rc),
             MmaKind::Integer(kind) => mma::integer(kind, ra, rb, rc),
-            MmaKind::Double => return,
-        };
-        for (slot, value) in d.iter().zip(&result) {
-            r.set32(*slot, value, m);
-        }
+            MmaKind::Double(_) => [ZERO; 4],
+        })
     }
 }
 

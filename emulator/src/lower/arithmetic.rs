@@ -97,6 +97,12 @@ impl FunctionLowering<'_, '_> {
                 2,
             );
         }
+        if matches!(ty, Type::U16x2 | Type::S16x2) {
+            if sub {
+                return Err(w.error("sub has no packed integers"));
+            }
+            return self.same(w, Op::X32(X32::Halves(HalvesOp::Add)), ty, 2);
+        }
         if is_int(ty) {
             if w.flag("sat") {
                 if ty != Type::S32 {
@@ -389,6 +395,17 @@ impl FunctionLowering<'_, '_> {
 
     pub(crate) fn min_max(&mut self, w: &mut Words<'_>, max: bool) -> Result<()> {
         let ty = w.one_type()?;
+        if matches!(ty, Type::U16x2 | Type::S16x2) {
+            let relu = w.flag("relu");
+            let op = match (max, ty) {
+                (false, Type::S16x2) => HalvesOp::MinS { relu },
+                (true, Type::S16x2) => HalvesOp::MaxS { relu },
+                _ if relu => return Err(w.error(".relu is for signed halves")),
+                (false, _) => HalvesOp::MinU,
+                (true, _) => HalvesOp::MaxU,
+            };
+            return self.same(w, Op::X32(X32::Halves(op)), ty, 2);
+        }
         if is_int(ty) {
             let relu = w.flag("relu");
             let op = match (max, is_signed(ty), relu) {

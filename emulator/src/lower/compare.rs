@@ -128,6 +128,7 @@ impl FunctionLowering<'_, '_> {
 
     pub(crate) fn selp(&mut self, w: &mut Words<'_>) -> Result<()> {
         let ty = w.one_type()?;
+        w.movable(ty)?;
         let o = Self::operands(w, 4..=4)?;
         let a = self.src(&o[1], ty, w)?;
         let b = self.src(&o[2], ty, w)?;
@@ -148,6 +149,7 @@ impl FunctionLowering<'_, '_> {
         let [ty, by] = types[..] else {
             return Err(w.error("slct has two types"));
         };
+        w.movable(ty)?;
         let select = match by {
             Type::S32 if !ftz => SlctBy::S32,
             Type::F32 => SlctBy::F32 { ftz },

@@ -3,7 +3,7 @@
 use super::function::{FunctionLowering, Place, Result};
 use super::op::*;
 use super::words::Words;
-use crate::check::hooks::Scope;
+use crate::check::hooks::{Scope, Semantics};
 use crate::ptx::ast::{Operand, Type};
 
 impl FunctionLowering<'_, '_> {
@@ -80,12 +80,14 @@ impl FunctionLowering<'_, '_> {
             "red" => self.atom(w, true),
             "cp" => self.cp(w),
             "prefetch" | "prefetchu" => self.prefetch(w),
+            "discard" => self.discard(w),
             "applypriority" => self.apply_priority(w),
             "createpolicy" => self.createpolicy(w),
             "ldmatrix" => self.ldmatrix(w, false),
             "stmatrix" => self.ldmatrix(w, true),
             "movmatrix" => self.movmatrix(w),
             "mma" => self.mma(w),
+            "wmma" => self.wmma(w),
             "shfl" => self.shfl(w),
             "vote" => self.vote(w),
             "match" => self.match_(w),
@@ -127,9 +129,11 @@ impl FunctionLowering<'_, '_> {
     }
 
     fn nanosleep(&mut self, w: &mut Words<'_>) -> Result<()> {
-        let ty = w.one_type()?;
+        if w.one_type()? != Type::U32 {
+            return Err(w.error("nanosleep is u32"));
+        }
         let o = Self::operands(w, 1..=1)?;
-        self.src32(&o[0], ty, w)?;
+        self.src32(&o[0], Type::U32, w)?;
         self.slow(Slow::Nanosleep);
         Ok(())
     }
@@ -177,18 +181,29 @@ impl FunctionLowering<'_, '_> {
     fn membar(&mut self, w: &mut Words<'_>) -> Result<()> {
         let scope = w.one_of(&[("cta", Scope::Cta), ("gl", Scope::Gpu), ("sys", Scope::Sys)]);
         match scope {
-            Some(scope) => self.plain(w, Slow::Fence(scope)),
+            Some(scope) => self.plain(w, Slow::Fence(scope, Semantics::AcquireRelease)),
             None => Err(w.error("membar has .cta, .gl or .sys")),
         }
     }
 
     fn fence(&mut self, w: &mut Words<'_>) -> Result<()> {
-        // `.sc` is stronger than `.acq_rel`; both are full fences here.
-        if !w.flag("sc") {
-            w.flag("acq_rel");
+        // For mappings of one piece of memory at several addresses, which there are not.
+        if w.flag("proxy") {
+            return match w.flag("alias") {
+                true => self.plain(w, Slow::Prefetch),
+                false => Err(w.error("this proxy fence is not implemented")),
+            };
         }
+        // All are full fences on the host; for the checker `.sc` is as `.acq_rel`, which it is if nothing is said.
+        let semantics = w.one_of(&[
+            ("sc", Semantics::AcquireRelease),
+            ("acq_rel", Semantics::AcquireRelease),
+            ("acquire", Semantics::Acquire),
+            ("release", Semantics::Release),
+        ]);
+        let semantics = semantics.unwrap_or(Semantics::AcquireRelease);
         match w.scope() {
-            Some(scope) => self.plain(w, Slow::Fence(scope)),
+            Some(scope) => self.plain(w, Slow::Fence(scope, semantics)),
             None => Err(w.error("this fence is not implemented")),
         }
     }

@@ -8,6 +8,9 @@ use crate::ptx::ast::{Operand, Type};
 impl FunctionLowering<'_, '_> {
     pub(crate) fn mov(&mut self, w: &mut Words<'_>) -> Result<()> {
         let ty = w.one_type()?;
+        if !matches!(ty, Type::Pred | Type::B128) {
+            w.movable(ty)?;
+        }
         let o = Self::operands(w, 2..=2)?;
         match (&o[0], &o[1]) {
             (d, Operand::Vector(parts)) => self.pack(d, parts, ty, w),
@@ -179,7 +182,7 @@ impl FunctionLowering<'_, '_> {
     pub(crate) fn cvt(&mut self, w: &mut Words<'_>) -> Result<()> {
         use Type::*;
         if w.flag("pack") {
-            return Err(w.error("cvt.pack is not implemented"));
+            return self.cvt_pack(w);
         }
         let types = w.types();
         let [dst, src] = types[..] else {
@@ -266,6 +269,40 @@ impl FunctionLowering<'_, '_> {
             d,
             [a, b, 0, 0],
         );
+        Ok(())
+    }
+
+    /// `cvt.pack.sat.{u16 s16}.s32 d, a, b` and `cvt.pack.sat.{u8 s8 u4 s4 u2 s2}.s32.b32 d, a, b, c`.
+    fn cvt_pack(&mut self, w: &mut Words<'_>) -> Result<()> {
+        let table = [("u2", 2, false), ("s2", 2, true), ("u4", 4, false)];
+        let table = table.iter().chain(&[
+            ("s4", 4, true),
+            ("u8", 8, false),
+            ("s8", 8, true),
+            ("u16", 16, false),
+            ("s16", 16, true),
+        ]);
+        let to = w.find(|word| {
+            let (_, bits, signed) = *table.clone().find(|(name, ..)| *name == word)?;
+            Some(IntType { bits, signed })
+        });
+        let sat = w.flag("sat");
+        let types = w.types();
+        let (Some(to), true) = (to, sat) else {
+            return Err(w.error("cvt.pack has .sat and an integer type of 2 to 16 bits"));
+        };
+        let sources = match (to.bits, &types[..]) {
+            (16, [Type::S32]) => 2,
+            (..16, [Type::S32, Type::B32]) => 3,
+            _ => return Err(w.error("cvt.pack of this type has .s32, below 16 bits .s32.b32")),
+        };
+        let o = Self::operands(w, sources + 1..=sources + 1)?;
+        let mut slots = [0; 4];
+        for (slot, operand) in slots.iter_mut().zip(&o[1..]) {
+            *slot = self.src32(operand, Type::B32, w)?;
+        }
+        let d = self.dst(&o[0], Type::B32, w)?;
+        self.emit(Op::X32(X32::Pack(to)), d, slots);
         Ok(())
     }
 

@@ -277,7 +277,11 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
                 self.special(name, Reg::R32(slot), ty, w)?;
                 Ok(slot)
             }
-            Operand::Symbol { name, addend } => match self.place(name, w)? {
+            Operand::Symbol { name, addend }
+            | Operand::Element {
+                name,
+                offset: addend,
+            } => match self.place(name, w)? {
                 Place::Shared(a) => Ok(self.constant32(a.wrapping_add(*addend as u32))),
                 Place::KernelParam(a) => Ok(self.constant32(a.wrapping_add(*addend as u32))),
                 // Triton keeps addresses in the local window in 32 bits.
@@ -313,7 +317,11 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
                 self.special(name, Reg::R64(slot), ty, w)?;
                 Ok(slot)
             }
-            Operand::Symbol { name, addend } => {
+            Operand::Symbol { name, addend }
+            | Operand::Element {
+                name,
+                offset: addend,
+            } => {
                 let value = match self.place(name, w)? {
                     Place::Global(a) | Place::Function(a) => a,
                     Place::Shared(a) | Place::KernelParam(a) => u64::from(a),
@@ -335,6 +343,13 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
         match ty.size() {
             2 | 4 => self.src32(operand, ty, w),
             8 => self.src64(operand, ty, w),
+            16 => match operand {
+                Operand::Register(id) if self.reg_type(*id) == Type::B128 => match self.reg(*id) {
+                    Reg::R64(slot) => Ok(slot),
+                    _ => Err(w.error("a 128-bit register was expected")),
+                },
+                _ => Err(w.error("a 128-bit register was expected")),
+            },
             _ => Err(w.error(format_args!("operands of type {ty:?} are not implemented"))),
         }
     }
@@ -414,8 +429,13 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
         space: MemSpace,
         w: &Words<'_>,
     ) -> Result<Address> {
+        let element;
         let (base, offset) = match operand {
             Operand::Address { base, offset } => (base, *offset),
+            Operand::Element { name, offset } => {
+                element = AddressBase::Symbol(name.clone());
+                (&element, *offset)
+            }
             _ => return Err(w.error("an address in brackets was expected")),
         };
         // In a device function, `.param` is part of the frame; so are a caller's argument variables.
@@ -670,6 +690,7 @@ pub(crate) fn text_of(inst: &Instruction, func: &ast::Function) -> String {
             Operand::Immediate(Immediate::F64(b)) => format!("0d{b:016X}"),
             Operand::Symbol { name, addend: 0 } => name.clone(),
             Operand::Symbol { name, addend } => format!("{name}{addend:+}"),
+            Operand::Element { name, offset } => format!("{name}[{offset} bytes]"),
             Operand::Address { base, offset } => format!("[{}]", address(base, *offset)),
             Operand::TensorAddress {
                 base,

@@ -25,7 +25,12 @@ impl FunctionLowering<'_, '_> {
         let order = self.order(w, store)?;
         let count = w.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1);
         let ty = w.one_type()?;
-        if ty == Type::Pred || matches!(ty, Type::F16x2 | Type::BF16x2 | Type::TF32) {
+        if ty == Type::Pred
+            || matches!(
+                ty,
+                Type::F16x2 | Type::BF16x2 | Type::TF32 | Type::U16x2 | Type::S16x2
+            )
+        {
             return Err(w.error("this type is not for memory"));
         }
         if store {
@@ -198,6 +203,7 @@ impl FunctionLowering<'_, '_> {
         let atom_type = match (op, ty) {
             (And | Or | Xor, B32) | (Exch | Cas, B32 | U32 | S32) => AtomType::U32,
             (And | Or | Xor, B64) | (Exch | Cas, B64 | U64 | S64) => AtomType::U64,
+            (Exch | Cas, B128) => AtomType::B128,
             (Exch, F32) => AtomType::U32,
             (Exch, F64) => AtomType::U64,
             (Cas, B16 | U16 | S16) => AtomType::B16,
@@ -382,7 +388,20 @@ impl FunctionLowering<'_, '_> {
         Ok(())
     }
 
-    /// `discard.global.L2 [a], 128` and `applypriority.global.L2::evict_normal [a], 128`.
+    /// `discard.global.L2 [a], 128`: a weak write of values that nobody knows.
+    pub(crate) fn discard(&mut self, w: &mut Words<'_>) -> Result<()> {
+        let space = w.one_of(&SPACES[..1]).unwrap_or(MemSpace::Generic);
+        let o = Self::operands(w, 2..=2)?;
+        let size = Operand::Immediate(crate::ptx::ast::Immediate::Integer(128));
+        if !w.flag("L2") || o[1] != size {
+            return Err(w.error("discard has .L2 and the size 128"));
+        }
+        let address = self.address(&o[0], space, w)?;
+        self.slow(Slow::Discard { address });
+        Ok(())
+    }
+
+    /// `applypriority.global.L2::evict_normal [a], 128`.
     pub(crate) fn apply_priority(&mut self, w: &mut Words<'_>) -> Result<()> {
         if !w.flag("L2::evict_normal") {
             return Err(w.error("applypriority needs .L2::evict_normal"));
@@ -395,19 +414,33 @@ impl FunctionLowering<'_, '_> {
     }
 
     pub(crate) fn createpolicy(&mut self, w: &mut Words<'_>) -> Result<()> {
-        let fractional = w.flag("fractional");
-        if !fractional {
-            return Err(w.error("this createpolicy is not implemented"));
-        }
+        let kind = w.one_of(&[("fractional", 'f'), ("range", 'r'), ("cvt", 'c')]);
         w.cache_hints();
         let ty = w.one_type()?;
-        let o = Self::operands(w, 1..=2)?;
-        let d = self.dst(&o[0], ty, w)?;
         if ty != Type::B64 {
             return Err(w.error("a policy has 64 bits"));
         }
-        if let Some(fraction) = o.get(1) {
-            self.src32(fraction, Type::F32, w)?;
+        let o = match kind {
+            Some('f') => Self::operands(w, 1..=2)?,
+            Some('r') => Self::operands(w, 4..=4)?,
+            Some('c') if w.flag("L2") => Self::operands(w, 2..=2)?,
+            _ => return Err(w.error("createpolicy is .fractional, .range or .cvt.L2")),
+        };
+        let d = self.dst(&o[0], ty, w)?;
+        match (kind, &o[1..]) {
+            (Some('f'), [fraction]) => {
+                self.src32(fraction, Type::F32, w)?;
+            }
+            (Some('r'), [address, primary, total]) => {
+                let space = w.one_of(&SPACES[..1]).unwrap_or(MemSpace::Generic);
+                self.address(address, space, w)?;
+                self.src32(primary, Type::B32, w)?;
+                self.src32(total, Type::B32, w)?;
+            }
+            (Some('c'), [property]) => {
+                self.src64(property, ty, w)?;
+            }
+            _ => {}
         }
         self.slow(Slow::CreatePolicy { d });
         Ok(())

@@ -103,6 +103,29 @@ pub fn lower(
     Ok(Program { kernels })
 }
 
+/// What ptxas allows: static shared memory before and since sm_90, parameters.
+const MAX_STATIC_SHARED: [u64; 2] = [48 << 10, 227 << 10];
+const MAX_PARAMS: u64 = 32764;
+
+/// A kernel's parameters must fit into its parameter space.
+fn check_params(func: &ast::Function) -> Result<(), LowerError> {
+    let mut end = 0u64;
+    for p in &func.params {
+        end = end.next_multiple_of(u64::from(p.align.max(1)));
+        end = end.saturating_add(p.size);
+    }
+    if end <= MAX_PARAMS {
+        return Ok(());
+    }
+    Err(LowerError {
+        line: func.line,
+        message: format!(
+            "the parameters of {} have {end} bytes, the limit is {MAX_PARAMS}",
+            func.name
+        ),
+    })
+}
+
 /// Offsets of parameters, and the size of their block.
 fn param_layout(params: &[ast::Param]) -> Vec<ParamInfo> {
     let mut at = 0u32;
@@ -136,7 +159,7 @@ pub(crate) struct Image<'a> {
 /// Calls `f` with every name that an operand uses.
 fn each_name<'a>(operand: &'a Operand, f: &mut impl FnMut(&'a str)) {
     match operand {
-        Operand::Symbol { name, .. } => f(name),
+        Operand::Symbol { name, .. } | Operand::Element { name, .. } => f(name),
         Operand::Address {
             base: AddressBase::Symbol(name),
             ..
@@ -171,7 +194,7 @@ impl<'a> Image<'a> {
             shared: HashMap::new(),
             own_shared: HashMap::new(),
         };
-        image.reach();
+        image.reach()?;
         for index in 0..image.order.len() {
             covered[image.order[index]] = true;
             let function = image.lower_function(index)?;
@@ -193,10 +216,28 @@ impl<'a> Image<'a> {
     }
 
     /// Finds the functions and the shared variables that the kernel can reach, and places the latter.
-    fn reach(&mut self) {
+    fn reach(&mut self) -> Result<(), LowerError> {
         let module = self.module;
+        let kernel = &module.functions[self.order[0]];
         let mut dynamic = Vec::new();
         let mut at = 0u32;
+        let most = MAX_STATIC_SHARED[usize::from(module.target.sm >= 90)];
+        // The place of a variable, after those before it.
+        let mut place = |v: &ast::Variable| {
+            let start = u64::from(at).next_multiple_of(u64::from(v.align.max(1)));
+            let end = start.saturating_add(v.size);
+            if end > most {
+                return Err(LowerError {
+                    line: v.line,
+                    message: format!(
+                        "with {} the kernel {} has {end} bytes of static shared memory, the limit is {most}",
+                        v.name, kernel.name
+                    ),
+                });
+            }
+            at = end as u32;
+            Ok(SHARED_BASE + start as u32)
+        };
         let mut all_taken = false;
         let mut done = 0;
         while done < self.order.len() {
@@ -240,15 +281,11 @@ impl<'a> Image<'a> {
                 if v.external || v.size == 0 {
                     dynamic.push(name);
                 } else {
-                    at = at.next_multiple_of(v.align.max(1));
-                    self.shared.insert(name, SHARED_BASE + at);
-                    at += v.size as u32;
+                    self.shared.insert(name, place(v)?);
                 }
             }
             for v in func.variables.iter().filter(|v| v.space == Space::Shared) {
-                at = at.next_multiple_of(v.align.max(1));
-                self.own_shared.insert((index, &v.name), SHARED_BASE + at);
-                at += v.size as u32;
+                self.own_shared.insert((index, &v.name), place(v)?);
             }
             done += 1;
         }
@@ -259,6 +296,7 @@ impl<'a> Image<'a> {
             self.shared
                 .insert(name, SHARED_BASE + self.code.dynamic_offset);
         }
+        Ok(())
     }
 
     /// Index in the image of a function that has a body; `None` for an external one.
@@ -293,6 +331,9 @@ impl<'a> Image<'a> {
     fn lower_function(&mut self, index: usize) -> Result<op::Function, LowerError> {
         let module = self.module;
         let func = &module.functions[self.order[index]];
+        if func.entry {
+            check_params(func)?;
+        }
         let entry = self.code.insts.len() as u32;
         let address = CODE_WINDOW + 16 * (self.order[index] as u64 + 1);
         let mut f = FunctionLowering::new(self, func)?;

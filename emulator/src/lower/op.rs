@@ -9,6 +9,7 @@ use crate::ptx::ast::Type;
 pub(crate) use crate::numeric::Rounding;
 pub(crate) use crate::numeric::int::Permute;
 use crate::numeric::mma;
+use crate::numeric::wmma::Fragment;
 
 /// No register: a sink `_`, or an absent operand.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -191,6 +192,10 @@ pub(crate) enum X32 {
         signed: bool,
         add: bool,
     },
+    /// Two halves of 16 bits each.
+    Halves(HalvesOp),
+    /// The two values, saturated to an integer of that many bits, as the lowest bits of the result, c shifted up above them.
+    Pack(IntType),
     AddSat,
     SubSat,
     MadHiSat,
@@ -204,6 +209,16 @@ pub(crate) enum X32 {
         b_signed: bool,
         high: bool,
     },
+}
+
+/// Integer operations on two halves.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum HalvesOp {
+    Add,
+    MinU,
+    MinS { relu: bool },
+    MaxU,
+    MaxS { relu: bool },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -534,6 +549,7 @@ pub(crate) enum AtomType {
     F16x2,
     Bf16x2,
     B16,
+    B128,
 }
 
 #[derive(Debug, Clone)]
@@ -648,7 +664,20 @@ pub(crate) struct Mma {
 pub(crate) enum MmaKind {
     Float(mma::Float),
     Integer(mma::Integer),
-    Double,
+    Double(mma::Double),
+}
+
+/// `wmma.load` and `wmma.store`.
+#[derive(Debug, Clone)]
+pub(crate) struct WmmaMemory {
+    pub(crate) fragment: Fragment,
+    pub(crate) by_rows: bool,
+    pub(crate) store: bool,
+    pub(crate) address: Address,
+    /// 32-bit slot: elements from one row (or column) to the next.
+    pub(crate) stride: u32,
+    /// 64-bit slots for f64.
+    pub(crate) registers: Vec<u32>,
 }
 
 /// Operations that are not worth a place in the inner loop.
@@ -699,7 +728,7 @@ pub(crate) enum Slow {
         members: u32,
     },
     Bar(Bar),
-    Fence(crate::check::hooks::Scope),
+    Fence(crate::check::hooks::Scope, crate::check::hooks::Semantics),
     Brx {
         index: u32,
         targets: Vec<u32>,
@@ -716,8 +745,11 @@ pub(crate) enum Slow {
     Trap,
     Brkpt,
     Nanosleep,
-    /// Address checks only.
+    /// A hint.
     Prefetch,
+    Discard {
+        address: Address,
+    },
     CreatePolicy {
         d: u32,
     },
@@ -745,6 +777,9 @@ pub(crate) enum Slow {
         a: u32,
     },
     Mma(Mma),
+    WmmaMemory(WmmaMemory),
+    /// Tiles of one product.
+    WmmaMma(Vec<Mma>),
     Isspacep {
         space: MemSpace,
         d: u32,

@@ -3,7 +3,8 @@
 use super::function::{FunctionLowering, Result};
 use super::op::*;
 use super::words::Words;
-use crate::numeric::mma::{Float, Input, Integer};
+use crate::numeric::mma::{Double, Float, Input, Integer};
+use crate::numeric::wmma::{Fragment, Role, Shape};
 use crate::ptx::ast::{Operand, Type};
 
 impl FunctionLowering<'_, '_> {
@@ -180,70 +181,271 @@ impl FunctionLowering<'_, '_> {
         else {
             return Err(w.error("this shape or layout of mma is not implemented"));
         };
-        let float = |input| {
-            let ok = matches!(d, F32 | F16) && matches!(c, F32 | F16) && m == 16 && a == b;
-            ok.then_some(MmaKind::Float(Float {
-                input,
+        let input = |ty| match ty {
+            F16 => Some(Input::F16),
+            BF16 => Some(Input::Bf16),
+            TF32 => Some(Input::Tf32),
+            E4M3 => Some(Input::E4m3),
+            E5M2 => Some(Input::E5m2),
+            _ => None,
+        };
+        let float = || {
+            let (a, b) = (input(a)?, input(b)?);
+            let (f16_c, f16_d) = (c == F16, d == F16);
+            Some(MmaKind::Float(Float {
+                a,
+                b,
                 k,
-                f16_c: c == F16,
-                f16_d: d == F16,
+                f16_c,
+                f16_d,
             }))
         };
-        let kind = match (a, b, k) {
-            (F16, F16, 8 | 16) if d == c => float(Input::F16),
-            (BF16, BF16, 8 | 16) if d == F32 && c == F32 => float(Input::Bf16),
-            (TF32, TF32, 4 | 8) if d == F32 && c == F32 => float(Input::Tf32),
-            (U8 | S8, U8 | S8, 16 | 32) if m == 16 && d == S32 && c == S32 => {
+        let rounding = match (a, w.rounding()) {
+            (F64, rounding) => rounding.unwrap_or(Rounding::Near),
+            (_, None) => Rounding::Near,
+            _ => return Err(w.error("a rounding is for f64")),
+        };
+        let kind = match (a, b, m, k) {
+            (F16, F16, 16, 8 | 16) if d == c && matches!(c, F16 | F32) => float(),
+            (BF16, BF16, 16, 8 | 16) | (TF32, TF32, 16, 4 | 8) if (d, c) == (F32, F32) => float(),
+            (E4M3 | E5M2, E4M3 | E5M2, 16, 16 | 32) if d == c && matches!(c, F16 | F32) => float(),
+            (U8 | S8, U8 | S8, 16, 16 | 32) | (U8 | S8, U8 | S8, 8, 16) if (d, c) == (S32, S32) => {
                 let (a_signed, b_signed) = (a == S8, b == S8);
                 Some(MmaKind::Integer(Integer {
+                    m,
                     k,
                     a_signed,
                     b_signed,
                     saturate,
                 }))
             }
-            (F64, F64, 4) if m == 8 && d == F64 && c == F64 => Some(MmaKind::Double),
+            (F64, F64, 8, 4) | (F64, F64, 16, 4 | 8 | 16) if (d, c) == (F64, F64) => {
+                Some(MmaKind::Double(Double { m, k, rounding }))
+            }
             _ => None,
         };
         let Some(kind) = kind else {
             return Err(w.error("these types are not implemented for this shape of mma"));
         };
-        let (counts, ty) = match kind {
-            MmaKind::Float(f) => {
-                let [a, b, c, d] = f.registers();
-                ([d, a, b, c], B32)
-            }
-            MmaKind::Integer(i) => ([4, i.k / 8, i.k / 16, 4], B32),
-            MmaKind::Double => ([2, 1, 1, 2], F64),
+        let ([a, b, c, d], ty) = match kind {
+            MmaKind::Float(f) => (f.registers(), B32),
+            MmaKind::Integer(i) => (i.registers(), B32),
+            MmaKind::Double(f) => (f.registers(), F64),
         };
+        let counts = [d, a, b, c];
         if saturate && !matches!(kind, MmaKind::Integer(_)) {
             return Err(w.error(".satfinite is for integers"));
         }
         let o = Self::operands(w, 4..=4)?;
         let mut registers: [Vec<u32>; 4] = Default::default();
         for (i, operand) in o.iter().enumerate() {
-            let one = std::slice::from_ref(operand);
-            let list = match operand {
-                Operand::Vector(v) => v.as_slice(),
-                _ => one,
-            };
-            if list.len() != counts[i] {
-                return Err(w.error(format_args!(
-                    "operand {i} has {} registers, not {}",
-                    counts[i],
-                    list.len()
-                )));
-            }
-            for r in list {
-                let slot = if i == 0 {
-                    self.dst(r, ty, w)?
-                } else {
-                    self.src(r, ty, w)?
-                };
-                registers[i].push(slot);
-            }
+            registers[i] = self.fragment(operand, counts[i], ty, i == 0, w)?;
         }
         self.slow(Slow::Mma(Mma { kind, registers }));
+        Ok(())
+    }
+
+    /// Slots of the registers of a fragment, of which there must be `count`.
+    fn fragment(
+        &mut self,
+        operand: &Operand,
+        count: usize,
+        ty: Type,
+        written: bool,
+        w: &Words<'_>,
+    ) -> Result<Vec<u32>> {
+        let one = std::slice::from_ref(operand);
+        let list = match operand {
+            Operand::Vector(v) => v.as_slice(),
+            _ => one,
+        };
+        if list.len() != count {
+            return Err(w.error(format_args!(
+                "a fragment of {count} registers was expected, {} are given",
+                list.len()
+            )));
+        }
+        let mut slot = |r: &Operand| match written {
+            true => self.dst(r, ty, w),
+            false => self.src(r, ty, w),
+        };
+        list.iter().map(&mut slot).collect()
+    }
+
+    /// `wmma.load`, `wmma.store` and `wmma.mma`.
+    pub(crate) fn wmma(&mut self, w: &mut Words<'_>) -> Result<()> {
+        let what = w.one_of(&[("load", 'l'), ("store", 's'), ("mma", 'm')]);
+        let together = [w.flag("sync"), w.flag("aligned")];
+        let shape = w.one_of(&[
+            ("m16n16k16", Shape::M16N16K16),
+            ("m8n32k16", Shape::M8N32K16),
+            ("m32n8k16", Shape::M32N8K16),
+            ("m16n16k8", Shape::M16N16K8),
+            ("m8n8k4", Shape::M8N8K4),
+        ]);
+        match (what, shape, together) {
+            (Some('m'), Some(shape), [true, true]) => self.wmma_mma(shape, w),
+            (Some(what), Some(shape), [true, true]) => self.wmma_memory(shape, what == 's', w),
+            _ => Err(w.error("this operation or shape of wmma is not implemented")),
+        }
+    }
+
+    fn wmma_memory(&mut self, shape: Shape, store: bool, w: &mut Words<'_>) -> Result<()> {
+        use Type::*;
+        let role = match store {
+            true => w.flag("d").then_some(Role::Sum),
+            false => w.one_of(&[("a", Role::Left), ("b", Role::Right), ("c", Role::Sum)]),
+        };
+        let by_rows = w.one_of(&[("row", true), ("col", false)]);
+        let space = w
+            .one_of(&[
+                ("global", MemSpace::Global),
+                ("shared", MemSpace::Shared),
+                ("shared::cta", MemSpace::Shared),
+            ])
+            .unwrap_or(MemSpace::Generic);
+        let ty = w.one_type()?;
+        let (Some(role), Some(by_rows)) = (role, by_rows) else {
+            return Err(w.error("the matrix or its layout is missing"));
+        };
+        let sum = role == Role::Sum;
+        let allowed = match shape {
+            Shape::M16N16K16 | Shape::M8N32K16 | Shape::M32N8K16 => match sum {
+                true => matches!(ty, F16 | F32 | S32),
+                false => matches!(ty, F16 | BF16 | U8 | S8),
+            },
+            Shape::M16N16K8 => ty == if sum { F32 } else { TF32 },
+            Shape::M8N8K4 => ty == F64,
+        };
+        if !allowed {
+            return Err(w.error("this matrix of this shape has no such type"));
+        }
+        // tf32 numbers are f32 ones in memory.
+        let fragment = Fragment {
+            shape,
+            role,
+            element_bytes: ty.size() as usize,
+            repeats: ty == F16 && !sum,
+        };
+        let o = Self::operands(w, 2..=3)?;
+        let (address, list) = if store {
+            (&o[0], &o[1])
+        } else {
+            (&o[1], &o[0])
+        };
+        let address = self.address(address, space, w)?;
+        let stride = match o.get(2) {
+            Some(stride) => self.src32(stride, B32, w)?,
+            None => self.constant32(fragment.width(by_rows) as u32),
+        };
+        let file = if ty == F64 { F64 } else { B32 };
+        let registers = self.fragment(list, fragment.registers(), file, !store, w)?;
+        self.slow(Slow::WmmaMemory(WmmaMemory {
+            fragment,
+            by_rows,
+            store,
+            address,
+            stride,
+            registers,
+        }));
+        Ok(())
+    }
+
+    /// The product of whole matrices as `mma` of 16 by 8 tiles.
+    fn wmma_mma(&mut self, shape: Shape, w: &mut Words<'_>) -> Result<()> {
+        use Type::*;
+        for _ in 0..2 {
+            // Fragments are the same for both layouts.
+            if w.one_of(&[("row", ()), ("col", ())]).is_none() {
+                return Err(w.error("the layouts of A and B are missing"));
+            }
+        }
+        let rounding = w.rounding();
+        let saturate = w.flag("satfinite");
+        let types = w.types();
+        let (d, a, b, c) = match types[..] {
+            [d, c] => (d, F16, F16, c),
+            [d, a, b, c] if a != F16 => (d, a, b, c),
+            _ => return Err(w.error("wmma.mma has the types of D and C, or of D, A, B and C")),
+        };
+        let k = shape.sizes()[2];
+        let float = |input| {
+            MmaKind::Float(Float {
+                a: input,
+                b: input,
+                k,
+                f16_c: c == F16,
+                f16_d: d == F16,
+            })
+        };
+        let sums = |ty| (d, c) == (ty, ty);
+        let kind = match (shape, a) {
+            (Shape::M8N8K4, F64) if sums(F64) => MmaKind::Double(Double {
+                m: 8,
+                k,
+                rounding: rounding.unwrap_or(Rounding::Near),
+            }),
+            (Shape::M16N16K8, TF32) if sums(F32) => float(Input::Tf32),
+            (Shape::M16N16K8 | Shape::M8N8K4, _) => {
+                return Err(w.error("these types are not for this shape"));
+            }
+            (_, F16) if matches!(d, F16 | F32) && matches!(c, F16 | F32) => float(Input::F16),
+            (_, BF16) if sums(F32) => float(Input::Bf16),
+            (_, U8 | S8) if sums(S32) => MmaKind::Integer(Integer {
+                m: 16,
+                k,
+                a_signed: a == S8,
+                b_signed: a == S8,
+                saturate,
+            }),
+            _ => return Err(w.error("these types are not implemented for wmma.mma")),
+        };
+        let double = matches!(kind, MmaKind::Double(_));
+        let integer = matches!(kind, MmaKind::Integer(_));
+        if a != b || saturate && !integer || rounding.is_some() && !double {
+            return Err(w.error("these modifiers do not go together"));
+        }
+        let o = Self::operands(w, 4..=4)?;
+        let file = if double { F64 } else { B32 };
+        let mut whole: [Vec<u32>; 4] = Default::default();
+        for (i, (role, ty)) in [
+            (Role::Sum, d),
+            (Role::Left, a),
+            (Role::Right, b),
+            (Role::Sum, c),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let fragment = Fragment {
+                shape,
+                role,
+                element_bytes: ty.size() as usize,
+                repeats: ty == F16 && role != Role::Sum,
+            };
+            whole[i] = self.fragment(&o[i], fragment.registers(), file, i == 0, w)?;
+            // Copies of elements take no part.
+            whole[i].truncate(fragment.different());
+        }
+        if shape.is_transposed() {
+            whole.swap(1, 2);
+        }
+        let [left, right] = shape.tiles();
+        let tiles = (0..left * right).map(|tile| {
+            let part = |registers: &[u32], of: usize, index: usize| {
+                let n = registers.len() / of;
+                registers[n * index..n * (index + 1)].to_vec()
+            };
+            let registers = [
+                part(&whole[0], left * right, tile),
+                part(&whole[1], left, tile / right),
+                part(&whole[2], right, tile % right),
+                part(&whole[3], left * right, tile),
+            ];
+            Mma { kind, registers }
+        });
+        let tiles = tiles.collect();
+        self.slow(Slow::WmmaMma(tiles));
         Ok(())
     }
 }

@@ -73,6 +73,15 @@ impl<'a> Words<'a> {
         }
     }
 
+    /// An error for a type that no register is moved or selected as: packed and short floats, bytes.
+    pub(crate) fn movable(&self, ty: Type) -> Result<(), LowerError> {
+        use Type::*;
+        match ty {
+            B16 | B32 | B64 | U16 | U32 | U64 | S16 | S32 | S64 | F32 | F64 => Ok(()),
+            _ => Err(self.error("this instruction has no such type")),
+        }
+    }
+
     pub(crate) fn rounding(&mut self) -> Option<Rounding> {
         self.one_of(&[
             ("rn", Rounding::Near),

@@ -1,5 +1,18 @@
 //! Integer and bit operations that are more than one Rust operator.
 
+/// `cvt.pack`: a and b, saturated to `bits` bits, above and at the bottom of the result, c shifted up over both.
+pub fn pack(a: u32, b: u32, c: u32, bits: u8, signed: bool) -> u32 {
+    let bits = u32::from(bits);
+    let (low, high) = match signed {
+        true => (-(1i64 << (bits - 1)), (1i64 << (bits - 1)) - 1),
+        false => (0, (1i64 << bits) - 1),
+    };
+    let mask = (1u32 << bits) - 1;
+    let part = |x: u32| i64::from(x as i32).clamp(low, high) as u32 & mask;
+    let above = c.checked_shl(2 * bits).unwrap_or(0);
+    above | part(a) << bits | part(b)
+}
+
 /// `lop3.b32`: bit i of the table is the result for a, b, c = the bits of i (a highest).
 #[inline(always)]
 pub fn lop3(a: u32, b: u32, c: u32, table: u8) -> u32 {

@@ -1,4 +1,4 @@
-//! `mma.sync`: D = A·B + C over a warp's registers, for the m16n8 shapes and f64's m8n8k4.
+//! `mma.sync`: D = A·B + C over a warp's registers, for the m16n8 shapes and the m8n8 ones of integers and f64.
 //!
 //! Fragments (lane l, row g = l/4, t = l%4), as the ISA draws them: a register of A holds an 8-row block in which lane l has
 //! the 32 bits at t of row g; rows 0..8 and 8..16 alternate, then k advances. A register of B holds column g in the same way.
@@ -7,8 +7,9 @@
 //! Three arithmetics: `Fast` sums in f32, one rounding a step, in order of k. The exact ones follow what was measured on
 //! hardware (published as MMA-Sim): all products and the addend are aligned to the largest exponent, cut to F bits of
 //! fraction, added without loss, and the sum is cut to f32 (rounded to nearest for f16). Ampere: F = 24 and 16 bytes of k a
-//! step; Hopper: F = 25 and 32 bytes of k a step.
+//! step; Hopper: F = 25 and 32 bytes of k a step. For 8-bit floats both have F = 13, and f32 results have 13 bits of fraction.
 
+use super::convert::{Fp8, fp8_to_f16};
 use super::f32s::{self, canon};
 use super::half::{Bf16, F16, Half};
 use super::{Rounding, half};
@@ -33,13 +34,41 @@ pub enum Input {
     Bf16,
     /// The low 13 bits are ignored.
     Tf32,
+    E4m3,
+    E5m2,
+}
+
+impl Input {
+    /// Elements in a register.
+    pub fn per_register(self) -> usize {
+        match self {
+            Self::Tf32 => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::E4m3 | Self::E5m2 => 4,
+        }
+    }
+
+    /// The smallest normal number's exponent.
+    fn least(self) -> i32 {
+        match self {
+            Self::Bf16 | Self::Tf32 => -126,
+            Self::F16 | Self::E5m2 => -14,
+            Self::E4m3 => -6,
+        }
+    }
+
+    fn is_8_bits(self) -> bool {
+        matches!(self, Self::E4m3 | Self::E5m2)
+    }
 }
 
 /// A floating-point m16n8 instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Float {
-    pub input: Input,
-    /// 8 or 16 for 16-bit inputs, 4 or 8 for tf32.
+    pub a: Input,
+    /// Other than A's only among the 8-bit formats.
+    pub b: Input,
+    /// 8 or 16 for 16-bit inputs, 4 or 8 for tf32, 16 or 32 for 8-bit inputs.
     pub k: usize,
     /// C and D are f16 (two registers) rather than f32 (four).
     pub f16_c: bool,
@@ -49,21 +78,16 @@ pub struct Float {
 impl Float {
     /// Registers of A, B, C and D.
     pub fn registers(self) -> [usize; 4] {
-        let blocks = match self.input {
-            Input::Tf32 => self.k / 4,
-            Input::F16 | Input::Bf16 => self.k / 8,
-        };
+        let blocks = self.k / (4 * self.a.per_register());
         let c = |f16| if f16 { 2 } else { 4 };
         [2 * blocks, blocks, c(self.f16_c), c(self.f16_d)]
     }
 }
 
-const MAX_K: usize = 16;
-
 /// Operands as numbers. Columns are kept in the order 0, 2, 4, 6, 1, 3, 5, 7, in which a row of C is one half of each register.
-struct Operands {
-    a: [[f32; MAX_K]; 16],
-    b: [[f32; 8]; MAX_K],
+struct Operands<const K: usize> {
+    a: [[f32; K]; 16],
+    b: [[f32; 8]; K],
     c: [[f32; 8]; 16],
 }
 
@@ -74,26 +98,33 @@ fn place(column: usize) -> usize {
 }
 
 #[inline(always)]
-fn numbers(input: Input, word: u32) -> [f32; 2] {
+fn numbers(input: Input, word: u32) -> [f32; 4] {
+    let two = |f: fn(u16) -> f32| [f(word as u16), f((word >> 16) as u16), 0.0, 0.0];
+    let four = |format| {
+        word.to_le_bytes()
+            .map(|x| F16::to_f32(fp8_to_f16(x, format)))
+    };
     match input {
-        Input::F16 => [F16::to_f32(word as u16), F16::to_f32((word >> 16) as u16)],
-        Input::Bf16 => [Bf16::to_f32(word as u16), Bf16::to_f32((word >> 16) as u16)],
-        Input::Tf32 => [f32::from_bits(word & 0xffff_e000), 0.0],
+        Input::F16 => two(F16::to_f32),
+        Input::Bf16 => two(Bf16::to_f32),
+        Input::Tf32 => [f32::from_bits(word & 0xffff_e000), 0.0, 0.0, 0.0],
+        Input::E4m3 => four(Fp8::E4m3),
+        Input::E5m2 => four(Fp8::E5m2),
     }
 }
 
 /// Unpacks operands of `BLOCKS` registers' worth of k, `WORD` elements a register: constants, so that the loops unroll.
 #[inline(always)]
-fn unpack<const BLOCKS: usize, const WORD: usize>(
+fn unpack<const BLOCKS: usize, const WORD: usize, const K: usize>(
     kind: Float,
-    input: Input,
+    inputs: [Input; 2],
     a: &[&Register],
     b: &[&Register],
     c: &[&Register],
-) -> Operands {
+) -> Operands<K> {
     let mut operands = Operands {
-        a: [[0.0; MAX_K]; 16],
-        b: [[0.0; 8]; MAX_K],
+        a: [[0.0; K]; 16],
+        b: [[0.0; 8]; K],
         c: [[0.0; 8]; 16],
     };
     let (a, b) = (&a[..2 * BLOCKS], &b[..BLOCKS]);
@@ -102,7 +133,7 @@ fn unpack<const BLOCKS: usize, const WORD: usize>(
             let register = a[2 * block + half];
             for g in 0..8 {
                 for t in 0..4 {
-                    let x = numbers(input, register[4 * g + t]);
+                    let x = numbers(inputs[0], register[4 * g + t]);
                     let k = WORD * (4 * block + t);
                     operands.a[8 * half + g][k..k + WORD].copy_from_slice(&x[..WORD]);
                 }
@@ -110,7 +141,7 @@ fn unpack<const BLOCKS: usize, const WORD: usize>(
         }
         for g in 0..8 {
             for t in 0..4 {
-                let x = numbers(input, b[block][4 * g + t]);
+                let x = numbers(inputs[1], b[block][4 * g + t]);
                 let k = WORD * (4 * block + t);
                 for (row, &x) in operands.b[k..k + WORD].iter_mut().zip(&x) {
                     row[place(g)] = x;
@@ -122,7 +153,7 @@ fn unpack<const BLOCKS: usize, const WORD: usize>(
         let c = &c[..2];
         for row in 0..16 {
             for t in 0..4 {
-                let [even, odd] = numbers(Input::F16, c[row / 8][4 * (row % 8) + t]);
+                let [even, odd, ..] = numbers(Input::F16, c[row / 8][4 * (row % 8) + t]);
                 operands.c[row][t] = even;
                 operands.c[row][t + 4] = odd;
             }
@@ -160,13 +191,13 @@ fn pack(kind: Float, rows: &[[f32; 8]; 16]) -> [Register; 4] {
 
 /// Sums in f32. `FUSED` only saves time: products of 16-bit and tf32 numbers are exact in f32 (unless they overflow).
 #[inline(always)]
-fn sum_fast<const FUSED: bool>(operands: &Operands, k: usize) -> [[f32; 8]; 16] {
+fn sum_fast<const FUSED: bool, const K: usize>(operands: &Operands<K>) -> [[f32; 8]; 16] {
     let mut d = operands.c;
     // Four rows at a time: independent chains for the host's pipeline.
     for (rows, a) in d.chunks_exact_mut(4).zip(operands.a.chunks_exact(4)) {
         let mut sums = [[0.0f32; 8]; 4];
         sums.copy_from_slice(rows);
-        for (kk, b) in operands.b[..k].iter().enumerate() {
+        for (kk, b) in operands.b.iter().enumerate() {
             for (sum, a) in sums.iter_mut().zip(a) {
                 for (s, &b) in sum.iter_mut().zip(b) {
                     *s = if FUSED {
@@ -200,13 +231,19 @@ fn or_zero(e: i32) -> i32 {
 
 /// Aligns, cuts, adds, cuts: k in steps of `step`, `fraction` bits kept.
 #[inline(always)]
-fn sum_exact(operands: &Operands, kind: Float, step: usize, fraction: i32) -> [[f32; 8]; 16] {
-    let least = if kind.input == Input::F16 { -14 } else { -126 };
+fn sum_exact<const K: usize>(
+    operands: &Operands<K>,
+    kind: Float,
+    step: usize,
+    fraction: i32,
+) -> [[f32; 8]; 16] {
+    let fraction = if kind.a.is_8_bits() { 13 } else { fraction };
+    let (least_a, least_b) = (kind.a.least(), kind.b.least());
     let power = |e: i32| f64::from_bits((e.wrapping_add(1023) as u64) << 52);
     let mut d = operands.c;
-    let eb = operands.b.map(|row| row.map(|x| exponent(x, least)));
+    let eb = operands.b.map(|row| row.map(|x| exponent(x, least_b)));
     for (sums, a) in d.iter_mut().zip(&operands.a) {
-        let ea = a.map(|x| exponent(x, least));
+        let ea = a.map(|x| exponent(x, least_a));
         for first in (0..kind.k).step_by(step) {
             let ks = first..(first + step).min(kind.k);
             let mut largest = sums.map(|c| or_zero(exponent(c, -126)));
@@ -237,7 +274,11 @@ fn sum_exact(operands: &Operands, kind: Float, step: usize, fraction: i32) -> [[
                 } else if exact.abs() >= 2f64.powi(128) {
                     f32::INFINITY.copysign(exact as f32)
                 } else {
-                    f32s::narrow(exact, Rounding::Zero)
+                    let sum = f32s::narrow(exact, Rounding::Zero);
+                    match kind.a.is_8_bits() {
+                        true => f32::from_bits(sum.to_bits() & !0x3ff),
+                        false => sum,
+                    }
                 };
             }
         }
@@ -253,29 +294,37 @@ fn float_in<const FUSED: bool>(
     b: &[&Register],
     c: &[&Register],
 ) -> [Register; 4] {
-    match (kind.input, kind.k) {
-        (Input::F16, 16) => float_of::<FUSED, 2, 2>(kind, Input::F16, mode, a, b, c),
-        (Input::F16, _) => float_of::<FUSED, 1, 2>(kind, Input::F16, mode, a, b, c),
-        (Input::Bf16, 16) => float_of::<FUSED, 2, 2>(kind, Input::Bf16, mode, a, b, c),
-        (Input::Bf16, _) => float_of::<FUSED, 1, 2>(kind, Input::Bf16, mode, a, b, c),
-        (Input::Tf32, 8) => float_of::<FUSED, 2, 1>(kind, Input::Tf32, mode, a, b, c),
-        (Input::Tf32, _) => float_of::<FUSED, 1, 1>(kind, Input::Tf32, mode, a, b, c),
+    macro_rules! of {
+        ($blocks:literal, $word:literal, $k:literal, $a:expr, $b:expr) => {
+            float_of::<FUSED, $blocks, $word, $k>(kind, [$a, $b], mode, a, b, c)
+        };
+    }
+    use Input::*;
+    match (kind.a, kind.k) {
+        (F16, 16) => of!(2, 2, 16, F16, F16),
+        (F16, _) => of!(1, 2, 8, F16, F16),
+        (Bf16, 16) => of!(2, 2, 16, Bf16, Bf16),
+        (Bf16, _) => of!(1, 2, 8, Bf16, Bf16),
+        (Tf32, 8) => of!(2, 1, 8, Tf32, Tf32),
+        (Tf32, _) => of!(1, 1, 4, Tf32, Tf32),
+        (E4m3 | E5m2, 32) => of!(2, 4, 32, kind.a, kind.b),
+        (E4m3 | E5m2, _) => of!(1, 4, 16, kind.a, kind.b),
     }
 }
 
 #[inline(always)]
-fn float_of<const FUSED: bool, const BLOCKS: usize, const WORD: usize>(
+fn float_of<const FUSED: bool, const BLOCKS: usize, const WORD: usize, const K: usize>(
     kind: Float,
-    input: Input,
+    inputs: [Input; 2],
     mode: Mode,
     a: &[&Register],
     b: &[&Register],
     c: &[&Register],
 ) -> [Register; 4] {
-    let operands = unpack::<BLOCKS, WORD>(kind, input, a, b, c);
+    let operands = unpack::<BLOCKS, WORD, K>(kind, inputs, a, b, c);
     let step = |bytes: usize| bytes * WORD / 4;
     let rows = match mode {
-        Mode::Fast => sum_fast::<FUSED>(&operands, 4 * BLOCKS * WORD),
+        Mode::Fast => sum_fast::<FUSED, K>(&operands),
         Mode::Ampere => sum_exact(&operands, kind, step(16), 24),
         Mode::Hopper => sum_exact(&operands, kind, step(32), 25),
     };
@@ -401,7 +450,7 @@ fn float_avx2(
     c: &[&Register],
 ) -> [Register; 4] {
     let f32_sums = !kind.f16_c && !kind.f16_d;
-    match (mode, kind.input) {
+    match (mode, kind.a) {
         (Mode::Fast, Input::Bf16) if f32_sums => vectors::float::<true>(kind.k / 8, a, b, c),
         (Mode::Fast, Input::F16) if f32_sums => vectors::float::<false>(kind.k / 8, a, b, c),
         _ => float_in::<true>(kind, mode, a, b, c),
@@ -428,9 +477,11 @@ pub fn float(
     float_in::<false>(kind, mode, a, b, c)
 }
 
-/// An 8-bit integer m16n8 instruction.
+/// An 8-bit integer m16n8 or m8n8 instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Integer {
+    /// Rows: 16, or 8 with k = 16.
+    pub m: usize,
     /// 16 or 32.
     pub k: usize,
     pub a_signed: bool,
@@ -439,7 +490,15 @@ pub struct Integer {
     pub saturate: bool,
 }
 
-/// An integer instruction: A has k/8 registers, B k/16, C and D four.
+impl Integer {
+    /// Registers of A, B, C and D.
+    pub fn registers(self) -> [usize; 4] {
+        let halves = self.m / 8;
+        [halves * self.k / 16, self.k / 16, 2 * halves, 2 * halves]
+    }
+}
+
+/// An integer instruction; with m = 8 only the first two registers of D count.
 pub fn integer(kind: Integer, a: &[&Register], b: &[&Register], c: &[&Register]) -> [Register; 4] {
     let byte = |word: u32, i: usize, signed: bool| {
         let x = (word >> (8 * i)) as u8;
@@ -467,7 +526,7 @@ pub fn integer(kind: Integer, a: &[&Register], b: &[&Register], c: &[&Register])
         }
     }
     let mut d = [[0; 32]; 4];
-    for (i, d) in d.iter_mut().enumerate() {
+    for (i, d) in d.iter_mut().enumerate().take(c.len()) {
         for (lane, d) in d.iter_mut().enumerate() {
             let (row, column) = (lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
             let products = left[row].iter().zip(&right[column]).map(|(x, y)| x * y);
@@ -483,28 +542,49 @@ pub fn integer(kind: Integer, a: &[&Register], b: &[&Register], c: &[&Register])
     d
 }
 
-/// `mma.m8n8k4.f64`: lane l has A(l/4, l%4), B(l%4, l/4), and C(l/4, 2·(l%4) + i) in register i.
+/// An f64 instruction: m8n8k4, or m16n8 with k = 4, 8, 16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Double {
+    pub m: usize,
+    pub k: usize,
+    pub rounding: Rounding,
+}
+
+impl Double {
+    /// Registers of A, B, C and D.
+    pub fn registers(self) -> [usize; 4] {
+        let halves = self.m / 8;
+        [halves * self.k / 4, self.k / 4, 2 * halves, 2 * halves]
+    }
+}
+
+/// An f64 instruction. Fragments as the narrower formats have them, one element a register; a chain of fused multiply-adds in
+/// order of k. With m = 8 only the first two registers of D count.
 pub fn double(
-    a: &[u64; 32],
-    b: &[u64; 32],
-    c: [&[u64; 32]; 2],
-    rounding: Rounding,
-) -> [[u64; 32]; 2] {
+    kind: Double,
+    a: &[&[u64; 32]],
+    b: &[&[u64; 32]],
+    c: &[&[u64; 32]],
+) -> [[u64; 32]; 4] {
     let number = f64::from_bits;
-    std::array::from_fn(|i| {
-        std::array::from_fn(|lane| {
-            let (row, column) = (lane / 4, 2 * (lane % 4) + i);
-            let sum = (0..4).fold(number(c[i][lane]), |sum, k| {
+    let halves = kind.m / 8;
+    let mut d = [[0; 32]; 4];
+    for (i, c) in c.iter().enumerate() {
+        let half = i / 2;
+        d[i] = std::array::from_fn(|lane| {
+            let (row, column) = (lane / 4, 2 * (lane % 4) + i % 2);
+            let sum = (0..kind.k).fold(number(c[lane]), |sum, k| {
                 super::f64s::fma(
-                    number(a[4 * row + k]),
-                    number(b[4 * column + k]),
+                    number(a[k / 4 * halves + half][4 * row + k % 4]),
+                    number(b[k / 4][4 * column + k % 4]),
                     sum,
-                    rounding,
+                    kind.rounding,
                 )
             });
             sum.to_bits()
-        })
-    })
+        });
+    }
+    d
 }
 
 #[cfg(test)]
@@ -523,21 +603,26 @@ mod tests {
         fn random(kind: Float, numbers: &mut Numbers, wild: bool) -> Self {
             let [na, nb, nc, _] = kind.registers();
             let half = |numbers: &mut Numbers| {
+                if kind.a.is_8_bits() {
+                    // Any finite number of either format.
+                    let x = numbers.bits() as u32 & 0xbf;
+                    return if wild { x } else { 0x20 | x & 0x9f };
+                }
                 let x = if wild {
                     let x = numbers.f32();
                     if x.is_finite() { x } else { 1.0 }
                 } else {
                     (numbers.below(2001) as f32 - 1000.0) / 256.0
                 };
-                match kind.input {
+                match kind.a {
                     Input::F16 => u32::from(F16::near(x % 60000.0)),
                     Input::Bf16 => u32::from(Bf16::near(x) & 0xfeff),
-                    Input::Tf32 => x.to_bits(),
+                    _ => x.to_bits(),
                 }
             };
-            let word = |numbers: &mut Numbers| match kind.input {
-                Input::Tf32 => half(numbers),
-                _ => half(numbers) | half(numbers) << 16,
+            let n = kind.a.per_register();
+            let word = |numbers: &mut Numbers| {
+                (0..n).fold(0u32, |word, i| word | half(numbers) << (32 / n * i))
             };
             let registers = |n: usize, numbers: &mut Numbers| -> Vec<Register> {
                 (0..n)
@@ -567,18 +652,18 @@ mod tests {
         }
 
         fn element_a(&self, kind: Float, row: usize, k: usize) -> f32 {
-            let per_word = if kind.input == Input::Tf32 { 1 } else { 2 };
+            let per_word = kind.a.per_register();
             let block = 4 * per_word;
             let register = row / 8 + 2 * (k / block);
             let lane = (row % 8) * 4 + k % block / per_word;
-            numbers(kind.input, self.a[register][lane])[k % per_word]
+            numbers(kind.a, self.a[register][lane])[k % per_word]
         }
 
         fn element_b(&self, kind: Float, k: usize, column: usize) -> f32 {
-            let per_word = if kind.input == Input::Tf32 { 1 } else { 2 };
+            let per_word = kind.a.per_register();
             let block = 4 * per_word;
             let lane = column * 4 + k % block / per_word;
-            numbers(kind.input, self.b[k / block][lane])[k % per_word]
+            numbers(kind.b, self.b[k / block][lane])[k % per_word]
         }
 
         fn element(f16: bool, registers: &[Register], row: usize, column: usize) -> f32 {
@@ -593,16 +678,19 @@ mod tests {
 
     fn kinds() -> Vec<Float> {
         let mut kinds = vec![];
-        for (input, ks) in [
-            (Input::F16, [8, 16]),
-            (Input::Bf16, [8, 16]),
-            (Input::Tf32, [4, 8]),
+        for (a, b, ks) in [
+            (Input::F16, Input::F16, [8, 16]),
+            (Input::Bf16, Input::Bf16, [8, 16]),
+            (Input::Tf32, Input::Tf32, [4, 8]),
+            (Input::E4m3, Input::E5m2, [16, 32]),
+            (Input::E5m2, Input::E4m3, [16, 32]),
         ] {
             for k in ks {
                 for f16 in [false, true] {
-                    if !f16 || input == Input::F16 {
+                    if !f16 || !matches!(a, Input::Bf16 | Input::Tf32) {
                         kinds.push(Float {
-                            input,
+                            a,
+                            b,
                             k,
                             f16_c: f16,
                             f16_d: f16,
@@ -634,7 +722,12 @@ mod tests {
                                 size += p.abs();
                             }
                             let got = f64::from(Problem::element(kind.f16_d, &d, row, column));
-                            let unit = if kind.f16_d { -10f64 } else { -21f64 };
+                            let unit = match (kind.f16_d, kind.a.is_8_bits()) {
+                                (false, false) => -21f64,
+                                // 33 terms, each cut by less than a unit of 2^-13 of the largest; the sum again.
+                                (_, true) => -7.9,
+                                _ => -10.0,
+                            };
                             let bound = size * unit.exp2();
                             assert!(
                                 (got - exact).abs() <= bound,
@@ -652,7 +745,7 @@ mod tests {
         a: &[f32],
         b: &[f32],
         c: f32,
-        least: i32,
+        least: [i32; 2],
         step: usize,
         fraction: i32,
         f16: bool,
@@ -674,7 +767,7 @@ mod tests {
         for first in (0..a.len()).step_by(step) {
             let mut terms: Vec<(i128, i32)> = (first..(first + step).min(a.len()))
                 .map(|k| {
-                    let ((sa, ea), (sb, eb)) = (split(a[k], least), split(b[k], least));
+                    let ((sa, ea), (sb, eb)) = (split(a[k], least[0]), split(b[k], least[1]));
                     (sa * sb, ea + eb)
                 })
                 .collect();
@@ -704,7 +797,8 @@ mod tests {
             c = if f16 {
                 F16::to_f32(value.round(super::super::exact::F16, Rounding::Near) as u16)
             } else {
-                f32::from_bits(value.round(super::super::exact::F32, Rounding::Zero) as u32)
+                let bits = value.round(super::super::exact::F32, Rounding::Zero) as u32;
+                f32::from_bits(if fraction == 13 { bits & !0x3ff } else { bits })
             };
             if c.abs() == f32::MAX {
                 // Cut where the model overflows.
@@ -721,8 +815,13 @@ mod tests {
             for round in 0..30 {
                 let problem = Problem::random(kind, &mut numbers, round % 2 == 0);
                 for (mode, fraction, bytes) in [(Mode::Ampere, 24, 16), (Mode::Hopper, 25, 32)] {
-                    let step = bytes / if kind.input == Input::Tf32 { 4 } else { 2 };
-                    let least = if kind.input == Input::F16 { -14 } else { -126 };
+                    let step = bytes * kind.a.per_register() / 4;
+                    let fraction = if kind.a.is_8_bits() { 13 } else { fraction };
+                    let least = [kind.a, kind.b].map(|input| match input {
+                        Input::E4m3 => -6,
+                        Input::F16 | Input::E5m2 => -14,
+                        _ => -126,
+                    });
                     let d = problem.run(kind, mode);
                     for row in 0..16 {
                         for column in 0..8 {
@@ -769,7 +868,8 @@ mod tests {
     fn truncation_shows() {
         // 2^24 + 1 + 1: nearest sums in f32 lose both ones; alignment with one bit of fraction below keeps their sum.
         let kind = Float {
-            input: Input::Bf16,
+            a: Input::Bf16,
+            b: Input::Bf16,
             k: 8,
             f16_c: false,
             f16_d: false,
@@ -798,7 +898,8 @@ mod tests {
     #[test]
     fn non_finite_values() {
         let kind = Float {
-            input: Input::F16,
+            a: Input::F16,
+            b: Input::F16,
             k: 16,
             f16_c: false,
             f16_d: false,
@@ -825,6 +926,7 @@ mod tests {
     #[test]
     fn integers() {
         let kind = Integer {
+            m: 16,
             k: 32,
             a_signed: true,
             b_signed: false,
@@ -856,6 +958,7 @@ mod tests {
         let ones = [0x0101_0101u32; 32];
         let top = [i32::MAX as u32; 32];
         let small = Integer {
+            m: 16,
             k: 16,
             a_signed: true,
             b_signed: true,
@@ -873,21 +976,49 @@ mod tests {
             &[&top; 4],
         );
         assert_eq!(d[3][5], (i32::MAX as u32).wrapping_add(16));
+        let square = Integer { m: 8, ..small };
+        let d = integer(square, &[&ones], &[&ones], &[&[5; 32]; 2]);
+        assert_eq!(d, [[21; 32], [21; 32], [0; 32], [0; 32]]);
     }
 
     #[test]
     fn doubles() {
         let number = |x: usize| (x as f64).to_bits();
-        let a = std::array::from_fn(|l| number(l / 4 + 10 * (l % 4)));
-        let b = std::array::from_fn(|l| number(l % 4 + 7 * (l / 4)));
-        let c = [[number(1); 32], [number(2); 32]];
-        let d = double(&a, &b, [&c[0], &c[1]], Rounding::Near);
-        let (row, column) = (3, 5);
-        let expected: usize = (0..4)
-            .map(|k| (row + 10 * k) * (k + 7 * column))
-            .sum::<usize>()
-            + 2;
-        assert_eq!(f64::from_bits(d[1][row * 4 + column / 2]), expected as f64);
+        // A(i, k) = i + 10k and B(k, j) = k + 7j, by the ISA's formulas.
+        for (m, k) in [(8, 4), (16, 4), (16, 8), (16, 16)] {
+            let kind = Double {
+                m,
+                k,
+                rounding: Rounding::Near,
+            };
+            let [na, nb, nc, _] = kind.registers();
+            let halves = m / 8;
+            let a: Vec<[u64; 32]> = (0..na)
+                .map(|r| {
+                    std::array::from_fn(|l| {
+                        number(l / 4 + 8 * (r % halves) + 10 * (l % 4 + 4 * (r / halves)))
+                    })
+                })
+                .collect();
+            let b: Vec<[u64; 32]> = (0..nb)
+                .map(|r| std::array::from_fn(|l| number(l % 4 + 4 * r + 7 * (l / 4))))
+                .collect();
+            let c: Vec<[u64; 32]> = (0..nc).map(|r| [number(r + 1); 32]).collect();
+            let d = double(
+                kind,
+                &a.iter().collect::<Vec<_>>(),
+                &b.iter().collect::<Vec<_>>(),
+                &c.iter().collect::<Vec<_>>(),
+            );
+            for (r, d) in d[..nc].iter().enumerate() {
+                for (lane, &d) in d.iter().enumerate() {
+                    let (row, column) = (lane / 4 + 8 * (r / 2), 2 * (lane % 4) + r % 2);
+                    let products = (0..k).map(|k| (row + 10 * k) * (k + 7 * column));
+                    let expected = products.sum::<usize>() + r + 1;
+                    assert_eq!(f64::from_bits(d), expected as f64, "{kind:?}");
+                }
+            }
+        }
     }
 
     /// Timings are for people: `cargo test --release -- --ignored --nocapture mma_speed`.
@@ -895,7 +1026,8 @@ mod tests {
     #[ignore = "prints timings"]
     fn mma_speed() {
         let kind = Float {
-            input: Input::Bf16,
+            a: Input::Bf16,
+            b: Input::Bf16,
             k: 16,
             f16_c: false,
             f16_d: false,

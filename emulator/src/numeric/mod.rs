@@ -13,6 +13,7 @@ pub mod matrix;
 pub mod mma;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod wmma;
 
 /// Rounding modes `.rn`, `.rz`, `.rm`, `.rp` (and their integer forms `.rni`, …).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

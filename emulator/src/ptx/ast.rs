@@ -46,6 +46,8 @@ pub enum Type {
     U16,
     U32,
     U64,
+    U16x2,
+    S16x2,
     S8,
     S16,
     S32,
@@ -184,6 +186,11 @@ pub enum Operand {
         name: String,
         addend: i64,
     },
+    /// `table[3]`: the element's address for `mov`, the element itself for `ld` and `st`; the offset in bytes.
+    Element {
+        name: String,
+        offset: i64,
+    },
     /// `[base + offset]`.
     Address {
         base: AddressBase,
@@ -259,6 +266,8 @@ impl Type {
             "u16" => U16,
             "u32" => U32,
             "u64" => U64,
+            "u16x2" => U16x2,
+            "s16x2" => S16x2,
             "s8" => S8,
             "s16" => S16,
             "s32" => S32,
@@ -285,7 +294,7 @@ impl Type {
             Pred => 0,
             B8 | U8 | S8 | E4M3 | E5M2 => 1,
             B16 | U16 | S16 | F16 | BF16 | E4M3x2 | E5M2x2 => 2,
-            B32 | U32 | S32 | F32 | F16x2 | BF16x2 | TF32 => 4,
+            B32 | U32 | S32 | U16x2 | S16x2 | F32 | F16x2 | BF16x2 | TF32 => 4,
             B64 | U64 | S64 | F64 => 8,
             B128 => 16,
         }

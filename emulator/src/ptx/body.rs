@@ -519,16 +519,28 @@ impl<'a> Parser<'a> {
         match body.scopes.find(name.text).cloned() {
             Some(Binding::Register(id)) => Ok(Operand::Register(id)),
             Some(Binding::Vector(ids)) => self.vector_register(&ids),
-            Some(Binding::Variable(symbol)) => Ok(Operand::Symbol {
-                name: symbol,
-                addend: self.cursor.offset()?,
-            }),
-            None if self.globals.contains_key(name.text) => Ok(Operand::Symbol {
-                name: name.text.into(),
-                addend: self.cursor.offset()?,
-            }),
+            Some(Binding::Variable(symbol)) => self.symbol(body, symbol),
+            None if self.globals.contains_key(name.text) => self.symbol(body, name.text.into()),
             None => self.special(name),
         }
+    }
+
+    /// What follows a variable's or function's name: an offset, or the subscript of an element.
+    fn symbol(&mut self, body: &Body<'a>, name: String) -> Result<Operand, ParseError> {
+        if !self.cursor.at("[") {
+            let addend = self.cursor.offset()?;
+            return Ok(Operand::Symbol { name, addend });
+        }
+        let bracket = self.cursor.advance()?;
+        let own = body.variables.iter().rev().find(|v| v.name == name);
+        let known = own.or_else(|| self.module.variables.iter().find(|v| v.name == name));
+        let Some(size) = known.map(|v| i64::from(v.ty.size())) else {
+            let message = format!("{name} has no elements");
+            return Err(self.cursor.error(bracket, message));
+        };
+        let offset = self.cursor.integer()?.wrapping_mul(size);
+        self.cursor.expect("]")?;
+        Ok(Operand::Element { name, offset })
     }
 
     /// A vector register whole, or the component that follows its name.

@@ -267,3 +267,36 @@ extern "C" __global__ void grid_exchange(int *data, int *out, unsigned *arrived)
     __syncthreads();
     out[blockIdx.x * 64 + t] = data[next * 64 + (t ^ 33)];
 }
+
+// Phases without a barrier of the whole grid. Each ticket is a piece of a phase's work; who needs the phase before waits until its counter
+// is full. Tickets go up, so whoever waits, waits for blocks that run.
+extern "C" __global__ void phases_by_tickets(unsigned *ticket, unsigned *done, int *data, int pieces, int phases) {
+    __shared__ unsigned mine;
+    int t = threadIdx.x;
+#pragma unroll 1
+    for (;;) {
+        if (t == 0) mine = atomicAdd(ticket, 1);
+        __syncthreads();
+        unsigned work = mine;
+        if (work >= pieces * phases) return;
+        int phase = work / pieces, piece = work % pieces;
+        if (phase > 0 && t == 0) {
+            bool full;
+            do {
+                unsigned n;
+                asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(n) : "l"(done + phase - 1) : "memory");
+                full = n == pieces;
+                if (!full) __nanosleep(64);
+            } while (!full);
+        }
+        __syncthreads();
+        // A sum of three pieces of the phase before.
+        const int *from = data + phase * pieces * 64;
+        int sum = 0;
+#pragma unroll 1
+        for (int i = 0; i < 3; i++) sum += from[(piece + i * 5) % pieces * 64 + (t ^ 21)];
+        data[(phase + 1) * pieces * 64 + piece * 64 + t] = sum % 1000 + 1;
+        __syncthreads();
+        if (t == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" :: "l"(done + phase) : "memory");
+    }
+}

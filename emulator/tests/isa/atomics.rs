@@ -141,3 +141,32 @@ fn reductions_in_memory() {
     let body = ".reg .b64 %q; .reg .pred %p; mov.b64 %q, %to; st.global.u32 [%q], %a; red.relaxed.gpu.global.max.s32 [%q], 7; red.global.and.b32 [%q], 0xfffffffe; red.release.cta.global.add.u32 [%q], 4; ld.acquire.gpu.global.u32 %d, [%q];";
     assert_eq!(run("r", "r", body, &[3], 1), [10]);
 }
+
+#[test]
+fn sixteen_bytes_at_once() {
+    for (space, place) in [
+        (
+            "shared",
+            ".shared .align 16 .b8 place[16]; mov.u64 %q, place;",
+        ),
+        ("global", "mov.b64 %q, %to;"),
+    ] {
+        let prepare = format!(
+            ".reg .b64 %q; .reg .b128 %x, %y, %z; {place} mov.b128 %x, {{%a, %b}}; st.{space}.b128 [%q], %x; mov.b128 %y, {{%b, %a}};"
+        );
+        let read = |what: &str| format!("{prepare} {what} mov.b128 {{%d, %e}}, %z;");
+        let operands = [0x1111_2222_3333_4444, 0x5555_6666_7777_8888];
+        let [a, b] = operands;
+        let exchange = format!("atom.{space}.exch.b128 %z, [%q], %y;");
+        assert_eq!(run("ll", "ll", &read(&exchange), &operands, 1), [a, b]);
+        let then = format!("{exchange} ld.relaxed.gpu.{space}.b128 %z, [%q];");
+        assert_eq!(run("ll", "ll", &read(&then), &operands, 1), [b, a]);
+        // Both halves must be equal for the exchange to happen.
+        for (expected, now) in [("%x", [b, a]), ("%y", [a, b])] {
+            let cas = format!("atom.acq_rel.gpu.{space}.cas.b128 %z, [%q], {expected}, %y;");
+            assert_eq!(run("ll", "ll", &read(&cas), &operands, 1), [a, b]);
+            let then = format!("{cas} ld.acquire.gpu.{space}.b128 %z, [%q];");
+            assert_eq!(run("ll", "ll", &read(&then), &operands, 1), now);
+        }
+    }
+}

@@ -945,3 +945,105 @@ fn what_does_not_exist_is_refused() {
     refused("mul.s32 %d, %a, %b;", "r", "rr");
     refused("min.b32 %d, %a, %b;", "r", "rr");
 }
+
+#[test]
+fn pairs_of_halves() {
+    check(
+        "r",
+        "rr",
+        "add.u16x2 %d, %a, %b;",
+        &[
+            ([0xffff_0001, 0x0001_0002], 3),
+            ([0x8000_ffff, 0x8000_0001], 0),
+        ],
+    );
+    check(
+        "r",
+        "rr",
+        "add.s16x2 %d, %a, %b;",
+        &[([0x7fff_ffff, 0x0001_ffff], 0x8000_fffe)],
+    );
+    let (a, b) = (0x8000_7fff, 0x0001_8000);
+    check("r", "rr", "min.u16x2 %d, %a, %b;", &[([a, b], 0x0001_7fff)]);
+    check("r", "rr", "max.u16x2 %d, %a, %b;", &[([a, b], 0x8000_8000)]);
+    check("r", "rr", "min.s16x2 %d, %a, %b;", &[([a, b], 0x8000_8000)]);
+    check("r", "rr", "max.s16x2 %d, %a, %b;", &[([a, b], 0x0001_7fff)]);
+    check("r", "rr", "min.relu.s16x2 %d, %a, %b;", &[([a, b], 0)]);
+    check(
+        "r",
+        "rr",
+        "max.relu.s16x2 %d, %a, %b;",
+        &[([a, b], 0x0001_7fff), ([0xffff_ffff, 0x8000_0002], 2)],
+    );
+    refused("max.relu.u16x2 %d, %a, %b;", "r", "rr");
+    refused("sub.s16x2 %d, %a, %b;", "r", "rr");
+    refused("mov.u16x2 %d, %a;", "r", "r");
+    refused("mov.f16x2 %d, %a;", "r", "r");
+    refused("setp.eq.u16x2 %d, %a, %b;", "p", "rr");
+}
+
+#[test]
+fn packing_conversions() {
+    // b goes to the lowest bits, a above it, c above both.
+    check(
+        "r",
+        "rr",
+        "cvt.pack.sat.u16.s32 %d, %a, %b;",
+        &[
+            ([1, 2], 0x0001_0002),
+            ([w(-1), 0x1_0000], 0x0000_ffff),
+            ([0x7fff_ffff, 0x8000_0000], 0xffff_0000),
+        ],
+    );
+    check(
+        "r",
+        "rr",
+        "cvt.pack.sat.s16.s32 %d, %a, %b;",
+        &[
+            ([w(-1), 0x8000], 0xffff_7fff),
+            ([w(-40000), w(-3)], 0x8000_fffd),
+        ],
+    );
+    check(
+        "r",
+        "rrr",
+        "cvt.pack.sat.u8.s32.b32 %d, %a, %b, %c;",
+        &[
+            ([300, w(-7), 0x1234_5678], 0x5678_ff00),
+            ([1, 2, 0], 0x0102),
+        ],
+    );
+    check(
+        "r",
+        "rrr",
+        "cvt.pack.sat.s8.s32.b32 %d, %a, %b, %c;",
+        &[([300, w(-300), 0x1234_5678], 0x5678_7f80)],
+    );
+    check(
+        "r",
+        "rrr",
+        "cvt.pack.sat.u4.s32.b32 %d, %a, %b, %c;",
+        &[([16, 3, 0x1234_5678], 0x3456_78f3)],
+    );
+    check(
+        "r",
+        "rrr",
+        "cvt.pack.sat.s4.s32.b32 %d, %a, %b, %c;",
+        &[([16, w(-16), 0x1234_5678], 0x3456_7878)],
+    );
+    check(
+        "r",
+        "rrr",
+        "cvt.pack.sat.s2.s32.b32 %d, %a, %b, %c;",
+        &[([5, w(-5), 1], 0b1_0110)],
+    );
+    check(
+        "r",
+        "rrr",
+        "cvt.pack.sat.u2.s32.b32 %d, %a, %b, %c;",
+        &[([5, w(-5), 1], 0b1_1100)],
+    );
+    refused("cvt.pack.u16.s32 %d, %a, %b;", "r", "rr");
+    refused("cvt.pack.sat.u8.s32 %d, %a, %b;", "r", "rr");
+    refused("cvt.pack.sat.u16.u32 %d, %a, %b;", "r", "rr");
+}

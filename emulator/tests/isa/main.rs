@@ -11,6 +11,7 @@ mod floats;
 mod integers;
 mod memory;
 mod warps;
+mod wmma;
 
 use harness::{Gpu, checked};
 

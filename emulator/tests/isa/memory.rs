@@ -238,3 +238,61 @@ fn divergence_and_loops() {
         setp.eq.u32 %p, %thread, 31; @%p bra set; wait: ld.acquire.cta.shared.u32 %v, [flag]; setp.eq.u32 %p, %v, 0; @%p bra wait; bra met; set: st.release.cta.shared.u32 [flag], 1; met: mov.b32 %d, 1;";
     assert_eq!(run("r", "r", body, &[0; 32], 32), [1; 32]);
 }
+
+#[test]
+fn elements_by_subscript() {
+    // An index of elements, as a place to load from or as an address.
+    let text = |body: &str| {
+        format!(
+            ".version 8.7\n.target sm_80\n.address_size 64\n.global .u32 table[4] = {{10, 11, 12, 13}};\n\
+             .const .u16 small[3] = {{1, 2, 3}};\n.visible .entry test(.param .u64 out) {{\n\
+             .reg .b32 %x, %y;\n.reg .b16 %h;\n.reg .b64 %q, %to;\nld.param.u64 %to, [out];\n{body}\nret;\n}}\n"
+        )
+    };
+    let gpu = Gpu::new(&text(
+        "st.global.u32 table[1], 7;\nld.global.u32 %x, table[1 + 1];\nmov.u64 %q, table[1];\nld.global.u32 %y, [%q];\n\
+         ld.const.u16 %h, small[2];\nst.global.v2.u32 [%to], {%x, %y};\nst.global.u16 [%to+8], %h;",
+    ));
+    let out = gpu.upload(&[0u32; 3]);
+    let report = gpu.launch("test", [1; 3], [1, 1, 1], &[out], &checked(1));
+    assert!(report.findings.is_empty(), "{}", describe(&report.findings));
+    assert_eq!(gpu.download::<u32>(out, 3), [12, 7, 3]);
+    for wrong in [
+        "ld.global.u32 %x, table[%y];",
+        "ld.global.u32 %x, [table[1]];",
+        "mov.u64 %q, test[1];",
+    ] {
+        assert!(Gpu::try_new(&text(wrong)).is_err(), "accepted: {wrong}");
+    }
+}
+
+#[test]
+fn hints_change_nothing_and_discarding_does() {
+    check(
+        "r",
+        "r",
+        ".reg .b64 %p; createpolicy.fractional.L2::evict_last.L2::evict_unchanged.b64 %p, 0f3F000000; \
+         st.global.L2::cache_hint.b32 [%to], %a, %p; createpolicy.range.global.L2::evict_last.b64 %p, [%to], 64, 128; \
+         prefetch.global.L2 [%to]; ld.global.L1::no_allocate.L2::cache_hint.L2::256B.b32 %d, [%to], %p; \
+         createpolicy.cvt.L2.b64 %p, 0x10F0000000000000; fence.proxy.alias; fence.acquire.gpu; fence.release.cta;",
+        &[([5], 5)],
+    );
+    // The values are gone, and the place must be a multiple of 128 bytes.
+    let text = |place: &str| {
+        format!(
+            ".version 8.7\n.target sm_80\n.address_size 64\n.visible .entry test(.param .u64 out) {{\n.reg .b64 %to;\n\
+             ld.param.u64 %to, [out];\ndiscard.global.L2 [{place}], 128;\nret;\n}}\n"
+        )
+    };
+    let gpu = Gpu::new(&text("%to+128"));
+    let out = gpu.upload(&[3u32; 128]);
+    let report = gpu.launch("test", [1; 3], [1, 1, 1], &[out], &checked(1));
+    assert!(report.fault.is_none(), "{:?}", report.fault);
+    let words = gpu.download::<u32>(out, 128);
+    assert_eq!((words[31], words[64]), (3, 3));
+    assert!(words[32..64].iter().all(|&w| w != 3));
+    let gpu = Gpu::new(&text("%to+64"));
+    let out = gpu.upload(&[3u32; 128]);
+    let report = gpu.launch("test", [1; 3], [1, 1, 1], &[out], &checked(1));
+    assert_eq!(report.fault.expect("misaligned").code as u32, 716);
+}

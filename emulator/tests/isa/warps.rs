@@ -315,3 +315,93 @@ fn tensor_cores() {
         },
     );
 }
+
+#[test]
+fn tensor_cores_of_8_bits() {
+    // A is 1 everywhere and B is 2: sixteen or thirty-two products of 2, and C.
+    for (ty, one, two) in [
+        ("e4m3", 0x3838_3838u32, 0x4040_4040u32),
+        ("e5m2", 0x3c3c_3c3c, 0x4040_4040),
+    ] {
+        for (shape, a, b, sum) in [
+            ("m16n8k16", "%x, %x", "%y", 32.25f32),
+            ("m16n8k32", "%x, %x, %x, %x", "%y, %y", 64.25),
+        ] {
+            let body = format!(
+                ".reg .b32 %x, %y, %z, %w<2>; mov.b32 %x, {one}; mov.b32 %y, {two}; mov.b32 %z, 0x3e800000; \
+                 mma.sync.aligned.{shape}.row.col.f32.{ty}.{ty}.f32 {{%d, %w0, %w1, %e}}, {{{a}}}, {{{b}}}, {{%z, %z, %z, %z}};"
+            );
+            let bits = u64::from(sum.to_bits());
+            check_warp("rr", &body, |l| l, |_| vec![bits, bits]);
+        }
+    }
+    // A sum has 13 bits of fraction: 2^13 + 1 is kept, 2^14 + 1 is not.
+    for (c, expected) in [(8192.0f32, 8193.0f32), (16384.0, 16384.0)] {
+        let body = format!(
+            ".reg .b32 %x, %y, %z, %w<3>; setp.eq.u32 %p, %thread, 0; mov.b32 %z, {:#x}; selp.b32 %x, 0x38, 0, %p; mov.b32 %y, 0; \
+             mma.sync.aligned.m16n8k16.row.col.f32.e4m3.e4m3.f32 {{%d, %w0, %w1, %w2}}, {{%x, %y}}, {{%x}}, {{%z, %z, %z, %z}};",
+            c.to_bits()
+        );
+        let body = format!(".reg .pred %p; {body}");
+        let bits = |x: f32| u64::from(x.to_bits());
+        check_warp(
+            "r",
+            &body,
+            |l| l,
+            |l| vec![bits(if l == 0 { expected } else { c })],
+        );
+    }
+    // Bytes: -1 times 255, with both signs, and a sum that saturates.
+    let body = |types: &str, c: &str| {
+        format!(
+            ".reg .b32 %x, %y, %z; mov.b32 %x, -1; mov.b32 %y, -1; mov.b32 %z, {c}; \
+             mma.sync.aligned.m8n8k16.row.col.{types} {{%d, %e}}, {{%x}}, {{%y}}, {{%z, %z}};"
+        )
+    };
+    let two = |x: i32| move |_| vec![u64::from(x as u32); 2];
+    check_warp("rr", &body("s32.s8.u8.s32", "3"), |l| l, two(3 - 16 * 255));
+    check_warp("rr", &body("s32.s8.s8.s32", "3"), |l| l, two(19));
+    let top = "0x7fffffff";
+    check_warp(
+        "rr",
+        &body("satfinite.s32.u8.u8.s32", top),
+        |l| l,
+        two(i32::MAX),
+    );
+    let wrapped = i32::MAX.wrapping_add(16 * 255 * 255);
+    check_warp("rr", &body("s32.u8.u8.s32", top), |l| l, two(wrapped));
+}
+
+#[test]
+fn tensor_cores_of_64_bits() {
+    let three = 3f64.to_bits();
+    for (shape, a, b, c, sum) in [
+        ("m8n8k4", "%x", "%y", "%z, %z", 4.0 * 6.0 + 0.5f64),
+        ("m16n8k4", "%x, %x", "%y", "%z, %z, %z, %z", 24.5),
+        (
+            "m16n8k8",
+            "%x, %x, %x, %x",
+            "%y, %y",
+            "%z, %z, %z, %z",
+            48.5,
+        ),
+        (
+            "m16n8k16",
+            "%x, %x, %x, %x, %x, %x, %x, %x",
+            "%y, %y, %y, %y",
+            "%z, %z, %z, %z",
+            96.5,
+        ),
+    ] {
+        let d = if shape == "m8n8k4" {
+            "%d, %e"
+        } else {
+            "%d, %w0, %w1, %e"
+        };
+        let body = format!(
+            ".reg .b64 %x, %y, %z, %w<2>; mov.b64 %x, 0d4000000000000000; mov.b64 %y, {three:#x}; mov.b64 %z, 0d3FE0000000000000; \
+             mma.sync.aligned.{shape}.row.col.f64.f64.f64.f64 {{{d}}}, {{{a}}}, {{{b}}}, {{{c}}};"
+        );
+        check_warp("ll", &body, |l| l, |_| vec![sum.to_bits(); 2]);
+    }
+}

@@ -1,0 +1,129 @@
+//! `wmma.load` and `wmma.store`: a matrix between memory and the registers of a warp.
+
+use super::Exec;
+use super::memory::{What, addresses, observe, pointers};
+use super::registers::Regs;
+use super::run::Flow;
+use super::state::{Block, Frame, Warp};
+use crate::check::FindingKind;
+use crate::check::hooks::{Kind, Order};
+use crate::lower::op::WmmaMemory;
+
+/// Executes one; all 32 lanes are there.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn access(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    r: Regs,
+    frame: Frame,
+    op: &WmmaMemory,
+    pc: u32,
+) -> Flow {
+    let space = op.address.space;
+    let site = x.grid.code.mems.len();
+    let bytes = op.fragment.element_bytes;
+    // SAFETY: slots of the frame.
+    let (bases, strides) = unsafe { (addresses(r, &op.address, frame), r.get32(op.stride)) };
+    let (base, stride) = (bases[0], strides[0]);
+    let differ = |l: &usize| bases[*l] != base || strides[*l] != stride;
+    if let Some(lane) = (0..32).find(differ) {
+        let message = format!(
+            "lane 0 and lane {lane} give different addresses or strides: {base:#x}, {stride} and {:#x}, {}",
+            bases[lane], strides[lane]
+        );
+        let kind = FindingKind::BarrierMisuse;
+        x.report(block, warp, kind, message, pc, 1 << lane, None);
+    }
+    let kind = if op.store { Kind::Write } else { Kind::Read };
+    let what = |size: usize| What {
+        kind,
+        order: Order::Weak,
+        size: size as u32,
+        pc,
+    };
+    // Each row (or column) begins at a multiple of 16 bytes, of less if a lane has less.
+    let unit = 16.min(bytes * op.fragment.per_register() * op.fragment.registers());
+    let step = u64::from(stride) * bytes as u64;
+    if !(base | step).is_multiple_of(unit as u64) {
+        let wrong = if base % unit as u64 != 0 {
+            base
+        } else {
+            base.wrapping_add(step)
+        };
+        x.memory_fault(block, warp, space, what(unit), wrong, 0);
+        return Flow::Fault;
+    }
+    let place = |register: usize, lane: usize, element: usize| {
+        let [row, column] = op.fragment.place(register, lane, element);
+        let (line, along) = if op.by_rows {
+            (row, column)
+        } else {
+            (column, row)
+        };
+        base.wrapping_add(line as u64 * step)
+            .wrapping_add((along * bytes) as u64)
+    };
+    let different = op.fragment.different();
+    for register in 0..different {
+        // The elements of a register in one access, where memory has them side by side.
+        let parts = op.fragment.per_register();
+        let together = (0..32).all(|lane| {
+            let first = place(register, lane, 0);
+            (1..parts).all(|e| place(register, lane, e) == first.wrapping_add((e * bytes) as u64))
+        });
+        let (pieces, size) = if together {
+            (1, parts * bytes)
+        } else {
+            (parts, bytes)
+        };
+        let mut words = [0u64; 32];
+        if op.store {
+            // SAFETY: a slot of the frame.
+            unsafe {
+                words = match bytes {
+                    8 => *r.get64(op.registers[register]),
+                    _ => r.get32(op.registers[register]).map(u64::from),
+                };
+            }
+        }
+        for piece in 0..pieces {
+            let at = std::array::from_fn(|lane| place(register, lane, piece));
+            let mut p = [std::ptr::null_mut::<u8>(); 32];
+            let shift = 8 * piece * size;
+            // SAFETY: all lanes; `pointers` checks `size` bytes for each.
+            unsafe {
+                let (what, m) = (what(size), !0);
+                if !pointers(x, block, warp, frame, space, site, what, &at, m, &mut p) {
+                    return Flow::Fault;
+                }
+                if x.profile || block.follows {
+                    observe(x, block, warp, space, what, &at, m, None);
+                }
+                for (p, word) in p.iter().zip(&mut words) {
+                    let mut part = [0; 8];
+                    if op.store {
+                        part = (*word >> shift).to_le_bytes();
+                        std::ptr::copy_nonoverlapping(part.as_ptr(), *p, size);
+                    } else {
+                        std::ptr::copy_nonoverlapping(*p, part.as_mut_ptr(), size);
+                        *word |= u64::from_le_bytes(part) << shift;
+                    }
+                }
+            }
+        }
+        if op.store {
+            continue;
+        }
+        for &slot in op.registers[register..].iter().step_by(different) {
+            // SAFETY: a slot of the frame.
+            unsafe {
+                match bytes {
+                    8 => r.set64(slot, &words, !0),
+                    _ => r.set32(slot, &words.map(|w| w as u32), !0),
+                }
+            }
+        }
+    }
+    Flow::Next
+}
