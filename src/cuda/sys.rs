@@ -12,6 +12,12 @@ pub const MILLET_KEEP_ALL: u32 = 0;
 pub const MILLET_KEEP_PROBABILITY: u32 = 1;
 pub const MILLET_KEEP_POSITION: u32 = 2;
 pub const MILLET_KEEP_SLOT_MAJOR: u32 = 3;
+pub const MILLET_PRODUCT_THREADS: u32 = 128;
+pub const MILLET_PRODUCT_COLUMNS: u32 = 128;
+pub const MILLET_PRODUCT_STAGES: u32 = 3;
+pub const MILLET_PRODUCT_STEP_BYTES: u32 = 64;
+pub const MILLET_PRODUCT_RESIDENT: u32 = 2;
+pub const MILLET_DOT_COLUMNS: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MilletRouter {
@@ -139,4 +145,34 @@ pub struct MilletRouterInputGrad {
     pub assignment_to_row: *const i32,
     pub rows: *const ::std::os::raw::c_void,
     pub x_grad: *mut ::std::os::raw::c_void,
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MilletExperts {
+    pub hidden: i32,
+    pub inner: i32,
+    pub experts: i32,
+    pub top_k_multiplier: u32,
+    pub top_k_shift: u32,
+    pub tile_rows: i32,
+    pub row_tiles_bound: u32,
+    pub column_tiles: u32,
+    pub column_band: u32,
+    pub max_rows: i64,
+    pub assignments: i64,
+    pub offsets: *const i32,
+    pub row_to_assignment: *const i32,
+    pub assignment_to_row: *const i32,
+    pub row_tiles: *const i32,
+    pub tokens: *const ::std::os::raw::c_void,
+    pub weight: *const ::std::os::raw::c_void,
+    pub rows_in: *const ::std::os::raw::c_void,
+    pub rows_out: *mut ::std::os::raw::c_void,
+    pub h: *mut ::std::os::raw::c_void,
+    pub weights: *const f32,
+    pub weights_grad: *mut f32,
+    pub dots: *mut f32,
+    pub grad: *mut ::std::os::raw::c_void,
+    pub grad_sum: *mut f32,
+    pub tickets: *mut u32,
 }
