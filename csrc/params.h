@@ -177,3 +177,55 @@ typedef struct {
     const void *rows;
     void *x_grad;
 } MilletRouterInputGrad;
+
+// Threads of a block of the experts' products, columns of its tile, stages of its ring, bytes of the reduction in a stage.
+#define MILLET_PRODUCT_THREADS 128
+#define MILLET_PRODUCT_COLUMNS 128
+#define MILLET_PRODUCT_STAGES 3
+#define MILLET_PRODUCT_STEP_BYTES 64
+// Blocks of them that fit on a multiprocessor.
+#define MILLET_PRODUCT_RESIDENT 2
+// Columns that one partial sum of a weight's gradient is over.
+#define MILLET_DOT_COLUMNS 64
+
+// The experts' products. See csrc/experts_forward.cu and csrc/experts_backward.cu.
+typedef struct {
+    int32_t hidden;
+    int32_t inner;
+    int32_t experts;
+    // A token is its assignment over K: hi(a·multiplier) + a, shifted right.
+    uint32_t top_k_multiplier;
+    uint32_t top_k_shift;
+    // Rows of a tile of the plan, and how many tiles it has at most.
+    int32_t tile_rows;
+    uint32_t row_tiles_bound;
+    // Tiles of columns, and how many of them are walked before the next rows.
+    uint32_t column_tiles;
+    uint32_t column_band;
+    int64_t max_rows;
+    int64_t assignments;
+    const int32_t *offsets;
+    const int32_t *row_to_assignment;
+    const int32_t *assignment_to_row;
+    const int32_t *row_tiles;
+    // x or dO [T, H].
+    const void *tokens;
+    // gate_up [E, 2I, H] or down [E, H, I].
+    const void *weight;
+    // [R, I] or [R, 2I]: a, w·a or dh that is read.
+    const void *rows_in;
+    // [R, H] or [R, I]: y, dX̃, a or w·a that is written.
+    void *rows_out;
+    // [R, 2I]: h, or dh over h; null where nobody wants it.
+    void *h;
+    // [T, K].
+    const float *weights;
+    float *weights_grad;
+    // [parts, R] parts of the weights' gradients.
+    float *dots;
+    // Gradient of a weight: overwritten, or added to in f32.
+    void *grad;
+    float *grad_sum;
+    // Counts the tiles that were drawn; 0 when a kernel starts.
+    uint32_t *tickets;
+} MilletExperts;

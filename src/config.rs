@@ -407,11 +407,11 @@ impl MoeConfig {
 }
 
 impl MoeConfig {
-    /// Rows of a tile of the experts' products: 128, or 64 where an expert gets fewer than 128 rows on average, so that less
-    /// of a tile is padding.
+    /// Rows of a tile of the experts' products: 128, or 64 where an expert gets fewer than 48 rows on average. Then hardly any
+    /// has more than 64, and its weights are read by one tile of either size, of which the smaller one has less padding.
     pub fn tile_rows(&self, tokens: usize) -> usize {
         match self.max_rows(tokens) / self.num_experts {
-            0..128 => 64,
+            0..48 => 64,
             _ => 128,
         }
     }

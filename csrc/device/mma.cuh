@@ -30,14 +30,15 @@ template <> __device__ __forceinline__ void mma<float>(float (&d)[4], const uint
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// f32 as a sum of two tf32 numbers, exact to 2⁻²² of it: high·high + high·low + low·high is a product of f32 (3xTF32).
-// An infinite element becomes NaN in its low part, and so does what it is multiplied into.
+// f32 as a sum of two tf32 numbers, exact to 2⁻²³ of it: high·high + high·low + low·high is a product of f32 (3xTF32). The
+// upper part is the nearest tf32 number; of the lower one the tensor core ignores the last bits, of which at most one is set.
+// An infinite element, or one above 3.4e38 that rounds to infinity, becomes NaN in its lower part and in what it is multiplied
+// into.
 struct Split {
     uint32_t high, low;
     __device__ __forceinline__ explicit Split(uint32_t bits) {
-        float v = __uint_as_float(bits);
-        high = ptx::to_tf32(v);
-        low = ptx::to_tf32(v - __uint_as_float(high));
+        high = (bits + 0x1000u) & 0xffffe000u;
+        low = __float_as_uint(__uint_as_float(bits) - __uint_as_float(high));
     }
 };
 

@@ -51,12 +51,5 @@ __device__ __forceinline__ void store_shared(uint32_t to, uint4 value) {
                  : "memory");
 }
 
-// The nearest tf32 number, ties away from zero; its low 13 bits are 0.
-__device__ __forceinline__ uint32_t to_tf32(float v) {
-    uint32_t bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
-    return bits;
-}
-
 }  // namespace ptx
 }  // namespace millet

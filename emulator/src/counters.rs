@@ -63,7 +63,7 @@ counters! {
     first_read_bytes,
     first_written_bytes,
     /// Loaded sectors that a cache of the device's L2 size (16 ways, least recently used, cold at the start, no L1 before it)
-    /// would have had, and not have had.
+    /// would have had, and not have had. Blocks that the device would hold at a time take short turns.
     l2_sector_hits,
     l2_sector_misses,
     /// Accesses to shared memory, passes over its 32 banks that they took, and passes beyond those that the bytes alone need.

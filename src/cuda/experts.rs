@@ -1,112 +1,536 @@
 //! Experts: grouped SwiGLU products, forward and backward.
+//!
+//! Scratch: the tiles that a product's blocks have drawn, and then the down product's y [R, H], dX̃ [R, H], or the parts of the
+//! weights' gradients [I/64, R].
+
+use std::ptr;
 
 use cudarc::driver::CudaViewMut;
 
-use super::{Cuda, View};
+use super::launch::{Launch, Pieces};
+use super::module::{Typed, Untyped, typed};
+use super::plan::{self, Plan, Storage, Variant};
+use super::{Cuda, VECTOR, View, combine, permute, router, sys};
 use crate::backend::{RouterPart, RowMap, WeightGrad};
+use crate::check;
 use crate::config::MoeConfig;
 use crate::element::Element;
 use crate::error::{Error, Result};
 
+/// A product's kernels.
+#[derive(Debug)]
+pub(super) struct Product {
+    large: Typed,
+    small: Typed,
+    any: Typed,
+}
+
+impl Product {
+    /// All; a weight's gradient has the same kernel under two sizes.
+    pub(super) const fn names(&self) -> [&'static str; 8] {
+        let (large, small, any) = (self.large, self.small, self.any);
+        [
+            large.bf16, large.f16, small.bf16, small.f16, small.f32, any.bf16, any.f16, any.f32,
+        ]
+    }
+
+    fn kernel(&self, variant: Variant) -> Typed {
+        match variant {
+            Variant::Large => self.large,
+            Variant::Small => self.small,
+            Variant::Any => self.any,
+        }
+    }
+}
+
+/// The kernels of csrc/device/kernels.cuh. f32 has small tiles only, and a weight's gradient one size of tile.
+macro_rules! product {
+    ($name:literal, large f32 $large:literal, small $small:literal) => {
+        Product {
+            large: Typed {
+                f32: concat!($name, $large, "_f32"),
+                ..typed!($name)
+            },
+            small: Typed {
+                f32: concat!($name, $small, "_f32"),
+                bf16: concat!($name, $small, "_bf16"),
+                f16: concat!($name, $small, "_f16"),
+            },
+            any: Typed {
+                f32: concat!($name, "_any_f32"),
+                bf16: concat!($name, "_any_bf16"),
+                f16: concat!($name, "_any_f16"),
+            },
+        }
+    };
+    ($name:literal) => {
+        product!($name, large f32 "_small", small "_small")
+    };
+    (weight $name:literal) => {
+        product!($name, large f32 "", small "")
+    };
+}
+
+pub(super) const UP: Product = product!("experts_up");
+pub(super) const DOWN: Product = product!("experts_down");
+pub(super) const DOWN_BACKWARD: Product = product!("experts_down_backward");
+pub(super) const INPUT_GRAD: Product = product!("experts_input_grad");
+pub(super) const DOWN_WEIGHT_GRAD: Product = product!(weight "experts_down_weight_grad");
+pub(super) const UP_WEIGHT_GRAD: Product = product!(weight "experts_up_weight_grad");
+pub(super) const WEIGHTS_GRAD: Untyped = Untyped("experts_weights_grad");
+
+/// Parts of a row's ⟨dA', a⟩.
+fn dot_parts(config: &MoeConfig) -> usize {
+    config
+        .intermediate_size()
+        .div_ceil(sys::MILLET_DOT_COLUMNS as usize)
+}
+
+/// Elements of the accumulation type before everything else in the scratch.
+fn tickets_elements<T: Element>() -> usize {
+    let mut pieces = Pieces::default();
+    pieces.take::<u32>(1);
+    pieces.elements::<T::Acc>()
+}
+
+/// Elements of the accumulation type that a product [R, H] takes of the scratch.
+fn product_elements<T: Element>(config: &MoeConfig, tokens: usize) -> usize {
+    let mut pieces = Pieces::default();
+    let rows = config.max_rows(tokens);
+    pieces.take::<T>(rows.saturating_mul(config.hidden_size()));
+    pieces.elements::<T::Acc>()
+}
+
 /// Scratch of the operations of this file, in elements of the accumulation type.
-pub(super) fn scratch_elements<T: Element>(_config: &MoeConfig, _tokens: usize) -> usize {
-    0
+pub(super) fn scratch_elements<T: Element>(config: &MoeConfig, tokens: usize) -> usize {
+    let router = router::scratch_elements::<T::Acc>(config, tokens);
+    let product = product_elements::<T>(config, tokens).saturating_add(router);
+    let dots = config.max_rows(tokens).saturating_mul(dot_parts(config));
+    product.max(dots).saturating_add(tickets_elements::<T>())
 }
 
-fn missing(operation: &'static str) -> Result<()> {
-    Err(Error::Unsupported {
-        operation,
-        reason: "there is no CUDA kernel of the experts' products in this version; use the CPU"
-            .into(),
-    })
+/// One product being prepared: its tensors' addresses and its parameters.
+struct Prepared<'a> {
+    launch: Launch<'a>,
+    storage: Storage,
+    parameters: sys::MilletExperts,
 }
 
+impl<'a> Prepared<'a> {
+    fn new<'m: 'a, T: Element>(
+        cuda: &'a Cuda,
+        operation: &'static str,
+        config: &MoeConfig,
+        tokens: usize,
+        map: RowMap<'m, Cuda>,
+        tickets: CudaViewMut<'a, T::Acc>,
+    ) -> Result<Self> {
+        let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+        let mut launch = Launch::new(cuda, operation);
+        let size = |tensor: &str, value: usize| {
+            i32::try_from(value).map_err(|_| Error::Unsupported {
+                operation,
+                reason: format!("{tensor} = {value} is over the limit {}", i32::MAX),
+            })
+        };
+        let (top_k_multiplier, top_k_shift) = plan::divider(config.top_k());
+        let parameters = sys::MilletExperts {
+            hidden: size("H", hidden)?,
+            // 2I is a size, too.
+            inner: size("2I", 2 * inner)? / 2,
+            experts: size("E", config.num_experts())?,
+            top_k_multiplier,
+            top_k_shift,
+            tile_rows: config.tile_rows(tokens) as i32,
+            row_tiles_bound: config.max_row_tiles(tokens) as u32,
+            column_tiles: 0,
+            column_band: 0,
+            max_rows: config.max_rows(tokens) as i64,
+            assignments: (tokens * config.top_k()) as i64,
+            offsets: launch.read("offsets", map.offsets, 4)?,
+            row_to_assignment: launch.read("row_to_assignment", map.row_to_assignment, 4)?,
+            assignment_to_row: launch.read("assignment_to_row", map.assignment_to_row, 4)?,
+            row_tiles: launch.read("row_tiles", map.row_tiles, 8)?,
+            tokens: ptr::null(),
+            weight: ptr::null(),
+            rows_in: ptr::null(),
+            rows_out: ptr::null_mut(),
+            h: ptr::null_mut(),
+            weights: ptr::null(),
+            weights_grad: ptr::null_mut(),
+            dots: ptr::null_mut(),
+            grad: ptr::null_mut(),
+            grad_sum: ptr::null_mut(),
+            tickets: launch.write("scratch", tickets, 4)?.cast(),
+        };
+        Ok(Self {
+            launch,
+            storage: Storage::new::<T>(hidden, inner),
+            parameters,
+        })
+    }
+
+    /// Alignment of the tensors of the storage type.
+    fn alignment<T>(&self) -> usize {
+        if self.storage.aligned {
+            VECTOR
+        } else {
+            size_of::<T>()
+        }
+    }
+
+    fn read<T: Element>(
+        &mut self,
+        tensor: &'static str,
+        view: View<'a, T>,
+    ) -> Result<*const std::ffi::c_void> {
+        let alignment = self.alignment::<T>();
+        Ok(self.launch.read(tensor, view, alignment)?.cast())
+    }
+
+    fn write<T: Element>(
+        &mut self,
+        tensor: &'static str,
+        view: CudaViewMut<'a, T>,
+    ) -> Result<*mut std::ffi::c_void> {
+        let alignment = self.alignment::<T>();
+        Ok(self.launch.write(tensor, view, alignment)?.cast())
+    }
+
+    /// Where a weight's gradient goes.
+    fn gradient<'g: 'a, T: Element>(&mut self, grad: WeightGrad<'g, Cuda, T>) -> Result<()> {
+        match grad {
+            WeightGrad::Overwrite(view) => {
+                self.parameters.grad = self.write("weight gradient", view)?;
+            }
+            WeightGrad::Accumulate(view) => {
+                // The tiles are those of the storage type, so pairs of f32 are what is read at a time.
+                let alignment = if self.storage.aligned { 8 } else { 4 };
+                let address = self.launch.write("weight gradient", view, alignment)?;
+                self.parameters.grad_sum = address.cast();
+            }
+        }
+        Ok(())
+    }
+
+    /// The plan of a product of rows, whose tiles have COLUMNS of `columns`.
+    fn row_plan(&self, cuda: &Cuda, config: &MoeConfig, tokens: usize, columns: usize) -> Plan {
+        plan::rows(
+            self.storage,
+            cuda.kernels.multiprocessors as usize,
+            columns,
+            config.tile_rows(tokens),
+            config.max_row_tiles(tokens),
+            config.max_rows(tokens).div_ceil(config.num_experts()),
+        )
+    }
+
+    /// Submits the product.
+    ///
+    /// # Safety
+    /// The parameters must be complete, with tensors as large as the kernel takes them to be.
+    unsafe fn run<T: Element>(
+        &mut self,
+        operation: &'static str,
+        product: &Product,
+        plan: Plan,
+    ) -> Result<()> {
+        // Kernels count tiles in 32 bits, and a block's next may be a whole wave past the last.
+        if plan.tiles.saturating_add(plan.blocks) > i32::MAX as usize {
+            return Err(Error::Unsupported {
+                operation,
+                reason: format!("{} tiles, over the limit {}", plan.tiles, i32::MAX),
+            });
+        }
+        self.parameters.column_tiles = plan.column_tiles as u32;
+        self.parameters.column_band = plan.column_band as u32;
+        let kernel = self.launch.kernel::<T>(product.kernel(plan.variant))?;
+        let shared = plan.variant.shared_bytes();
+        if plan.blocks == 0 {
+            return Ok(());
+        }
+        // SAFETY: by this function's contract; the tickets are a word of the scratch.
+        unsafe {
+            let tickets = self.parameters.tickets;
+            self.launch.clear(tickets, size_of::<u32>())?;
+            self.launch.run(
+                kernel,
+                [plan.blocks, 1, 1],
+                plan::THREADS,
+                shared,
+                &self.parameters,
+            )
+        }
+    }
+}
+
+/// See [`Backend::experts_up`](crate::Backend::experts_up).
 #[allow(clippy::too_many_arguments)]
 pub(super) fn up<T: Element>(
-    _cuda: &Cuda,
-    _config: &MoeConfig,
-    _tokens: usize,
-    _x: View<'_, T>,
-    _gate_up: View<'_, T>,
-    _map: RowMap<'_, Cuda>,
-    _h: Option<CudaViewMut<'_, T>>,
-    _a: CudaViewMut<'_, T>,
-    _scratch: CudaViewMut<'_, T::Acc>,
+    cuda: &Cuda,
+    config: &MoeConfig,
+    tokens: usize,
+    x: View<'_, T>,
+    gate_up: View<'_, T>,
+    map: RowMap<'_, Cuda>,
+    h: Option<CudaViewMut<'_, T>>,
+    a: CudaViewMut<'_, T>,
+    mut scratch: CudaViewMut<'_, T::Acc>,
 ) -> Result<()> {
-    missing("experts up")
+    const OPERATION: &str = "experts up";
+    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+    check::hidden(OPERATION, config, tokens, "x", x.len())?;
+    let (two_i, i) = (("2I", 2 * inner), ("I", inner));
+    let given = gate_up.len();
+    check::experts(OPERATION, "gate_up", given, config, two_i, ("H", hidden))?;
+    check::rows(OPERATION, config, tokens, "a", a.len(), i, &map)?;
+    if let Some(h) = &h {
+        check::rows(OPERATION, config, tokens, "h", h.len(), two_i, &map)?;
+    }
+    let need = scratch_elements::<T>(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need)?;
+
+    let (tickets, _) = scratch.split_at_mut(tickets_elements::<T>());
+    let mut up = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
+    up.parameters.tokens = up.read("x", x)?;
+    up.parameters.weight = up.read("gate_up", gate_up)?;
+    up.parameters.rows_out = up.write("a", a)?;
+    if let Some(h) = h {
+        up.parameters.h = up.write("h", h)?;
+    }
+    // A tile has both columns of a pair.
+    let plan = up.row_plan(cuda, config, tokens, 2 * inner);
+    // SAFETY: lengths were checked above; the map is as dispatch makes it.
+    unsafe { up.run::<T>(OPERATION, &UP, plan) }
 }
 
+/// The product [R, H] itself.
+fn product_rows<'s, T: Element>(
+    config: &MoeConfig,
+    tokens: usize,
+    product: &'s mut CudaViewMut<'_, T::Acc>,
+) -> CudaViewMut<'s, T> {
+    let elements = config.max_rows(tokens) * config.hidden_size();
+    // SAFETY: any bits are an element, and kernels write them before they are read.
+    unsafe { product.transmute_mut::<T>(elements) }.expect("scratch_elements counts them")
+}
+
+/// See [`Backend::experts_down`](crate::Backend::experts_down).
 #[allow(clippy::too_many_arguments)]
 pub(super) fn down<T: Element>(
-    _cuda: &Cuda,
-    _config: &MoeConfig,
-    _tokens: usize,
-    _a: View<'_, T>,
-    _down: View<'_, T>,
-    _weights: View<'_, T::Acc>,
-    _map: RowMap<'_, Cuda>,
-    _output: CudaViewMut<'_, T>,
-    _scratch: CudaViewMut<'_, T::Acc>,
+    cuda: &Cuda,
+    config: &MoeConfig,
+    tokens: usize,
+    a: View<'_, T>,
+    down: View<'_, T>,
+    weights: View<'_, T::Acc>,
+    map: RowMap<'_, Cuda>,
+    output: CudaViewMut<'_, T>,
+    mut scratch: CudaViewMut<'_, T::Acc>,
 ) -> Result<()> {
-    missing("experts down")
+    const OPERATION: &str = "experts down";
+    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+    let (h, i) = (("H", hidden), ("I", inner));
+    check::rows(OPERATION, config, tokens, "a", a.len(), i, &map)?;
+    check::experts(OPERATION, "down", down.len(), config, h, i)?;
+    check::assignments(OPERATION, config, tokens, "weights", weights.len())?;
+    check::hidden(OPERATION, config, tokens, "output", output.len())?;
+    let need = scratch_elements::<T>(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need)?;
+
+    let (tickets, mut scratch) = scratch.split_at_mut(tickets_elements::<T>());
+    let mut y = product_rows::<T>(config, tokens, &mut scratch);
+    {
+        let mut product = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
+        product.parameters.rows_in = product.read("a", a)?;
+        product.parameters.weight = product.read("down", down)?;
+        product.parameters.rows_out = product.write("scratch", y.slice_mut(..))?;
+        let plan = product.row_plan(cuda, config, tokens, hidden);
+        // SAFETY: lengths were checked above; the map is as dispatch makes it.
+        unsafe { product.run::<T>(OPERATION, &DOWN, plan) }?;
+    }
+    let y = y.as_view();
+    combine::gather(
+        cuda,
+        OPERATION,
+        config,
+        tokens,
+        ("scratch", View::from(&y)),
+        Some(weights),
+        map,
+        ("output", output),
+    )
 }
 
-#[allow(clippy::too_many_arguments)]
-pub(super) fn down_backward<T: Element>(
-    _cuda: &Cuda,
-    _config: &MoeConfig,
-    _tokens: usize,
-    _output_grad: View<'_, T>,
-    _down: View<'_, T>,
-    _weights: View<'_, T::Acc>,
-    _map: RowMap<'_, Cuda>,
-    _h: CudaViewMut<'_, T>,
-    _weighted_a: CudaViewMut<'_, T>,
-    _weights_grad: CudaViewMut<'_, T::Acc>,
-    _scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    missing("experts down backward")
-}
-
-#[allow(clippy::too_many_arguments)]
-pub(super) fn down_weight_grad<T: Element>(
-    _cuda: &Cuda,
-    _config: &MoeConfig,
-    _tokens: usize,
-    _output_grad: View<'_, T>,
-    _weighted_a: View<'_, T>,
-    _map: RowMap<'_, Cuda>,
-    _grad: WeightGrad<'_, Cuda, T>,
-    _scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    missing("experts down weight grad")
-}
-
-#[allow(clippy::too_many_arguments)]
-pub(super) fn up_weight_grad<T: Element>(
-    _cuda: &Cuda,
-    _config: &MoeConfig,
-    _tokens: usize,
-    _x: View<'_, T>,
-    _h_grad: View<'_, T>,
-    _map: RowMap<'_, Cuda>,
-    _grad: WeightGrad<'_, Cuda, T>,
-    _scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    missing("experts up weight grad")
-}
-
+/// See [`Backend::experts_input_grad`](crate::Backend::experts_input_grad).
 #[allow(clippy::too_many_arguments)]
 pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
-    _cuda: &Cuda,
-    _config: &MoeConfig,
-    _tokens: usize,
-    _h_grad: View<'_, T>,
-    _gate_up: View<'_, T>,
-    _map: RowMap<'_, Cuda>,
-    _router: RouterPart<'_, '_, Cuda, W>,
-    _x_grad: CudaViewMut<'_, T>,
-    _scratch: CudaViewMut<'_, T::Acc>,
+    cuda: &Cuda,
+    config: &MoeConfig,
+    tokens: usize,
+    h_grad: View<'_, T>,
+    gate_up: View<'_, T>,
+    map: RowMap<'_, Cuda>,
+    router: RouterPart<'_, '_, Cuda, W>,
+    x_grad: CudaViewMut<'_, T>,
+    mut scratch: CudaViewMut<'_, T::Acc>,
 ) -> Result<()> {
-    missing("experts input grad")
+    const OPERATION: &str = "experts input gradient";
+    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+    let (h, two_i) = (("H", hidden), ("2I", 2 * inner));
+    let given = h_grad.len();
+    check::rows(OPERATION, config, tokens, "h_grad", given, two_i, &map)?;
+    check::experts(OPERATION, "gate_up", gate_up.len(), config, two_i, h)?;
+    check::router_part(OPERATION, config, tokens, &router)?;
+    check::hidden(OPERATION, config, tokens, "x_grad", x_grad.len())?;
+    let need = scratch_elements::<T>(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need)?;
+
+    let (tickets, mut scratch) = scratch.split_at_mut(tickets_elements::<T>());
+    let (mut product, rest) = scratch.split_at_mut(product_elements::<T>(config, tokens));
+    let mut rows_grad = product_rows::<T>(config, tokens, &mut product);
+    {
+        let mut product = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
+        product.parameters.rows_in = product.read("h_grad", h_grad)?;
+        product.parameters.weight = product.read("gate_up", gate_up)?;
+        product.parameters.rows_out = product.write("scratch", rows_grad.slice_mut(..))?;
+        let plan = product.row_plan(cuda, config, tokens, hidden);
+        // SAFETY: lengths were checked above; the map is as dispatch makes it.
+        unsafe { product.run::<T>(OPERATION, &INPUT_GRAD, plan) }?;
+    }
+    let rows_grad = rows_grad.as_view();
+    permute::backward(
+        cuda,
+        config,
+        tokens,
+        View::from(&rows_grad),
+        map,
+        Some(router),
+        x_grad,
+        rest,
+    )
+}
+
+/// See [`Backend::experts_down_backward`](crate::Backend::experts_down_backward).
+#[allow(clippy::too_many_arguments)]
+pub(super) fn down_backward<T: Element>(
+    cuda: &Cuda,
+    config: &MoeConfig,
+    tokens: usize,
+    output_grad: View<'_, T>,
+    down: View<'_, T>,
+    weights: View<'_, T::Acc>,
+    map: RowMap<'_, Cuda>,
+    h: CudaViewMut<'_, T>,
+    weighted_a: CudaViewMut<'_, T>,
+    weights_grad: CudaViewMut<'_, T::Acc>,
+    mut scratch: CudaViewMut<'_, T::Acc>,
+) -> Result<()> {
+    const OPERATION: &str = "experts down backward";
+    const THREADS: usize = sys::MILLET_THREADS as usize;
+    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+    let (two_i, i) = (("2I", 2 * inner), ("I", inner));
+    check::hidden(OPERATION, config, tokens, "output_grad", output_grad.len())?;
+    check::experts(OPERATION, "down", down.len(), config, ("H", hidden), i)?;
+    check::assignments(OPERATION, config, tokens, "weights", weights.len())?;
+    check::rows(OPERATION, config, tokens, "h", h.len(), two_i, &map)?;
+    let given = weighted_a.len();
+    check::rows(OPERATION, config, tokens, "weighted_a", given, i, &map)?;
+    let given = weights_grad.len();
+    check::assignments(OPERATION, config, tokens, "weights_grad", given)?;
+    let need = scratch_elements::<T>(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need)?;
+
+    let (tickets, dots) = scratch.split_at_mut(tickets_elements::<T>());
+    let mut backward = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
+    backward.parameters.tokens = backward.read("output_grad", output_grad)?;
+    backward.parameters.weight = backward.read("down", down)?;
+    backward.parameters.weights = backward.launch.read("weights", weights, 4)?.cast();
+    backward.parameters.h = backward.write("h", h)?;
+    backward.parameters.rows_out = backward.write("weighted_a", weighted_a)?;
+    let weights_grad = backward.launch.write("weights_grad", weights_grad, 4)?;
+    backward.parameters.weights_grad = weights_grad.cast();
+    backward.parameters.dots = backward.launch.write("scratch", dots, 4)?.cast();
+    let plan = backward.row_plan(cuda, config, tokens, inner);
+    // SAFETY: lengths were checked above; the map is as dispatch makes it.
+    unsafe { backward.run::<T>(OPERATION, &DOWN_BACKWARD, plan) }?;
+    // Never fewer than rows.
+    let assignments = tokens * config.top_k();
+    let grid = [assignments.div_ceil(THREADS), 1, 1];
+    // SAFETY: as above.
+    unsafe {
+        backward
+            .launch
+            .run(WEIGHTS_GRAD.0, grid, THREADS, 0, &backward.parameters)
+    }
+}
+
+/// See [`Backend::experts_down_weight_grad`](crate::Backend::experts_down_weight_grad).
+pub(super) fn down_weight_grad<T: Element>(
+    cuda: &Cuda,
+    config: &MoeConfig,
+    tokens: usize,
+    output_grad: View<'_, T>,
+    weighted_a: View<'_, T>,
+    map: RowMap<'_, Cuda>,
+    grad: WeightGrad<'_, Cuda, T>,
+    mut scratch: CudaViewMut<'_, T::Acc>,
+) -> Result<()> {
+    const OPERATION: &str = "experts down weight gradient";
+    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+    let experts = config.num_experts();
+    check::hidden(OPERATION, config, tokens, "output_grad", output_grad.len())?;
+    let (given, i) = (weighted_a.len(), ("I", inner));
+    check::rows(OPERATION, config, tokens, "weighted_a", given, i, &map)?;
+    let expected = experts * hidden * inner;
+    check::weight_grad(OPERATION, "weight gradient", &grad, expected, || {
+        format!("[E={experts}, H={hidden}, I={inner}]")
+    })?;
+    let need = scratch_elements::<T>(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need)?;
+
+    let (tickets, _) = scratch.split_at_mut(tickets_elements::<T>());
+    let mut product = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
+    product.parameters.tokens = product.read("output_grad", output_grad)?;
+    product.parameters.rows_in = product.read("weighted_a", weighted_a)?;
+    product.gradient(grad)?;
+    let multiprocessors = cuda.kernels.multiprocessors as usize;
+    let plan = plan::weights(product.storage, multiprocessors, hidden, inner, experts);
+    // SAFETY: lengths were checked above; the map is as dispatch makes it.
+    unsafe { product.run::<T>(OPERATION, &DOWN_WEIGHT_GRAD, plan) }
+}
+
+/// See [`Backend::experts_up_weight_grad`](crate::Backend::experts_up_weight_grad).
+pub(super) fn up_weight_grad<T: Element>(
+    cuda: &Cuda,
+    config: &MoeConfig,
+    tokens: usize,
+    x: View<'_, T>,
+    h_grad: View<'_, T>,
+    map: RowMap<'_, Cuda>,
+    grad: WeightGrad<'_, Cuda, T>,
+    mut scratch: CudaViewMut<'_, T::Acc>,
+) -> Result<()> {
+    const OPERATION: &str = "experts up weight gradient";
+    let (hidden, inner) = (config.hidden_size(), 2 * config.intermediate_size());
+    let experts = config.num_experts();
+    check::hidden(OPERATION, config, tokens, "x", x.len())?;
+    let (given, two_i) = (h_grad.len(), ("2I", inner));
+    check::rows(OPERATION, config, tokens, "h_grad", given, two_i, &map)?;
+    let expected = experts * inner * hidden;
+    check::weight_grad(OPERATION, "weight gradient", &grad, expected, || {
+        format!("[E={experts}, 2I={inner}, H={hidden}]")
+    })?;
+    let need = scratch_elements::<T>(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need)?;
+
+    let (tickets, _) = scratch.split_at_mut(tickets_elements::<T>());
+    let mut product = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
+    product.parameters.tokens = product.read("x", x)?;
+    product.parameters.rows_in = product.read("h_grad", h_grad)?;
+    product.gradient(grad)?;
+    let multiprocessors = cuda.kernels.multiprocessors as usize;
+    let plan = plan::weights(product.storage, multiprocessors, inner, hidden, experts);
+    // SAFETY: lengths were checked above; the map is as dispatch makes it.
+    unsafe { product.run::<T>(OPERATION, &UP_WEIGHT_GRAD, plan) }
 }

@@ -26,6 +26,7 @@ mod launch;
 mod memory;
 mod module;
 mod permute;
+mod plan;
 mod router;
 #[allow(missing_docs, unreachable_pub)] // made by bindgen
 mod sys;

@@ -8,7 +8,7 @@ use cudarc::driver::sys::{CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, DeviceRepr, DriverError};
 use cudarc::nvrtc::Ptx;
 
-use super::{combine, dispatch, permute, router, sys};
+use super::{combine, dispatch, experts, permute, router, sys};
 use crate::error::{Error, Result};
 
 /// One fat binary a file of `csrc/`, with the kernels in it.
@@ -27,6 +27,11 @@ macro_rules! modules {
 modules! {
     "combine" => [combine::UNPERMUTE, combine::UNPERMUTE_BACKWARD],
     "dispatch" => [dispatch::DISPATCH],
+    "experts_backward" => [
+        experts::DOWN_BACKWARD, experts::INPUT_GRAD, experts::DOWN_WEIGHT_GRAD, experts::UP_WEIGHT_GRAD,
+        experts::WEIGHTS_GRAD
+    ],
+    "experts_forward" => [experts::UP, experts::DOWN],
     "permute" => [permute::PERMUTE],
     "router" => [router::FORWARD_128, router::FORWARD_512, router::FORWARD_ANY, router::BACKWARD],
     "router_grad" => [router::WEIGHT_GRAD, router::INPUT_GRAD],
@@ -215,4 +220,5 @@ parameters!(
     MilletRouterInputGrad,
     MilletRouterWeightGrad,
     MilletRows,
+    MilletExperts,
 );

@@ -1,5 +1,5 @@
 // Made of csrc/params.h by `cargo xtask bindings`; change that.
-// FNV-1a of csrc/params.h: a9aad56783c509fc
+// FNV-1a of csrc/params.h: ec92e3d70d67447e
 
 pub const MILLET_THREADS: u32 = 256;
 pub const MILLET_MAX_TILES: u32 = 256;
@@ -13,6 +13,12 @@ pub const MILLET_KEEP_ALL: u32 = 0;
 pub const MILLET_KEEP_PROBABILITY: u32 = 1;
 pub const MILLET_KEEP_POSITION: u32 = 2;
 pub const MILLET_KEEP_SLOT_MAJOR: u32 = 3;
+pub const MILLET_PRODUCT_THREADS: u32 = 128;
+pub const MILLET_PRODUCT_COLUMNS: u32 = 128;
+pub const MILLET_PRODUCT_STAGES: u32 = 3;
+pub const MILLET_PRODUCT_STEP_BYTES: u32 = 64;
+pub const MILLET_PRODUCT_RESIDENT: u32 = 2;
+pub const MILLET_DOT_COLUMNS: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MilletRouter {
@@ -370,4 +376,90 @@ const _: () = {
         [::std::mem::offset_of!(MilletRouterInputGrad, rows) - 56usize];
     ["Offset of field: MilletRouterInputGrad::x_grad"]
         [::std::mem::offset_of!(MilletRouterInputGrad, x_grad) - 64usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MilletExperts {
+    pub hidden: i32,
+    pub inner: i32,
+    pub experts: i32,
+    pub top_k_multiplier: u32,
+    pub top_k_shift: u32,
+    pub tile_rows: i32,
+    pub row_tiles_bound: u32,
+    pub column_tiles: u32,
+    pub column_band: u32,
+    pub max_rows: i64,
+    pub assignments: i64,
+    pub offsets: *const i32,
+    pub row_to_assignment: *const i32,
+    pub assignment_to_row: *const i32,
+    pub row_tiles: *const i32,
+    pub tokens: *const ::std::os::raw::c_void,
+    pub weight: *const ::std::os::raw::c_void,
+    pub rows_in: *const ::std::os::raw::c_void,
+    pub rows_out: *mut ::std::os::raw::c_void,
+    pub h: *mut ::std::os::raw::c_void,
+    pub weights: *const f32,
+    pub weights_grad: *mut f32,
+    pub dots: *mut f32,
+    pub grad: *mut ::std::os::raw::c_void,
+    pub grad_sum: *mut f32,
+    pub tickets: *mut u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MilletExperts"][::std::mem::size_of::<MilletExperts>() - 176usize];
+    ["Alignment of MilletExperts"][::std::mem::align_of::<MilletExperts>() - 8usize];
+    ["Offset of field: MilletExperts::hidden"]
+        [::std::mem::offset_of!(MilletExperts, hidden) - 0usize];
+    ["Offset of field: MilletExperts::inner"]
+        [::std::mem::offset_of!(MilletExperts, inner) - 4usize];
+    ["Offset of field: MilletExperts::experts"]
+        [::std::mem::offset_of!(MilletExperts, experts) - 8usize];
+    ["Offset of field: MilletExperts::top_k_multiplier"]
+        [::std::mem::offset_of!(MilletExperts, top_k_multiplier) - 12usize];
+    ["Offset of field: MilletExperts::top_k_shift"]
+        [::std::mem::offset_of!(MilletExperts, top_k_shift) - 16usize];
+    ["Offset of field: MilletExperts::tile_rows"]
+        [::std::mem::offset_of!(MilletExperts, tile_rows) - 20usize];
+    ["Offset of field: MilletExperts::row_tiles_bound"]
+        [::std::mem::offset_of!(MilletExperts, row_tiles_bound) - 24usize];
+    ["Offset of field: MilletExperts::column_tiles"]
+        [::std::mem::offset_of!(MilletExperts, column_tiles) - 28usize];
+    ["Offset of field: MilletExperts::column_band"]
+        [::std::mem::offset_of!(MilletExperts, column_band) - 32usize];
+    ["Offset of field: MilletExperts::max_rows"]
+        [::std::mem::offset_of!(MilletExperts, max_rows) - 40usize];
+    ["Offset of field: MilletExperts::assignments"]
+        [::std::mem::offset_of!(MilletExperts, assignments) - 48usize];
+    ["Offset of field: MilletExperts::offsets"]
+        [::std::mem::offset_of!(MilletExperts, offsets) - 56usize];
+    ["Offset of field: MilletExperts::row_to_assignment"]
+        [::std::mem::offset_of!(MilletExperts, row_to_assignment) - 64usize];
+    ["Offset of field: MilletExperts::assignment_to_row"]
+        [::std::mem::offset_of!(MilletExperts, assignment_to_row) - 72usize];
+    ["Offset of field: MilletExperts::row_tiles"]
+        [::std::mem::offset_of!(MilletExperts, row_tiles) - 80usize];
+    ["Offset of field: MilletExperts::tokens"]
+        [::std::mem::offset_of!(MilletExperts, tokens) - 88usize];
+    ["Offset of field: MilletExperts::weight"]
+        [::std::mem::offset_of!(MilletExperts, weight) - 96usize];
+    ["Offset of field: MilletExperts::rows_in"]
+        [::std::mem::offset_of!(MilletExperts, rows_in) - 104usize];
+    ["Offset of field: MilletExperts::rows_out"]
+        [::std::mem::offset_of!(MilletExperts, rows_out) - 112usize];
+    ["Offset of field: MilletExperts::h"][::std::mem::offset_of!(MilletExperts, h) - 120usize];
+    ["Offset of field: MilletExperts::weights"]
+        [::std::mem::offset_of!(MilletExperts, weights) - 128usize];
+    ["Offset of field: MilletExperts::weights_grad"]
+        [::std::mem::offset_of!(MilletExperts, weights_grad) - 136usize];
+    ["Offset of field: MilletExperts::dots"]
+        [::std::mem::offset_of!(MilletExperts, dots) - 144usize];
+    ["Offset of field: MilletExperts::grad"]
+        [::std::mem::offset_of!(MilletExperts, grad) - 152usize];
+    ["Offset of field: MilletExperts::grad_sum"]
+        [::std::mem::offset_of!(MilletExperts, grad_sum) - 160usize];
+    ["Offset of field: MilletExperts::tickets"]
+        [::std::mem::offset_of!(MilletExperts, tickets) - 168usize];
 };

@@ -66,7 +66,8 @@ impl Touched {
 
 const WAYS: usize = 16;
 
-/// Lines of 128 bytes with a bit for each of their four sectors; least recently used of 16 ways goes.
+/// Lines of 128 bytes with a bit for each of their four sectors; least recently used of 16 ways goes. A line's set is a hash
+/// of its address, as on GPUs: the rows of a matrix would otherwise share a few sets.
 #[derive(Debug)]
 struct Cache {
     sets: HashMap<u64, [Line; WAYS]>,
@@ -97,7 +98,7 @@ impl Cache {
         let (line, bit) = (sector / 4, 1u8 << (sector % 4));
         let set = self
             .sets
-            .entry(line % self.count)
+            .entry(hash(line) % self.count)
             .or_insert([Line::default(); WAYS]);
         if let Some(found) = set.iter_mut().find(|l| l.used != 0 && l.tag == line) {
             found.used = self.clock;
@@ -113,6 +114,10 @@ impl Cache {
         };
         false
     }
+}
+
+fn hash(line: u64) -> u64 {
+    line.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
 }
 
 pub(crate) fn instruction(x: &mut Exec<'_>, pc: u32) {

@@ -39,6 +39,8 @@ use crate::options::Check;
 /// Instructions that a warp runs before another of its block does, and a block's warps together before another block.
 const WARP_QUANTUM: i64 = 20_000;
 const BLOCK_QUANTUM: u64 = 400_000;
+/// The same when counting: short, so that the cache model sees the blocks that a device would hold side by side.
+const COUNTED_QUANTUM: u64 = 1_000;
 
 /// Polls in a turn after which the block is thought to wait for another.
 const POLLS: u64 = 64;
@@ -306,6 +308,7 @@ impl<'a> Grid<'a> {
             }
             let wanted = match random {
                 Some(_) => SEEDED_BLOCKS.min(most),
+                None if count => most,
                 None => 1,
             };
             while resident.len() < wanted
@@ -430,7 +433,13 @@ impl Exec<'_> {
     /// Runs a block for a while.
     fn turn(&mut self, block: &mut Block<'_>, random: &mut Option<Random>) -> Turn {
         block.polls = 0;
-        let end = self.warp_instructions + BLOCK_QUANTUM;
+        let counted = self.grid.launch.options.count;
+        let quantum = if counted {
+            COUNTED_QUANTUM
+        } else {
+            BLOCK_QUANTUM
+        };
+        let end = self.warp_instructions + quantum;
         let mut runs = 0;
         loop {
             let n = block.warps.len();

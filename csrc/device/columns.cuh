@@ -1,0 +1,153 @@
+// Rows of the sum from and to global memory.
+//
+// A thread has 2 columns of each 8, so four pieces [16, 8] beside each other give it 2 of every 8 of 32 columns. In 16 bits that
+// would be 4-byte accesses, 16 bytes of a row at a time: half of every sector wasted. The four lanes of a row
+// exchange their pairs, so that each has 8 columns in a row: one 16-byte access, 64 bytes of a row at a time. In 32 bits a
+// lane's pair is 8 bytes and four lanes fill a sector as they are.
+#pragma once
+#include "numeric.cuh"
+#include "pipeline.cuh"
+#include "tile.cuh"
+
+namespace millet {
+
+// Lane t of four brings v[i] and gets v[t] of lane i as v[i]: a 4×4 transposition, its own inverse.
+__device__ __forceinline__ void exchange(uint32_t (&v)[4]) {
+    const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        uint32_t got = __shfl_xor_sync(ALL_LANES, odd ? v[i] : v[i + 1], 1);
+        if (odd) v[i] = got; else v[i + 1] = got;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint32_t got = __shfl_xor_sync(ALL_LANES, high ? v[i] : v[i + 2], 2);
+        if (high) v[i] = got; else v[i + 2] = got;
+    }
+}
+
+template <typename T> __device__ __forceinline__ uint32_t pack(float2 v);
+template <> __device__ __forceinline__ uint32_t pack<bf16>(float2 v) {
+    __nv_bfloat162 both = __floats2bfloat162_rn(v.x, v.y);
+    return *reinterpret_cast<uint32_t *>(&both);
+}
+template <> __device__ __forceinline__ uint32_t pack<f16>(float2 v) {
+    __half2 both = __floats2half2_rn(v.x, v.y);
+    return *reinterpret_cast<uint32_t *>(&both);
+}
+template <typename T> __device__ __forceinline__ float2 unpack(uint32_t v);
+template <> __device__ __forceinline__ float2 unpack<bf16>(uint32_t v) {
+    return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u));
+}
+template <> __device__ __forceinline__ float2 unpack<f16>(uint32_t v) {
+    return __half22float2(*reinterpret_cast<__half2 *>(&v));
+}
+
+// Rounds to the storage type.
+template <typename T> __device__ __forceinline__ float2 rounded(float2 v) {
+    if constexpr (sizeof(T) == 4) return v;
+    else return unpack<T>(pack<T>(v));
+}
+
+// 32 columns of a row, the thread's pairs: `v[i]` is columns 8·i + Position::column() and the next. `row` points to the first,
+// `columns` of them exist; a multiple of a piece with Access::Pieces. All lanes of a warp call; `exists` is of the row.
+template <typename T, Access ACCESS>
+__device__ __forceinline__ void store_columns(T *row, int columns, bool exists, const float2 (&v)[4]) {
+    const int lane = threadIdx.x % 4;
+    if constexpr (ACCESS == Access::Elements) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int column = i * 8 + lane * 2;
+            if (exists && column < columns) row[column] = narrow<T>(v[i].x);
+            if (exists && column + 1 < columns) row[column + 1] = narrow<T>(v[i].y);
+        }
+    } else if constexpr (sizeof(T) == 4) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int column = i * 8 + lane * 2;
+            if (exists && column < columns) *reinterpret_cast<float2 *>(row + column) = v[i];
+        }
+    } else {
+        uint32_t packed[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) packed[i] = pack<T>(v[i]);
+        exchange(packed);
+        if (exists && lane * 8 < columns)
+            *reinterpret_cast<uint4 *>(row + lane * 8) = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+    }
+}
+
+// The other way; 0 where there is nothing.
+template <typename T, Access ACCESS>
+__device__ __forceinline__ void load_columns(const T *row, int columns, bool exists, float2 (&v)[4]) {
+    const int lane = threadIdx.x % 4;
+    if constexpr (ACCESS == Access::Elements) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int column = i * 8 + lane * 2;
+            v[i].x = exists && column < columns ? widen(row[column]) : 0.0f;
+            v[i].y = exists && column + 1 < columns ? widen(row[column + 1]) : 0.0f;
+        }
+    } else if constexpr (sizeof(T) == 4) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int column = i * 8 + lane * 2;
+            v[i] = make_float2(0.0f, 0.0f);
+            if (exists && column < columns) v[i] = *reinterpret_cast<const float2 *>(row + column);
+        }
+    } else {
+        uint4 piece = make_uint4(0, 0, 0, 0);
+        if (exists && lane * 8 < columns) piece = *reinterpret_cast<const uint4 *>(row + lane * 8);
+        uint32_t packed[4] = {piece.x, piece.y, piece.z, piece.w};
+        exchange(packed);
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] = unpack<T>(packed[i]);
+    }
+}
+
+// A warp's sum as it is, to `rows` [·, columns].
+template <typename T, int ROWS, Access ACCESS, class Tile>
+__device__ __forceinline__ void store_rows(T *rows, int columns, const Tile &tile, const Sum<ROWS> &sum) {
+    const int first = Position::warp_across() * WARP_COLUMNS;
+#pragma unroll
+    for (int i = 0; i < Sum<ROWS>::DOWN; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = Position::warp_down() * (ROWS / 2) + i * 16 + half * 8 + Position::row();
+            T *to = rows + static_cast<int64_t>(tile.row + row) * columns + tile.column + first;
+#pragma unroll
+            for (int j = 0; j < Sum<ROWS>::ACROSS; j += 4) {
+                float2 v[4];
+#pragma unroll
+                for (int c = 0; c < 4; c++) v[c] = make_float2(sum.at[i][j + c][2 * half], sum.at[i][j + c][2 * half + 1]);
+                store_columns<T, ACCESS>(to + j * 8, tile.columns - first - j * 8, row < tile.rows, v);
+            }
+        }
+}
+
+// A warp's sum added to f32.
+template <int ROWS, Access ACCESS, class Tile>
+__device__ __forceinline__ void add_rows(float *rows, int columns, const Tile &tile, const Sum<ROWS> &sum) {
+    const int first = Position::warp_across() * WARP_COLUMNS;
+#pragma unroll
+    for (int i = 0; i < Sum<ROWS>::DOWN; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = Position::warp_down() * (ROWS / 2) + i * 16 + half * 8 + Position::row();
+            float *to = rows + static_cast<int64_t>(tile.row + row) * columns + tile.column + first;
+#pragma unroll
+            for (int j = 0; j < Sum<ROWS>::ACROSS; j += 4) {
+                const int left = tile.columns - first - j * 8;
+                float2 v[4];
+                load_columns<float, ACCESS>(to + j * 8, left, row < tile.rows, v);
+#pragma unroll
+                for (int c = 0; c < 4; c++) {
+                    v[c].x += sum.at[i][j + c][2 * half];
+                    v[c].y += sum.at[i][j + c][2 * half + 1];
+                }
+                store_columns<float, ACCESS>(to + j * 8, left, row < tile.rows, v);
+            }
+        }
+}
+
+}  // namespace millet

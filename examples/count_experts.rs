@@ -1,0 +1,455 @@
+//! Counts what the experts' products do, on the emulator: global bytes over the fewest possible, tensor operations over
+//! useful ones, conflicts in shared memory, instructions. The tables of docs/kernels.md.
+//!
+//! ```sh
+//! cargo run --features cuda --example count_experts [part of a layer's name]
+//! ```
+//!
+//! Shapes are those of published layers, T and E scaled down by the same factor: an expert has as many rows as in the layer,
+//! and K is the layer's. Routing is random, every token to K different experts. Counts are exact, but for what a model of
+//! the L2 cache says; they are not times. A last table sets one product beside a naive one, a thread an element, which nvcc compiles
+//! when it is found (NVCC, or where `cargo xtask nvcc` puts it).
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use emulator_loader as loader;
+use millet::cuda::View;
+use millet::cudarc::driver::{CudaSlice, LaunchConfig, PushKernelArg};
+use millet::cudarc::nvrtc::Ptx;
+use millet::half::bf16;
+use millet::{Backend, Cpu, Cuda, DispatchOutput, MoeConfig, RowMap, WeightGrad};
+use serde_json::Value;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// A layer as published and the factor that T and E are divided by.
+struct Layer {
+    name: &'static str,
+    tokens: usize,
+    hidden: usize,
+    inner: usize,
+    experts: usize,
+    top_k: usize,
+    scale: usize,
+}
+
+const LAYERS: &[Layer] = &[
+    Layer {
+        name: "OLMoE",
+        tokens: 4096,
+        hidden: 2048,
+        inner: 1024,
+        experts: 64,
+        top_k: 8,
+        scale: 4,
+    },
+    Layer {
+        name: "Qwen3-30B-A3B",
+        tokens: 4096,
+        hidden: 2048,
+        inner: 768,
+        experts: 128,
+        top_k: 8,
+        scale: 8,
+    },
+    Layer {
+        name: "Granite-1B",
+        tokens: 4096,
+        hidden: 1024,
+        inner: 512,
+        experts: 32,
+        top_k: 8,
+        scale: 2,
+    },
+    Layer {
+        name: "SonicMoE-7B-n256",
+        tokens: 24576,
+        hidden: 1536,
+        inner: 256,
+        experts: 128,
+        top_k: 8,
+        scale: 8,
+    },
+    Layer {
+        name: "Qwen3-30B-A3B, few tokens",
+        tokens: 1024,
+        hidden: 2048,
+        inner: 768,
+        experts: 128,
+        top_k: 8,
+        scale: 8,
+    },
+];
+
+/// Counters of one launch.
+struct Launch(Value);
+
+impl Launch {
+    fn kernel(&self) -> &str {
+        self.0["kernel"].as_str().unwrap_or_default()
+    }
+
+    fn count(&self, counter: &str) -> f64 {
+        self.0[counter].as_f64().unwrap_or(f64::NAN)
+    }
+
+    /// Bytes from and to memory behind the L2 model: what it misses, and what is stored.
+    fn memory_bytes(&self) -> f64 {
+        32.0 * (self.count("l2_sector_misses") + self.count("global_store_sectors"))
+    }
+}
+
+/// Runs, waits, and gives the counters of what was launched.
+fn counted(cuda: &Cuda, operation: impl FnOnce() -> millet::Result<()>) -> Result<Vec<Launch>> {
+    cuda.stream().synchronize()?;
+    loader::clear();
+    operation()?;
+    cuda.stream().synchronize()?;
+    let lines = loader::counters().ok_or("counters need the emulator: set CUDA_EMULATOR=1")?;
+    let launches = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).map(Launch))
+        .collect::<std::result::Result<_, _>>()?;
+    Ok(launches)
+}
+
+/// A dispatch plan on the device, of random ids.
+struct Plan {
+    offsets: CudaSlice<i32>,
+    row_to_assignment: CudaSlice<i32>,
+    assignment_to_row: CudaSlice<i32>,
+    row_tiles: CudaSlice<i32>,
+}
+
+impl Plan {
+    fn random(cuda: &Cuda, config: &MoeConfig, tokens: usize) -> Result<Self> {
+        let (experts, top_k) = (config.num_experts(), config.top_k());
+        let mut state = 1u64;
+        let mut below = |n: usize| {
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            ((state >> 33) as usize * n) >> 31
+        };
+        let mut ids = Vec::with_capacity(tokens * top_k);
+        let mut order: Vec<i32> = (0..experts as i32).collect();
+        for _ in 0..tokens {
+            for slot in 0..top_k {
+                order.swap(slot, slot + below(experts - slot));
+            }
+            ids.extend_from_slice(&order[..top_k]);
+        }
+        let mut offsets = vec![0; experts + 1];
+        let mut row_to_assignment = vec![0; config.max_rows(tokens)];
+        let mut assignment_to_row = vec![0; ids.len()];
+        let mut row_tiles = vec![0; 2 * config.max_row_tiles(tokens)];
+        let mut scratch = vec![0.0f32; Cpu.scratch_elements::<f32>(config, tokens)];
+        Cpu.dispatch::<f32>(
+            config,
+            tokens,
+            &ids,
+            &mut vec![1.0 / top_k as f32; ids.len()],
+            DispatchOutput {
+                offsets: &mut offsets,
+                row_to_assignment: &mut row_to_assignment,
+                assignment_to_row: &mut assignment_to_row,
+                row_tiles: &mut row_tiles,
+            },
+            &mut scratch,
+        )?;
+        Ok(Self {
+            offsets: cuda.upload(&offsets)?,
+            row_to_assignment: cuda.upload(&row_to_assignment)?,
+            assignment_to_row: cuda.upload(&assignment_to_row)?,
+            row_tiles: cuda.upload(&row_tiles)?,
+        })
+    }
+
+    fn map(&self) -> RowMap<'_, Cuda> {
+        RowMap {
+            offsets: View::from(&self.offsets),
+            row_to_assignment: View::from(&self.row_to_assignment),
+            assignment_to_row: View::from(&self.assignment_to_row),
+            row_tiles: View::from(&self.row_tiles),
+        }
+    }
+}
+
+fn count_layer(cuda: &Cuda, layer: &Layer) -> Result<()> {
+    let (tokens, experts) = (layer.tokens / layer.scale, layer.experts / layer.scale);
+    let (hidden, inner) = (layer.hidden, layer.inner);
+    let config = MoeConfig::builder(hidden, inner, experts, layer.top_k).build()?;
+    let rows = config.max_rows(tokens);
+    let plan = Plan::random(cuda, &config, tokens)?;
+    println!(
+        "\n### {}: T={}, H={hidden}, I={inner}, E={}, K={} (here T={tokens}, E={experts}): {} rows an expert, tiles of {}\n",
+        layer.name,
+        layer.tokens,
+        layer.experts,
+        layer.top_k,
+        rows / experts,
+        config.tile_rows(tokens),
+    );
+    println!(
+        "| kernel | floor, MB | memory / floor | from L2 / floor | tensor / useful FLOP | conflicts / wavefronts | instructions / mma |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+
+    let allocate = |elements: usize| cuda.allocate::<bf16>(elements);
+    let x = allocate(tokens * hidden)?;
+    let (gate_up, down) = (
+        allocate(experts * 2 * inner * hidden)?,
+        allocate(experts * inner * hidden)?,
+    );
+    let (mut h, mut a) = (allocate(rows * 2 * inner)?, allocate(rows * inner)?);
+    let mut output = allocate(tokens * hidden)?;
+    let weights = cuda.upload(&vec![0.125f32; tokens * layer.top_k])?;
+    let mut weights_grad = cuda.allocate::<f32>(tokens * layer.top_k)?;
+    let mut scratch = cuda.allocate::<f32>(cuda.scratch_elements::<bf16>(&config, tokens))?;
+    let (mut gate_up_grad, mut down_grad) = (
+        allocate(experts * 2 * inner * hidden)?,
+        allocate(experts * inner * hidden)?,
+    );
+
+    let [t, r, e, h_, i] = [tokens, rows, experts, hidden, inner].map(|n| n as f64);
+    let print = |launches: Vec<Launch>, elements: f64, flops: f64| {
+        for launch in launches {
+            let tensor = launch.count("tensor_flops");
+            if tensor == 0.0 {
+                continue;
+            }
+            let floor = 2.0 * elements;
+            println!(
+                "| {} | {:.1} | {:.2} | {:.2} | {:.3} | {} / {:.2}M | {:.2} |",
+                launch.kernel(),
+                floor / 1e6,
+                launch.memory_bytes() / floor,
+                32.0 * launch.count("global_load_sectors") / floor,
+                tensor / flops,
+                launch.count("shared_bank_conflicts"),
+                launch.count("shared_wavefronts") / 1e6,
+                launch.count("warp_instructions") / launch.count("tensor_instructions"),
+            );
+        }
+    };
+
+    let launches = counted(cuda, || {
+        cuda.experts_up(
+            &config,
+            tokens,
+            View::from(&x),
+            View::from(&gate_up),
+            plan.map(),
+            Some(h.as_view_mut()),
+            a.as_view_mut(),
+            scratch.as_view_mut(),
+        )
+    })?;
+    print(
+        launches,
+        t * h_ + 2.0 * e * i * h_ + 3.0 * r * i,
+        4.0 * r * i * h_,
+    );
+    let launches = counted(cuda, || {
+        cuda.experts_down(
+            &config,
+            tokens,
+            View::from(&a),
+            View::from(&down),
+            View::from(&weights),
+            plan.map(),
+            output.as_view_mut(),
+            scratch.as_view_mut(),
+        )
+    })?;
+    print(launches, r * i + e * i * h_ + r * h_, 2.0 * r * i * h_);
+    let launches = counted(cuda, || {
+        cuda.experts_down_backward(
+            &config,
+            tokens,
+            View::from(&x),
+            View::from(&down),
+            View::from(&weights),
+            plan.map(),
+            h.as_view_mut(),
+            a.as_view_mut(),
+            weights_grad.as_view_mut(),
+            scratch.as_view_mut(),
+        )
+    })?;
+    print(
+        launches,
+        t * h_ + e * i * h_ + 5.0 * r * i,
+        2.0 * r * i * h_,
+    );
+    let launches = counted(cuda, || {
+        cuda.experts_down_weight_grad(
+            &config,
+            tokens,
+            View::from(&x),
+            View::from(&a),
+            plan.map(),
+            WeightGrad::Overwrite(down_grad.as_view_mut()),
+            scratch.as_view_mut(),
+        )
+    })?;
+    print(launches, t * h_ + r * i + e * i * h_, 2.0 * r * i * h_);
+    let launches = counted(cuda, || {
+        cuda.experts_up_weight_grad(
+            &config,
+            tokens,
+            View::from(&x),
+            View::from(&h),
+            plan.map(),
+            WeightGrad::Overwrite(gate_up_grad.as_view_mut()),
+            scratch.as_view_mut(),
+        )
+    })?;
+    print(
+        launches,
+        t * h_ + 2.0 * r * i + 2.0 * e * i * h_,
+        4.0 * r * i * h_,
+    );
+    Ok(())
+}
+
+/// One product a thread an element.
+const NAIVE: &str = r#"
+#include <cuda_bf16.h>
+extern "C" __global__ void naive_up(const __nv_bfloat16 *x, const __nv_bfloat16 *gate_up, const int *offsets,
+                                    const int *row_to_assignment, int experts, int top_k, int hidden, int columns,
+                                    __nv_bfloat16 *h) {
+    int column = blockIdx.x * 16 + threadIdx.x, row = blockIdx.y * 16 + threadIdx.y;
+    if (column >= columns || row >= offsets[experts]) return;
+    int expert = 0;
+    while (offsets[expert + 1] <= row) expert++;
+    const __nv_bfloat16 *token = x + (long long)(row_to_assignment[row] / top_k) * hidden;
+    const __nv_bfloat16 *weight = gate_up + ((long long)expert * columns + column) * hidden;
+    float sum = 0.0f;
+    for (int k = 0; k < hidden; k++) sum += __bfloat162float(token[k]) * __bfloat162float(weight[k]);
+    h[(long long)row * columns + column] = __float2bfloat16(sum);
+}
+"#;
+
+fn find_nvcc() -> Option<PathBuf> {
+    let here =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cuda-toolkit/nvidia/cu13/bin/nvcc");
+    [std::env::var_os("NVCC").map(PathBuf::from), Some(here)]
+        .into_iter()
+        .flatten()
+        .find(|path| path.is_file())
+}
+
+/// The up product beside the naive one, where both take little time to emulate.
+fn compare_with_naive(cuda: &Cuda) -> Result<()> {
+    let Some(nvcc) = find_nvcc() else {
+        println!("\nno nvcc: the naive product is left out");
+        return Ok(());
+    };
+    let folder = std::env::temp_dir().join(format!("count_experts_{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let (source, ptx) = (folder.join("naive.cu"), folder.join("naive.ptx"));
+    std::fs::write(&source, NAIVE)?;
+    let status = Command::new(nvcc)
+        .args(["-O3", "-arch=compute_80", "-ptx", "-o"])
+        .args([&ptx, &source])
+        .status()?;
+    let text = std::fs::read_to_string(&ptx);
+    std::fs::remove_dir_all(&folder)?;
+    if !status.success() {
+        return Err("nvcc failed".into());
+    }
+    let module = cuda.stream().context().load_module(Ptx::from_src(text?))?;
+    let naive = module.load_function("naive_up")?;
+
+    let (tokens, hidden, inner, experts, top_k) = (256, 512, 256, 8, 4);
+    let config = MoeConfig::builder(hidden, inner, experts, top_k).build()?;
+    let rows = config.max_rows(tokens);
+    let plan = Plan::random(cuda, &config, tokens)?;
+    let x = cuda.allocate::<bf16>(tokens * hidden)?;
+    let gate_up = cuda.allocate::<bf16>(experts * 2 * inner * hidden)?;
+    let mut h = cuda.allocate::<bf16>(rows * 2 * inner)?;
+    let mut a = cuda.allocate::<bf16>(rows * inner)?;
+    let mut scratch = cuda.allocate::<f32>(cuda.scratch_elements::<bf16>(&config, tokens))?;
+    let ours = counted(cuda, || {
+        cuda.experts_up(
+            &config,
+            tokens,
+            View::from(&x),
+            View::from(&gate_up),
+            plan.map(),
+            Some(h.as_view_mut()),
+            a.as_view_mut(),
+            scratch.as_view_mut(),
+        )
+    })?;
+    cuda.stream().synchronize()?;
+    loader::clear();
+    let grid = LaunchConfig {
+        grid_dim: ((2 * inner / 16) as u32, rows.div_ceil(16) as u32, 1),
+        block_dim: (16, 16, 1),
+        shared_mem_bytes: 0,
+    };
+    let [experts_, top_k_, hidden_, columns] =
+        [experts, top_k, hidden, 2 * inner].map(|n| n as i32);
+    let stream = cuda.stream();
+    let mut launch = stream.launch_builder(&naive);
+    launch
+        .arg(&x)
+        .arg(&gate_up)
+        .arg(&plan.offsets)
+        .arg(&plan.row_to_assignment);
+    launch
+        .arg(&experts_)
+        .arg(&top_k_)
+        .arg(&hidden_)
+        .arg(&columns)
+        .arg(&mut h);
+    // SAFETY: the arguments are the kernel's, and the buffers as large as it takes them to be.
+    unsafe { launch.launch(grid) }?;
+    stream.synchronize()?;
+    let naive = loader::counters().unwrap_or_default();
+    let naive = Launch(serde_json::from_str(naive.first().ok_or("not counted")?)?);
+
+    println!(
+        "\n### Beside a naive product: T={tokens}, H={hidden}, I={inner}, E={experts}, K={top_k}\n"
+    );
+    println!(
+        "| kernel | bytes from L2 a FLOP | thread instructions a FLOP | load sectors / asked for |"
+    );
+    println!("|---|---|---|---|");
+    let flops = 4.0 * (rows * inner * hidden) as f64;
+    for launch in ours.iter().chain([&naive]) {
+        println!(
+            "| {} | {:.4} | {:.4} | {:.2} |",
+            launch.kernel(),
+            32.0 * launch.count("global_load_sectors") / flops,
+            launch.count("thread_instructions") / flops,
+            32.0 * launch.count("global_load_sectors") / launch.count("global_load_bytes"),
+        );
+    }
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    for (option, value) in [
+        ("CUDA_EMULATOR_COUNT", "1"),
+        ("CUDA_EMULATOR_MMA", "fast"),
+        ("CUDA_EMULATOR_CHECK", "off"),
+    ] {
+        loader::set_option(option, Some(value))
+            .ok_or("counters need the emulator: set CUDA_EMULATOR=1")?
+            .map_err(|error| error.to_string())?;
+    }
+    let cuda = Cuda::device(0)?;
+    for layer in LAYERS.iter().filter(|layer| layer.name.contains(&wanted)) {
+        count_layer(&cuda, layer)?;
+    }
+    if "naive".contains(&wanted) {
+        compare_with_naive(&cuda)?;
+    }
+    Ok(())
+}

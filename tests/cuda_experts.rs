@@ -1,0 +1,527 @@
+//! The experts' products on CUDA, one by one, against the CPU reference: each is given the same inputs, so that an error shows
+//! in the product that makes it. On a machine without a GPU they run on the emulator, with all its checks.
+
+#![cfg(feature = "cuda")]
+
+use emulator_loader as _;
+use millet::half::{bf16, f16};
+use millet::{Capacity, Cpu, Cuda, DropPolicy, Element, MoeConfig, RouterPart, WeightGrad};
+
+#[allow(dead_code)]
+#[path = "suite/generate.rs"]
+mod generate;
+#[allow(dead_code)]
+#[path = "suite/harness.rs"]
+mod harness;
+
+use generate::Rng;
+use harness::{DevicePlan, Tensor, TestBackend, dispatch, narrow, scratch, widen};
+
+impl TestBackend for Cuda {
+    fn create() -> Self {
+        // A finding fails the launch, and so the test.
+        if let Some(result) = emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")) {
+            result.unwrap();
+        }
+        Self::device(0).unwrap()
+    }
+}
+
+/// Who gets which rows.
+#[derive(Debug, Clone)]
+enum Routing {
+    /// K different experts a token, at random.
+    Random,
+    /// Expert e with a chance of 1/(e + 1).
+    Zipf,
+    /// Everything to one expert.
+    Hot(usize),
+    /// Exactly so many rows each; what is missing to T·K is nobody's.
+    Counts(Vec<usize>),
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    tokens: usize,
+    hidden: usize,
+    inner: usize,
+    experts: usize,
+    top_k: usize,
+    routing: Routing,
+    capacity: Option<f64>,
+}
+
+impl Case {
+    fn new(tokens: usize, hidden: usize, inner: usize, experts: usize, top_k: usize) -> Self {
+        Self {
+            tokens,
+            hidden,
+            inner,
+            experts,
+            top_k,
+            routing: Routing::Random,
+            capacity: None,
+        }
+    }
+
+    fn routing(self, routing: Routing) -> Self {
+        Self { routing, ..self }
+    }
+
+    fn capacity(self, factor: f64) -> Self {
+        Self {
+            capacity: Some(factor),
+            ..self
+        }
+    }
+
+    fn config(&self) -> MoeConfig {
+        let mut builder = generate::base(self.hidden, self.inner, self.experts, self.top_k);
+        if let Some(factor) = self.capacity {
+            builder = builder.capacity(Capacity::new(factor).policy(DropPolicy::Position));
+        }
+        if self.top_k == 1 {
+            builder = builder.single_expert(millet::SingleExpert::StraightThrough);
+        }
+        builder.build().unwrap()
+    }
+
+    fn ids(&self, rng: &mut Rng) -> Vec<i32> {
+        let assignments = self.tokens * self.top_k;
+        match &self.routing {
+            Routing::Random => (0..self.tokens)
+                .flat_map(|_| {
+                    let order = rng.permutation(self.experts);
+                    order[..self.top_k]
+                        .iter()
+                        .map(|&e| e as i32)
+                        .collect::<Vec<_>>()
+                })
+                .collect(),
+            Routing::Zipf => {
+                let total: f64 = (0..self.experts).map(|e| 1.0 / (e + 1) as f64).sum();
+                let mut draw = || {
+                    let mut left = rng.uniform() * total;
+                    let expert = (0..self.experts).position(|e| {
+                        left -= 1.0 / (e + 1) as f64;
+                        left < 0.0
+                    });
+                    expert.unwrap_or(self.experts - 1) as i32
+                };
+                (0..assignments).map(|_| draw()).collect()
+            }
+            Routing::Hot(expert) => vec![*expert as i32; assignments],
+            Routing::Counts(counts) => {
+                let mut ids: Vec<i32> = counts
+                    .iter()
+                    .enumerate()
+                    .flat_map(|(e, &n)| vec![e as i32; n])
+                    .collect();
+                assert!(ids.len() <= assignments);
+                ids.resize(assignments, -1);
+                let order = rng.permutation(assignments);
+                order.into_iter().map(|i| ids[i]).collect()
+            }
+        }
+    }
+}
+
+/// What every product reads, representable in the storage type; of order 1, and so is what comes out.
+struct Inputs {
+    ids: Vec<i32>,
+    weights: Vec<f64>,
+    x: Vec<f64>,
+    output_grad: Vec<f64>,
+    gate_up: Vec<f64>,
+    down: Vec<f64>,
+    router: Vec<f64>,
+    logits_grad: Vec<f64>,
+    h: Vec<f64>,
+    a: Vec<f64>,
+    /// What accumulated weight gradients begin with.
+    gate_up_sum: Vec<f64>,
+    down_sum: Vec<f64>,
+}
+
+impl Inputs {
+    fn new<T: Element>(case: &Case, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let (tokens, hidden, inner) = (case.tokens, case.hidden, case.inner);
+        let (experts, assignments) = (case.experts, tokens * case.top_k);
+        let rows = case.config().max_rows(tokens);
+        let over_root = |n: usize| 1.0 / (n.max(1) as f64).sqrt();
+        let per_expert = rows / experts;
+        let mut values = |n: usize, scale: f64| widen(&narrow::<T>(&rng.normals(n, scale)));
+        let x = values(tokens * hidden, 1.0);
+        let output_grad = values(tokens * hidden, 1.0);
+        let gate_up = values(experts * 2 * inner * hidden, over_root(hidden));
+        let down = values(experts * hidden * inner, over_root(inner));
+        let router = values(experts * hidden, over_root(hidden));
+        // dh and w·a are these too: scaled for their longest reduction.
+        let h = values(rows * 2 * inner, 1.0);
+        let a = values(rows * inner, 1.0);
+        let gate_up_sum = values(experts * 2 * inner * hidden, over_root(per_expert));
+        let down_sum = values(experts * hidden * inner, over_root(per_expert));
+        let in_f32 = |values: Vec<f64>| values.iter().map(|&v| f64::from(v as f32)).collect();
+        Self {
+            ids: case.ids(&mut rng),
+            weights: in_f32((0..assignments).map(|_| rng.uniform()).collect()),
+            logits_grad: in_f32(rng.normals(tokens * experts, 0.3)),
+            x,
+            output_grad,
+            gate_up,
+            down,
+            router,
+            h,
+            a,
+            gate_up_sum,
+            down_sum,
+        }
+    }
+}
+
+/// A result: its name and its values, of buffers of rows the rows that exist.
+type Results = Vec<(&'static str, Vec<f64>)>;
+
+/// All products, each from the same inputs.
+fn run<B: TestBackend, T: Element>(case: &Case, inputs: &Inputs) -> Results {
+    let backend = &B::create();
+    let config = &case.config();
+    let (tokens, hidden, inner) = (case.tokens, case.hidden, case.inner);
+    let max_rows = config.max_rows(tokens);
+    let (host, _) = dispatch::<Cpu, T::Acc>(&Cpu, config, &inputs.ids, &inputs.weights);
+    let offsets = host.offsets.read(&Cpu);
+    let rows = offsets[case.experts] as usize;
+    let plan = DevicePlan::<B> {
+        offsets: Tensor::new(backend, &offsets),
+        row_to_assignment: Tensor::new(backend, &host.row_to_assignment.read(&Cpu)),
+        assignment_to_row: Tensor::new(backend, &host.assignment_to_row.read(&Cpu)),
+        row_tiles: Tensor::new(backend, &host.row_tiles.read(&Cpu)),
+    };
+    let tensor = |values: &[f64]| Tensor::<B, T>::from_f64(backend, values);
+    // NaN after the last row: whoever reads it is seen.
+    let rows_of = |values: &[f64], columns: usize| {
+        let mut values = values.to_vec();
+        values[rows * columns..].fill(f64::NAN);
+        tensor(&values)
+    };
+    let (x, output_grad) = (tensor(&inputs.x), tensor(&inputs.output_grad));
+    let (gate_up, down) = (tensor(&inputs.gate_up), tensor(&inputs.down));
+    let weights = Tensor::<B, T::Acc>::from_f64(backend, &inputs.weights);
+    let mut results = Results::new();
+    // What lies after the last row must be what it was: NaN.
+    let mut keep = |name: &'static str, mut values: Vec<f64>, len: usize| {
+        let rest = values.split_off(len);
+        assert!(
+            rest.iter().all(|v| v.is_nan()),
+            "{name} is written after its last row: {case:?}"
+        );
+        results.push((name, values));
+    };
+
+    let mut h = Tensor::<B, T>::garbage(backend, max_rows * 2 * inner);
+    let mut a = Tensor::<B, T>::garbage(backend, max_rows * inner);
+    let mut memory = scratch::<B, T>(backend, config, tokens);
+    backend
+        .experts_up(
+            config,
+            tokens,
+            x.view(),
+            gate_up.view(),
+            plan.map(),
+            Some(h.view_mut()),
+            a.view_mut(),
+            memory.view_mut(),
+        )
+        .unwrap();
+    keep("h", h.to_f64(backend), rows * 2 * inner);
+    let with_h = a.to_f64(backend);
+    let mut a = Tensor::<B, T>::garbage(backend, max_rows * inner);
+    backend
+        .experts_up(
+            config,
+            tokens,
+            x.view(),
+            gate_up.view(),
+            plan.map(),
+            None,
+            a.view_mut(),
+            memory.view_mut(),
+        )
+        .unwrap();
+    let without_h = a.to_f64(backend);
+    assert!(
+        with_h[..rows * inner] == without_h[..rows * inner],
+        "a depends on h being wanted: {case:?}"
+    );
+    keep("a", with_h, rows * inner);
+
+    let a = rows_of(&inputs.a, inner);
+    let mut output = Tensor::<B, T>::garbage(backend, tokens * hidden);
+    backend
+        .experts_down(
+            config,
+            tokens,
+            a.view(),
+            down.view(),
+            weights.view(),
+            plan.map(),
+            output.view_mut(),
+            memory.view_mut(),
+        )
+        .unwrap();
+    keep("output", output.to_f64(backend), tokens * hidden);
+
+    let mut h = rows_of(&inputs.h, 2 * inner);
+    let mut weighted_a = Tensor::<B, T>::garbage(backend, max_rows * inner);
+    let mut weights_grad = Tensor::<B, T::Acc>::garbage(backend, tokens * case.top_k);
+    backend
+        .experts_down_backward(
+            config,
+            tokens,
+            output_grad.view(),
+            down.view(),
+            weights.view(),
+            plan.map(),
+            h.view_mut(),
+            weighted_a.view_mut(),
+            weights_grad.view_mut(),
+            memory.view_mut(),
+        )
+        .unwrap();
+    keep("dh", h.to_f64(backend), rows * 2 * inner);
+    keep("w·a", weighted_a.to_f64(backend), rows * inner);
+    let weights_grad = weights_grad.to_f64(backend);
+    let to_row = host.assignment_to_row.read(&Cpu);
+    for (assignment, &row) in to_row.iter().enumerate() {
+        assert!(
+            row >= 0 || weights_grad[assignment].to_bits() == 0,
+            "{case:?}"
+        );
+    }
+    keep("dS", weights_grad, tokens * case.top_k);
+
+    let (rows_a, rows_h) = (rows_of(&inputs.a, inner), rows_of(&inputs.h, 2 * inner));
+    let mut down_grad = Tensor::<B, T>::garbage(backend, inputs.down.len());
+    backend
+        .experts_down_weight_grad(
+            config,
+            tokens,
+            output_grad.view(),
+            rows_a.view(),
+            plan.map(),
+            WeightGrad::Overwrite(down_grad.view_mut()),
+            memory.view_mut(),
+        )
+        .unwrap();
+    let mut gate_up_grad = Tensor::<B, T>::garbage(backend, inputs.gate_up.len());
+    backend
+        .experts_up_weight_grad(
+            config,
+            tokens,
+            x.view(),
+            rows_h.view(),
+            plan.map(),
+            WeightGrad::Overwrite(gate_up_grad.view_mut()),
+            memory.view_mut(),
+        )
+        .unwrap();
+    let (down_grad, gate_up_grad) = (down_grad.to_f64(backend), gate_up_grad.to_f64(backend));
+    for e in 0..case.experts {
+        let size = hidden * inner;
+        let empty = offsets[e] == offsets[e + 1];
+        let zero = |values: &[f64]| values.iter().all(|v| v.to_bits() == 0);
+        assert!(!empty || zero(&down_grad[e * size..(e + 1) * size]));
+        assert!(!empty || zero(&gate_up_grad[e * 2 * size..(e + 1) * 2 * size]));
+    }
+    keep("d_down", down_grad, inputs.down.len());
+    keep("d_gate_up", gate_up_grad, inputs.gate_up.len());
+
+    let mut down_sum = Tensor::<B, T::Acc>::from_f64(backend, &inputs.down_sum);
+    backend
+        .experts_down_weight_grad(
+            config,
+            tokens,
+            output_grad.view(),
+            rows_a.view(),
+            plan.map(),
+            WeightGrad::Accumulate(down_sum.view_mut()),
+            memory.view_mut(),
+        )
+        .unwrap();
+    keep("d_down, added", down_sum.to_f64(backend), inputs.down.len());
+    let mut gate_up_sum = Tensor::<B, T::Acc>::from_f64(backend, &inputs.gate_up_sum);
+    backend
+        .experts_up_weight_grad(
+            config,
+            tokens,
+            x.view(),
+            rows_h.view(),
+            plan.map(),
+            WeightGrad::Accumulate(gate_up_sum.view_mut()),
+            memory.view_mut(),
+        )
+        .unwrap();
+    let gate_up_sum = gate_up_sum.to_f64(backend);
+    keep("d_gate_up, added", gate_up_sum, inputs.gate_up.len());
+
+    let router = tensor(&inputs.router);
+    let logits_grad = Tensor::<B, T::Acc>::from_f64(backend, &inputs.logits_grad);
+    let mut x_grad = Tensor::<B, T>::garbage(backend, tokens * hidden);
+    backend
+        .experts_input_grad::<T, T>(
+            config,
+            tokens,
+            rows_h.view(),
+            gate_up.view(),
+            plan.map(),
+            RouterPart {
+                logits_grad: logits_grad.view(),
+                weight: router.view(),
+            },
+            x_grad.view_mut(),
+            memory.view_mut(),
+        )
+        .unwrap();
+    keep("dX", x_grad.to_f64(backend), tokens * hidden);
+    results
+}
+
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// `max|out − ref64| < 2·max|ref of the same type − ref64| + 1e-5`, and the same of the norm of the difference.
+fn check<T: Element>(case: &Case, seed: u64) {
+    let inputs = Inputs::new::<T>(case, seed);
+    let exact = run::<Cpu, f64>(case, &inputs);
+    let same = run::<Cpu, T>(case, &inputs);
+    let got = run::<Cuda, T>(case, &inputs);
+    for (((name, got), (_, same)), (_, exact)) in got.iter().zip(&same).zip(&exact) {
+        assert_eq!(got.len(), exact.len(), "{name}");
+        let differences =
+            |values: &[f64]| -> Vec<f64> { values.iter().zip(exact).map(|(v, e)| v - e).collect() };
+        let (mine, theirs) = (differences(got), differences(same));
+        // A NaN must not hide.
+        let largest = |d: &[f64]| {
+            d.iter()
+                .map(|v| v.abs())
+                .fold(0.0f64, |m, v| if m.is_nan() || v <= m { m } else { v })
+        };
+        let (error, allowed) = (largest(&mine), 2.0 * largest(&theirs) + 1e-5);
+        assert!(
+            error < allowed,
+            "{name} of {}: {error:e} ≥ {allowed:e}: {case:?}",
+            T::NAME
+        );
+        let size = norm(exact.iter().copied()).max(1e-30);
+        let (error, of_same) = (
+            norm(mine.iter().copied()) / size,
+            norm(theirs.iter().copied()) / size,
+        );
+        assert!(
+            error < 1.5 * of_same + 2e-6,
+            "{name} of {}: norm {error:e} beside {of_same:e}: {case:?}",
+            T::NAME
+        );
+    }
+}
+
+fn check_all(cases: impl IntoIterator<Item = Case>) {
+    for (seed, case) in cases.into_iter().enumerate() {
+        check::<bf16>(&case, seed as u64);
+        check::<f16>(&case, 100 + seed as u64);
+        check::<f32>(&case, 200 + seed as u64);
+    }
+}
+
+#[test]
+fn one_tile() {
+    check_all([Case::new(48, 64, 64, 2, 1)]);
+}
+
+/// Rows on both sides of a tile's and a warp's edge, in tiles of 64 and of 128 rows.
+#[test]
+fn rows_at_the_edges_of_tiles() {
+    let counts = vec![0, 1, 63, 64, 65, 127, 128, 129, 0];
+    for (experts, tile_rows) in [(16, 64), (9, 128)] {
+        let case = Case::new(300, 40, 24, experts, 2).routing(Routing::Counts(counts.clone()));
+        assert_eq!(case.config().tile_rows(case.tokens), tile_rows);
+        check_all([case]);
+    }
+}
+
+/// Widths on both sides of a step, of a warp's columns and of a tile's.
+#[test]
+fn columns_at_the_edges_of_tiles() {
+    let sizes = [
+        (8, 8),
+        (16, 72),
+        (24, 128),
+        (56, 136),
+        (64, 32),
+        (136, 64),
+        (200, 40),
+        (264, 16),
+    ];
+    check_all(sizes.map(|(hidden, inner)| Case::new(50, hidden, inner, 3, 2)));
+}
+
+/// Sizes for which no row begins at a multiple of 16 bytes.
+#[test]
+fn odd_sizes() {
+    let sizes = [(1, 1), (3, 2), (7, 5), (33, 12), (64, 66), (130, 9)];
+    check_all(sizes.map(|(hidden, inner)| Case::new(41, hidden, inner, 3, 2)));
+    // Tiles of the plan twice the kernel's.
+    let counts = Routing::Counts(vec![1, 129, 260]);
+    check_all([Case::new(200, 7, 5, 3, 2).routing(counts)]);
+}
+
+#[test]
+fn skewed_routings() {
+    check_all([
+        Case::new(150, 32, 40, 8, 2).routing(Routing::Zipf),
+        Case::new(150, 32, 40, 8, 2).routing(Routing::Hot(3)),
+        Case::new(90, 24, 16, 40, 3),
+        Case::new(90, 24, 16, 3, 3),
+        Case::new(7, 24, 16, 50, 5),
+    ]);
+}
+
+#[test]
+fn dropped_rows() {
+    check_all([
+        Case::new(120, 32, 24, 4, 2).capacity(0.5),
+        Case::new(120, 32, 24, 4, 2)
+            .routing(Routing::Zipf)
+            .capacity(1.1),
+        Case::new(60, 32, 24, 4, 2).capacity(0.0),
+        Case::new(60, 32, 24, 4, 2).routing(Routing::Counts(vec![0, 5, 0, 7])),
+    ]);
+}
+
+#[test]
+fn few_tokens() {
+    check_all([Case::new(0, 16, 16, 3, 2), Case::new(1, 16, 16, 3, 2)]);
+}
+
+/// More tiles than blocks, so that blocks go on to a second one and their rings turn over.
+#[test]
+fn more_tiles_than_blocks() {
+    check::<bf16>(&Case::new(700, 264, 520, 9, 2), 5);
+}
+
+#[test]
+fn the_same_bits_again() {
+    let case = Case::new(260, 72, 136, 5, 3).routing(Routing::Zipf);
+    let bits = |results: Results| -> Vec<Vec<u64>> {
+        let of = |values: Vec<f64>| values.into_iter().map(f64::to_bits).collect();
+        results.into_iter().map(|(_, values)| of(values)).collect()
+    };
+    let inputs = Inputs::new::<bf16>(&case, 9);
+    let first = bits(run::<Cuda, bf16>(&case, &inputs));
+    assert!(first == bits(run::<Cuda, bf16>(&case, &inputs)));
+    let inputs = Inputs::new::<f32>(&case, 9);
+    let first = bits(run::<Cuda, f32>(&case, &inputs));
+    assert!(first == bits(run::<Cuda, f32>(&case, &inputs)));
+}
