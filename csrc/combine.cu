@@ -19,17 +19,17 @@ template <typename T, int N> __device__ __forceinline__ void unpermute(const Mil
     Slots slots = Slots::load(p, t, 0);
     for_columns<N>(p, [&](int64_t column, bool inside) {
         float sum[N] = {};
+        const T *from = &rows[inside ? column : 0];  // so that all lanes do the same
         for (int first = 0; first < p.top_k; first += WARP) {
             if (p.top_k > WARP) slots = Slots::load(p, t, first);
             // A batch may pass the last slot: lanes there have no row.
             for (int batch = 0; batch < min(WARP, p.top_k - first); batch += BATCH) {
                 Vector<T, N> values[BATCH];
-                int64_t row[BATCH];
+                int32_t row[BATCH];
 #pragma unroll
                 for (int i = 0; i < BATCH; ++i) {
                     row[i] = slots.row_of(batch + i);
-                    values[i] = Vector<T, N>();
-                    if (inside && row[i] >= 0) values[i] = Vector<T, N>::load(&rows[row[i] * p.hidden + column]);
+                    if (row[i] >= 0) values[i] = Vector<T, N>::load(&from[static_cast<int64_t>(row[i]) * p.hidden]);
                 }
 #pragma unroll
                 for (int i = 0; i < BATCH; ++i) {

@@ -11,6 +11,8 @@
 // Largest E and K of the router.
 #define MILLET_MAX_EXPERTS 4096
 #define MILLET_MAX_TOP_K 64
+// Elements of a weight gradient whose ranges' sums a block adds up.
+#define MILLET_SUM_ELEMENTS 2048
 // Words of scratch for `Phases` (device/phases.cuh); must be 0 when a kernel starts.
 #define MILLET_PHASE_WORDS 8
 

@@ -37,11 +37,12 @@ template <typename X, typename W> __device__ __forceinline__ void router_weight_
     if (ticket >= products) {
         // The ranges' sums, in order.
         phases.wait(0, products);
-        int64_t index = (static_cast<int64_t>(ticket) - products) * blockDim.x + threadIdx.x;
-        if (index >= elements) return;
-        float sum = 0.0f;
-        for (int range = 0; range < p.ranges; ++range) sum += p.range_sums[range * elements + index];
-        store_grad<W>(p, index, sum);
+        int64_t first = (static_cast<int64_t>(ticket) - products) * MILLET_SUM_ELEMENTS;
+        for (int i = threadIdx.x; i < MILLET_SUM_ELEMENTS && first + i < elements; i += blockDim.x) {
+            float sum = 0.0f;
+            for (int range = 0; range < p.ranges; ++range) sum += p.range_sums[range * elements + first + i];
+            store_grad<W>(p, first + i, sum);
+        }
         return;
     }
 

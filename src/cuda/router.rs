@@ -588,7 +588,7 @@ pub(super) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
     };
     let sums = match ranges.count {
         1 => 0,
-        _ => (experts * hidden).div_ceil(THREADS),
+        _ => (experts * hidden).div_ceil(sys::MILLET_SUM_ELEMENTS as usize),
     };
     let grid = [Ranges::tiles(config) * ranges.count + sums, 1, 1];
     // SAFETY: lengths were checked above, and scratch has the ranges' pieces.

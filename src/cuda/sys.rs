@@ -1,10 +1,11 @@
 // Made of csrc/params.h by `cargo xtask bindings`; change that.
-// FNV-1a of csrc/params.h: ec92e3d70d67447e
+// FNV-1a of csrc/params.h: 0f6e32a5fea92520
 
 pub const MILLET_THREADS: u32 = 256;
 pub const MILLET_MAX_TILES: u32 = 256;
 pub const MILLET_MAX_EXPERTS: u32 = 4096;
 pub const MILLET_MAX_TOP_K: u32 = 64;
+pub const MILLET_SUM_ELEMENTS: u32 = 2048;
 pub const MILLET_PHASE_WORDS: u32 = 8;
 pub const MILLET_SOFTMAX_AFTER_TOP_K: u32 = 0;
 pub const MILLET_SOFTMAX_BEFORE_TOP_K: u32 = 1;
