@@ -79,7 +79,7 @@ pub(crate) fn forward<T: Element, W: Element<Acc = T::Acc>>(
         lse,
         counts,
         stats,
-        logits: mut logits_out,
+        logits: logits_out,
     } = output;
     check::workspace(
         OPERATION,
@@ -93,7 +93,7 @@ pub(crate) fn forward<T: Element, W: Element<Acc = T::Acc>>(
     {
         let (ids, weights) = (Disjoint::new(ids), Disjoint::new(weights));
         let (lse, partial) = (Disjoint::new(lse), Disjoint::new(partial));
-        let logits_out = logits_out.as_deref_mut().map(Disjoint::new);
+        let logits_out = logits_out.map(Disjoint::new);
         for_each_panel(
             config,
             tokens,

@@ -310,7 +310,7 @@ pub(super) fn forward<T: Element, W: Element<Acc = T::Acc>>(
                         experts.div_ceil(LOGITS_TILE[1]),
                         1,
                     ];
-                    let shared = tile_bytes::<W>(LOGITS_TILE[0], LOGITS_TILE[1]);
+                    let shared = tile_bytes(LOGITS_TILE[0], LOGITS_TILE[1]);
                     // SAFETY: lengths were checked above, and scratch has the plan's pieces.
                     unsafe { launch.run(logits, grid, THREADS, shared, &parameters)? };
                     parameters.logits = parameters.logits_out.cast();
@@ -324,7 +324,7 @@ pub(super) fn forward<T: Element, W: Element<Acc = T::Acc>>(
     let shared = space.bytes()
         + fused
             .as_ref()
-            .map_or(0, |tile| tile_bytes::<W>(tile.tokens, tile.experts));
+            .map_or(0, |tile| tile_bytes(tile.tokens, tile.experts));
     let grid = [plan.blocks(config), 1, 1];
     // SAFETY: lengths were checked above, and scratch has the plan's pieces.
     unsafe {
@@ -365,7 +365,7 @@ impl Fused {
 const LOGITS_TILE: [usize; 2] = [64, 128];
 
 /// Shared memory of a tile of logits: `LogitsTile::BYTES` of device/logits.cuh.
-fn tile_bytes<W: Element>(tokens: usize, experts: usize) -> usize {
+fn tile_bytes(tokens: usize, experts: usize) -> usize {
     let stages = match experts {
         0..=128 => 4,
         129..=256 => 3,
@@ -459,7 +459,7 @@ pub(super) fn backward<T: Element, W: Element<Acc = T::Acc>>(
                     let kernel = launch.mixed_kernel::<T, W>(tile.backward)?;
                     let grid = [tokens.div_ceil(tile.tokens), 1, 1];
                     let rows = 2 * THREADS / 32 * experts * size_of::<f32>();
-                    let shared = tile_bytes::<W>(tile.tokens, tile.experts) + rows;
+                    let shared = tile_bytes(tile.tokens, tile.experts) + rows;
                     // SAFETY: lengths were checked above.
                     return unsafe { launch.run(kernel, grid, THREADS, shared, &parameters) };
                 }
@@ -478,7 +478,7 @@ pub(super) fn backward<T: Element, W: Element<Acc = T::Acc>>(
                         experts.div_ceil(LOGITS_TILE[1]),
                         1,
                     ];
-                    let shared = tile_bytes::<W>(LOGITS_TILE[0], LOGITS_TILE[1]);
+                    let shared = tile_bytes(LOGITS_TILE[0], LOGITS_TILE[1]);
                     // SAFETY: lengths were checked above.
                     unsafe { launch.run(logits, grid, THREADS, shared, &forward)? };
                     parameters.logits = parameters.logits_grad.cast_const().cast();

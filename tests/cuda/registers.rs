@@ -18,11 +18,10 @@ const BLOCKS: &[(&str, u32)] = &[
     ("unpermute", 4),
     ("dispatch", 6),
     ("router_backward", 6),
-    // A row in shared memory; in 4 registers a lane; in 16, twice, with its scores.
-    ("router_forward_any", 5),
-    ("router_forward_128", 3),
-    ("router_forward_512", 2),
-    // Tensor cores: accumulators of 64 tokens × 128 experts; of up to 512 experts.
+    // The keys of a row in registers, and room for the loads of the next.
+    ("router_forward", 2),
+    // Tensor cores: accumulators of 64 tokens × 128 experts, of f32 in three parts; of up to 512 experts.
+    ("router_tokens_128_f32", 1),
     ("router_tokens_128", 2),
     ("router_tokens_backward_128", 2),
     ("router_tokens", 1),

@@ -4,7 +4,7 @@
 //! be equal, and weights to the bit; other floats obey the rule of [`assert_right`](crate::harness::assert_right), with f64 on
 //! the CPU for the truth.
 //!
-//! `MILLET_FUZZ_CASES` and `MILLET_FUZZ_SEED` change the number of cases of a storage type, 100, and their choice.
+//! `MILLET_FUZZ_CASES` and `MILLET_FUZZ_SEED` change the number of cases of each of the four, 75, and their choice.
 
 use std::fmt::Debug;
 use std::str::FromStr;
@@ -52,7 +52,7 @@ fn from_environment<N: FromStr<Err: Debug>>(name: &str, otherwise: N) -> N {
 
 fn fuzz<T: Element, W: Element<Acc = T::Acc>>() {
     let config = ProptestConfig {
-        cases: from_environment("MILLET_FUZZ_CASES", 100),
+        cases: from_environment("MILLET_FUZZ_CASES", 75),
         failure_persistence: None,
         max_shrink_iters: 300,
         ..ProptestConfig::default()

@@ -204,9 +204,14 @@ fn every_number_of_experts<B: TestBackend>() {
 }
 
 fn backward_on_every_kind_of_logits<B: TestBackend>() {
+    let mut turn = 0;
     sweep(|config, logits, bias, what| {
-        // Every second configuration of capacity, so that kept sets and renormalisation differ from row to row.
-        for capacity in capacities(0.6).into_iter().step_by(2) {
+        // Every second configuration of capacity, so that kept sets and renormalisation differ from row to row; of these four
+        // a slow backend takes turns.
+        turn += 1;
+        let slowness = B::SLOWNESS as usize;
+        let all = capacities(0.6).into_iter().step_by(2);
+        for capacity in all.skip(turn % slowness).step_by(slowness) {
             if capacity.is_some() && config.top_k() == 1 {
                 continue;
             }
@@ -304,8 +309,10 @@ fn dispatch_of_every_kind_of_routing<B: TestBackend>() {
                         .iter()
                         .map(|_| 0.125 * (1 + rng.below(4)) as f64)
                         .collect();
-                    check_dispatch::<B, B::Exact>(&config, &ids, &weights);
                     check_dispatch::<B, f32>(&config, &ids, &weights);
+                    if B::Exact::NAME != "f32" {
+                        check_dispatch::<B, B::Exact>(&config, &ids, &weights);
+                    }
                 }
             }
         }
