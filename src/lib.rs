@@ -18,7 +18,15 @@
 //! | permute, for trainers that move rows themselves | [`permute`](Backend::permute) | [`permute_backward`](Backend::permute_backward) |
 //! | unpermute | [`unpermute`](Backend::unpermute) | [`unpermute_backward`](Backend::unpermute_backward) |
 //!
-//! On [`Cpu`] every operation takes `f32`, [`bf16`](half::bf16), [`f16`](half::f16) and, for checking, `f64` ([`Element`]).
+//! On [`Cpu`] every operation takes `f32`, [`bf16`](half::bf16), [`f16`](half::f16) and, for checking, `f64` ([`Element`]). With the
+//! feature `cuda`, `Cuda` has all of them in `f32`, `bf16` and `f16`, on devices of compute capability 8.0 and later.
+//!
+//! # Features
+//!
+//! | feature | |
+//! |---|---|
+//! | none | the CPU |
+//! | `cuda` | the GPU; needs nvcc when building, no CUDA to start |
 //!
 //! # Layouts
 //!
