@@ -416,10 +416,12 @@ impl MoeConfig {
         }
     }
 
-    /// Upper bound of the number of those tiles, known without looking at the routing.
+    /// Upper bound of the number of those tiles, known without looking at the routing. More tokens never have a lower one,
+    /// so that memory made for a number of tokens serves fewer: it is that of tiles of 64 rows whatever
+    /// [`tile_rows`](Self::tile_rows) is.
     pub fn max_row_tiles(&self, tokens: usize) -> usize {
         let rows = self.max_rows(tokens);
-        rows.min(rows / self.tile_rows(tokens) + self.num_experts)
+        rows.min(rows / 64 + self.num_experts)
     }
 }
 

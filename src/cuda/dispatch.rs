@@ -38,6 +38,8 @@ impl Plan {
         let tiles = assignments
             .div_ceil(TILE)
             .clamp(1, sys::MILLET_MAX_TILES as usize);
+        // Tiles of whole tokens may be fewer; room does not shrink with more tokens.
+        let room = tiles;
         let tile_tokens = tokens.div_ceil(tiles).max(1);
         let tiles = tokens.div_ceil(tile_tokens).max(1);
         let mut pieces = Pieces::default();
@@ -46,7 +48,7 @@ impl Plan {
             tiles,
             warps: if experts * 8 <= COUNT_WORDS { 8 } else { 4 },
             phases: pieces.take::<u32>(sys::MILLET_PHASE_WORDS as usize),
-            tile_counts: pieces.take::<i32>(tiles * experts),
+            tile_counts: pieces.take::<i32>(room * experts),
             totals: pieces.take::<i32>(experts),
             sorted: pieces.take::<i32>(if chooses(config, tokens) {
                 assignments
@@ -166,5 +168,39 @@ pub(super) fn dispatch<A: Real>(
             shared,
             &parameters,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Capacity;
+
+    #[test]
+    fn scratch_does_not_shrink_with_more_tokens() {
+        for factor in [None, Some(0.0), Some(1.0), Some(1.5), Some(7.0)] {
+            let mut builder = MoeConfig::builder(8, 8, 128, 8);
+            if let Some(factor) = factor {
+                builder = builder.capacity(Capacity::new(factor));
+            }
+            let config = builder.build().unwrap();
+            let mut before = [0; 3];
+            for tokens in (0..9000).chain(262_000..263_000) {
+                let here = [
+                    scratch_elements::<f32>(&config, tokens),
+                    config.max_rows(tokens),
+                    config.max_row_tiles(tokens),
+                ];
+                let grows = here
+                    .iter()
+                    .zip(before)
+                    .all(|(&here, before)| here >= before);
+                assert!(
+                    grows,
+                    "{factor:?}, {tokens} tokens: {before:?}, then {here:?}"
+                );
+                before = here;
+            }
+        }
     }
 }

@@ -54,15 +54,23 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(config: &MoeConfig, tokens: usize, tile_tokens: usize, logits: usize) -> Self {
+    /// Scratch has room for `room` tiles, which must not shrink with more tokens.
+    fn new(
+        config: &MoeConfig,
+        tokens: usize,
+        tile_tokens: usize,
+        room: usize,
+        logits: usize,
+    ) -> Self {
         let tiles = tokens.div_ceil(tile_tokens).max(1);
+        let room = room.max(tiles);
         let mut pieces = Pieces::default();
         Self {
             tile_tokens,
             tiles,
             phases: pieces.take::<u32>(sys::MILLET_PHASE_WORDS as usize),
-            tile_stats: pieces.take::<f32>(tiles.saturating_mul(stats_elements(config))),
-            tile_counts: pieces.take::<i32>(tiles.saturating_mul(config.num_experts())),
+            tile_stats: pieces.take::<f32>(room.saturating_mul(stats_elements(config))),
+            tile_counts: pieces.take::<i32>(room.saturating_mul(config.num_experts())),
             logits: pieces.take::<f32>(logits),
             pieces,
         }
@@ -70,13 +78,14 @@ impl Plan {
 
     /// On logits that are there: as many tiles as the statistics of tiles may take room for, a warp a token.
     fn given(config: &MoeConfig, tokens: usize) -> Self {
-        let tile = tokens.div_ceil(sys::MILLET_MAX_TILES as usize);
+        const MOST: usize = sys::MILLET_MAX_TILES as usize;
+        let tile = tokens.div_ceil(MOST).next_multiple_of(8).max(8);
         let experts = config.num_experts();
         let logits = match Fused::of(experts) {
             Some(_) => 0,
             None => tokens.saturating_mul(experts),
         };
-        Self::new(config, tokens, tile.next_multiple_of(8).max(8), logits)
+        Self::new(config, tokens, tile, tokens.div_ceil(8).min(MOST), logits)
     }
 
     /// Blocks of the kernel: device/router_tile.cuh has the same tickets.
@@ -148,7 +157,7 @@ impl Space {
 pub(super) fn scratch_elements<A>(config: &MoeConfig, tokens: usize) -> usize {
     let given = Plan::given(config, tokens);
     let fused = Fused::of(config.num_experts())
-        .map_or(given, |tile| Plan::new(config, tokens, tile.tokens, 0));
+        .map_or(given, |tile| Plan::new(config, tokens, tile.tokens, 0, 0));
     [
         given.pieces,
         fused.pieces,
@@ -252,7 +261,7 @@ pub(super) fn forward<T: Element, W: Element<Acc = T::Acc>>(
         _ => None,
     };
     let plan = match &fused {
-        Some(tile) => Plan::new(config, tokens, tile.tokens, 0),
+        Some(tile) => Plan::new(config, tokens, tile.tokens, 0, 0),
         None => Plan::given(config, tokens),
     };
     let scratch = launch.write("scratch", scratch, VECTOR)?.cast::<u8>();
@@ -515,9 +524,9 @@ impl Ranges {
         let (experts, hidden) = (config.num_experts(), config.hidden_size());
         let tiles = Self::tiles(config);
         let most = tokens.div_ceil(RANGE_TOKENS).max(1);
-        let count = BUSY_BLOCKS.div_ceil(tiles).min(most);
+        let room = BUSY_BLOCKS.div_ceil(tiles).min(most);
         let range = tokens
-            .div_ceil(count)
+            .div_ceil(room)
             .next_multiple_of(PRODUCT[2])
             .max(PRODUCT[2]);
         let count = tokens.div_ceil(range).max(1);
@@ -526,9 +535,10 @@ impl Ranges {
             tokens: range,
             count,
             phases: pieces.take::<u32>(sys::MILLET_PHASE_WORDS as usize),
-            sums: pieces.take::<f32>(match count {
+            // Room does not shrink with more tokens, though the number of ranges may.
+            sums: pieces.take::<f32>(match room {
                 1 => 0,
-                _ => count.saturating_mul(experts).saturating_mul(hidden),
+                _ => room.saturating_mul(experts).saturating_mul(hidden),
             }),
             pieces,
         }
@@ -652,4 +662,25 @@ pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
     let grid = [tokens.div_ceil(64), hidden.div_ceil(PRODUCT[1]), 1];
     // SAFETY: lengths were checked by the caller; the map's rows are below the number of rows, or −1.
     unsafe { launch.run(kernel, grid, THREADS, 0, &parameters) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scratch_does_not_shrink_with_more_tokens() {
+        for (hidden, experts, top_k) in [(8, 8, 2), (2048, 128, 8), (64, 600, 8), (1024, 4096, 64)]
+        {
+            let config = MoeConfig::builder(hidden, 8, experts, top_k)
+                .build()
+                .unwrap();
+            let mut before = 0;
+            for tokens in (0..9000).chain(65_000..66_000).chain(131_000..133_000) {
+                let here = scratch_elements::<f32>(&config, tokens);
+                assert!(here >= before, "{experts} experts, {tokens} tokens");
+                before = here;
+            }
+        }
+    }
 }
