@@ -7,6 +7,7 @@
 #pragma once
 #include "numeric.cuh"
 #include "pipeline.cuh"
+#include "ptx.cuh"
 #include "tile.cuh"
 
 namespace millet {
@@ -65,15 +66,14 @@ __device__ __forceinline__ void store_columns(T *row, int columns, bool exists, 
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int column = i * 8 + lane * 2;
-            if (exists && column < columns) *reinterpret_cast<float2 *>(row + column) = v[i];
+            if (exists && column < columns) ptx::store_global(row + column, v[i]);
         }
     } else {
         uint32_t packed[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) packed[i] = pack<T>(v[i]);
         exchange(packed);
-        if (exists && lane * 8 < columns)
-            *reinterpret_cast<uint4 *>(row + lane * 8) = make_uint4(packed[0], packed[1], packed[2], packed[3]);
+        if (exists && lane * 8 < columns) ptx::store_global(row + lane * 8, packed);
     }
 }
 
@@ -93,12 +93,11 @@ __device__ __forceinline__ void load_columns(const T *row, int columns, bool exi
         for (int i = 0; i < 4; i++) {
             int column = i * 8 + lane * 2;
             v[i] = make_float2(0.0f, 0.0f);
-            if (exists && column < columns) v[i] = *reinterpret_cast<const float2 *>(row + column);
+            if (exists && column < columns) ptx::load_global(v[i], row + column);
         }
     } else {
-        uint4 piece = make_uint4(0, 0, 0, 0);
-        if (exists && lane * 8 < columns) piece = *reinterpret_cast<const uint4 *>(row + lane * 8);
-        uint32_t packed[4] = {piece.x, piece.y, piece.z, piece.w};
+        uint32_t packed[4] = {0, 0, 0, 0};
+        if (exists && lane * 8 < columns) ptx::load_global(packed, row + lane * 8);
         exchange(packed);
 #pragma unroll
         for (int i = 0; i < 4; i++) v[i] = unpack<T>(packed[i]);

@@ -51,5 +51,25 @@ __device__ __forceinline__ void store_shared(uint32_t to, uint4 value) {
                  : "memory");
 }
 
+// Global memory, 16 or 8 bytes at a time. Left to the compiler, a store of a uint4 that was made of four registers becomes four
+// stores.
+__device__ __forceinline__ void store_global(void *to, const uint32_t (&v)[4]) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(v[0]), "r"(v[1]), "r"(v[2]),
+                 "r"(v[3])
+                 : "memory");
+}
+__device__ __forceinline__ void store_global(void *to, float2 v) {
+    asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "f"(v.x), "f"(v.y) : "memory");
+}
+__device__ __forceinline__ void load_global(uint32_t (&v)[4], const void *from) {
+    asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+                 : "l"(__cvta_generic_to_global(from))
+                 : "memory");
+}
+__device__ __forceinline__ void load_global(float2 &v, const void *from) {
+    asm volatile("ld.global.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(__cvta_generic_to_global(from)) : "memory");
+}
+
 }  // namespace ptx
 }  // namespace millet
