@@ -31,11 +31,15 @@ macro_rules! backend_tests {
     };
 }
 
-/// The same for tests of the whole layer. The experts have no CUDA kernels, so there is nothing to run on CUDA.
+/// The same for tests of the whole layer.
 macro_rules! layer_tests {
     ($($name:ident),+ $(,)?) => {
         mod layer_cpu {
             tests_of!(millet::Cpu, $($name)+);
+        }
+        #[cfg(feature = "cuda")]
+        mod layer_cuda {
+            tests_of!(millet::Cuda, $($name)+);
         }
     };
 }
