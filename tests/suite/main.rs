@@ -44,10 +44,10 @@ macro_rules! layer_tests {
     };
 }
 
-/// The same for what can only be seen in f64, which is the CPU's alone: finite differences.
-macro_rules! f64_tests {
+/// The same for what is the CPU's alone: threads, and what can only be seen in f64, as finite differences.
+macro_rules! cpu_tests {
     ($($name:ident),+ $(,)?) => {
-        mod f64_cpu {
+        mod cpu_only {
             tests_of!(millet::Cpu, $($name)+);
         }
     };
