@@ -3,7 +3,6 @@
 
 #![cfg(feature = "cuda")]
 
-use emulator_loader as _;
 use millet::half::{bf16, f16};
 use millet::{Capacity, Cpu, Cuda, DropPolicy, Element, MoeConfig, Real, RouterPart, WeightGrad};
 
@@ -13,17 +12,17 @@ mod generate;
 #[allow(dead_code)]
 #[path = "suite/harness.rs"]
 mod harness;
+#[allow(dead_code)]
+#[path = "suite/oracle.rs"]
+mod oracle;
 
 use generate::Rng;
 use harness::{DevicePlan, Tensor, TestBackend, dispatch, narrow, scratch, widen};
 
-impl TestBackend for Cuda {
-    fn create() -> Self {
-        // A finding fails the launch, and so the test.
-        if let Some(result) = emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")) {
-            result.unwrap();
-        }
-        Self::device(0).unwrap()
+/// A finding fails the launch, and so the test.
+fn check_everything() {
+    if let Some(result) = emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")) {
+        result.unwrap();
     }
 }
 
@@ -185,6 +184,7 @@ type Results = Vec<(&'static str, Vec<f64>)>;
 
 /// All products, each from the same inputs.
 fn run<B: TestBackend, T: Element>(case: &Case, inputs: &Inputs) -> Results {
+    check_everything();
     let backend = &B::create();
     let config = &case.config();
     let (tokens, hidden, inner) = (case.tokens, case.hidden, case.inner);

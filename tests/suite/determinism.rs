@@ -6,8 +6,9 @@ use millet::{Capacity, DropPolicy, Element, Keep, MoeConfig, MoeLayer, ScoreFunc
 use crate::generate::{SCORES, base};
 use crate::harness::{Outcome, Problem, TestBackend, run, run_with};
 
+cpu_tests!(threads_change_no_bit);
+
 layer_tests!(
-    threads_change_no_bit,
     repeats_change_no_bit,
     larger_memory_changes_no_bit,
     keeping_nothing_changes_no_output_bit,
@@ -82,12 +83,17 @@ fn repeats_change_no_bit<B: TestBackend>() {
         let mut pass = |problem: &Problem| -> Outcome {
             run_with::<B, f32, f32>(&layer, problem, &mut saved, &mut workspace, 1.0)
         };
-        let problem = Problem::random(&config, 260, 8);
+        let slowness = B::SLOWNESS as usize;
+        let problem = Problem::random(&config, 260 / slowness, 8);
         let first = pass(&problem);
-        for repeat in 0..30 {
+        for repeat in 0..30 / slowness {
             if repeat % 3 == 0 {
                 // Another batch leaves its traces in all memory.
-                pass(&Problem::random(&config, 300 - repeat, repeat as u64));
+                pass(&Problem::random(
+                    &config,
+                    300 / slowness - repeat,
+                    repeat as u64,
+                ));
             }
             first.assert_same_bits(&pass(&problem), &format!("repeat {repeat}"));
         }

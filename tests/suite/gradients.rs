@@ -9,7 +9,7 @@ use millet::{
 use crate::generate::{base, configs};
 use crate::harness::{F32, Outcome, Problem, Tensor, TestBackend, narrow, run, widen};
 
-f64_tests!(
+cpu_tests!(
     every_path_against_finite_differences,
     both_scales_of_the_balance_loss,
     straight_through_is_the_gradient_of_the_full_softmax,
@@ -264,11 +264,14 @@ fn a_dropped_choice_still_moves_the_router<B: TestBackend>() {
 }
 
 fn keeping_the_routing_only_changes_no_bit<B: TestBackend>() {
-    for (seed, config) in configs(6, 5, 8, 3).iter().enumerate() {
+    let configs = configs(6, 5, 8, 3);
+    for (seed, config) in configs.iter().enumerate().step_by(B::SLOWNESS as usize) {
         let problem = Problem::random(config, 23, seed as u64);
         let both = [Keep::Routing, Keep::Hidden];
-        let [a, b] = both.map(|keep| run::<B, B::Exact, B::Exact>(config, &problem, keep, 1.0));
-        a.assert_same_bits(&b, B::Exact::NAME);
+        if B::Exact::NAME != "f32" {
+            let [a, b] = both.map(|keep| run::<B, B::Exact, B::Exact>(config, &problem, keep, 1.0));
+            a.assert_same_bits(&b, B::Exact::NAME);
+        }
         let [a, b] = both.map(|keep| run::<B, f32, f32>(config, &problem, keep, 1.0));
         a.assert_same_bits(&b, "f32");
         let [a, b] = both.map(|keep| run::<B, bf16, f32>(config, &problem, keep, 1.0));

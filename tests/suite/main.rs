@@ -31,19 +31,23 @@ macro_rules! backend_tests {
     };
 }
 
-/// The same for tests of the whole layer. The experts have no CUDA kernels, so there is nothing to run on CUDA.
+/// The same for tests of the whole layer.
 macro_rules! layer_tests {
     ($($name:ident),+ $(,)?) => {
         mod layer_cpu {
             tests_of!(millet::Cpu, $($name)+);
         }
+        #[cfg(feature = "cuda")]
+        mod layer_cuda {
+            tests_of!(millet::Cuda, $($name)+);
+        }
     };
 }
 
-/// The same for what can only be seen in f64, which is the CPU's alone: finite differences.
-macro_rules! f64_tests {
+/// The same for what is the CPU's alone: threads, and what can only be seen in f64, as finite differences.
+macro_rules! cpu_tests {
     ($($name:ident),+ $(,)?) => {
-        mod f64_cpu {
+        mod cpu_only {
             tests_of!(millet::Cpu, $($name)+);
         }
     };

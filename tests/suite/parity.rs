@@ -5,7 +5,7 @@ use millet::half::{bf16, f16};
 use millet::{Element, Keep, MoeConfig};
 
 use crate::generate::{base, configs};
-use crate::harness::{Outcome, Problem, Tensor, TestBackend, dispatch, run};
+use crate::harness::{Outcome, Problem, Tensor, TestBackend, assert_near, dispatch, run};
 use crate::oracle::{Number, Oracle};
 
 layer_tests!(
@@ -58,8 +58,8 @@ fn check_exact<B: TestBackend>(config: &MoeConfig, problem: &Problem) {
 /// To a storage type and back.
 type Rounding<N> = fn(N) -> N;
 
-/// `max|out − ref64| < 2·max|same type − ref64| + 1e-5`, and the relative Frobenius norm below 1.5 times the same type's, and
-/// below `frobenius` where there are enough elements for a norm to mean something.
+/// The rule of [`assert_near`], and the relative Frobenius norm below 1.5 times the same type's and 2e-6, and below `frobenius` where
+/// there are enough elements for a norm to mean something.
 fn check_type<B: TestBackend, T: Element, W: Element<Acc = T::Acc>, N: Number>(
     config: &MoeConfig,
     problem: &Problem,
@@ -79,8 +79,7 @@ fn check_type<B: TestBackend, T: Element, W: Element<Acc = T::Acc>, N: Number>(
     let compared = |outcome: &Outcome| outcome.floats().map(|(_, v)| v.to_vec());
     let (same, exact) = (compared(&same), compared(&exact));
     for (((name, got), same), exact) in got.floats().into_iter().zip(&same).zip(&exact) {
-        let (max, allowed) = (max_error(got, exact), 2.0 * max_error(same, exact) + 1e-5);
-        assert!(max < allowed, "{name}: {max:e} ≥ {allowed:e}: {config:?}");
+        assert_near(got, exact, same, &format!("{name}: {config:?}"));
         let (got, same) = (relative_error(got, exact), relative_error(same, exact));
         // A handful of numbers may cancel; many do not.
         assert!(

@@ -24,7 +24,7 @@ backend_tests!(
     statistics_are_what_they_say,
 );
 
-f64_tests!(every_kind_of_logits_f64);
+cpu_tests!(every_kind_of_logits_f64);
 
 fn router(
     score_function: ScoreFunction,
