@@ -13,18 +13,19 @@ mod generate;
 #[allow(dead_code)]
 #[path = "suite/harness.rs"]
 mod harness;
+#[allow(dead_code)]
+#[path = "suite/oracle.rs"]
+mod oracle;
 
 use generate::Rng;
 use harness::{DevicePlan, Tensor, TestBackend, dispatch, narrow, scratch, widen};
 
-impl TestBackend for Cuda {
-    fn create() -> Self {
-        // A finding fails the launch, and so the test.
-        if let Some(result) = emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")) {
-            result.unwrap();
-        }
-        Self::device(0).unwrap()
+/// With all checks of the emulator, if that is the driver: a finding fails the launch, and so the test.
+fn checked<B: TestBackend>() -> B {
+    if let Some(result) = emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")) {
+        result.unwrap();
     }
+    B::create()
 }
 
 /// Who gets which rows.
@@ -185,7 +186,7 @@ type Results = Vec<(&'static str, Vec<f64>)>;
 
 /// All products, each from the same inputs.
 fn run<B: TestBackend, T: Element>(case: &Case, inputs: &Inputs) -> Results {
-    let backend = &B::create();
+    let backend = &checked::<B>();
     let config = &case.config();
     let (tokens, hidden, inner) = (case.tokens, case.hidden, case.inner);
     let max_rows = config.max_rows(tokens);
