@@ -3,8 +3,9 @@
 //   experts_up     h = x[token]·gate_upᵀ, a = silu(gate)·up       x [T, H], gate_up [E, 2I, H] → h [R, 2I], a [R, I]
 //   experts_down   y = a·downᵀ                                    a [R, I], down [E, H, I]     → y [R, H]
 //
-// Blocks: 128 threads, two on a multiprocessor, as many as fit or as there are tiles; each walks tiles [rows, 128 columns] of
-// the product (device/schedule.cuh). A tile has rows of one expert: 128 of them, or 64 (`_small`) where experts have few.
+// Blocks: 128 threads, two on a multiprocessor, as many as fit or as there are tiles; each draws tiles [rows, 128 columns] of
+// the product, in an order that keeps those of an expert together (device/schedule.cuh). A tile has rows of one expert: 128 of
+// them, or 64 (`_small`) where experts have few.
 // Shared memory: 3 stages of 64 bytes of the reduction, (rows + 128)·64 bytes each: 48 KiB, 36 KiB with 64 rows.
 // Pipeline and barriers: device/pipeline.cuh. Results go from registers to global memory (device/columns.cuh).
 //
@@ -13,8 +14,8 @@
 // own registers, rounds h, and makes a of the rounded h.
 //
 // Floor, in elements of the storage type: up reads T·H + 2·E·I·H, writes 3·R·I (or R·I without h), 4·R·I·H FLOPs; down reads
-// R·I + E·H·I, writes R·H, 2·R·I·H FLOPs. What is more than that: x comes once a band of columns and wave of blocks from L2,
-// weights once a wave that has rows of the expert.
+// R·I + E·H·I, writes R·H, 2·R·I·H FLOPs. What is more than that: x and a once more for each band of
+// columns, weights once more where an expert's row tiles fall into two waves of blocks. Counted: docs/kernels.md.
 //
 // `_any` takes every H and I, element by element; the others need rows of whole 16-byte pieces.
 //

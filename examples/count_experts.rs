@@ -1,8 +1,8 @@
 //! Counts what the experts' products do, on the emulator: global bytes over the fewest possible, tensor operations over
-//! useful ones, conflicts in shared memory, instructions. The tables of docs/kernels.md.
+//! useful ones, conflicts in shared memory, instructions. The tables of docs/kernels_experts.md.
 //!
 //! ```sh
-//! cargo run --features cuda --example count_experts [part of a layer's name]
+//! cargo run --features cuda --example count_experts [part of a layer's name [part of a kernel's name]]
 //! ```
 //!
 //! Shapes are those of published layers, T and E scaled down by the same factor: an expert has as many rows as in the layer,
@@ -19,7 +19,7 @@ use millet::cuda::View;
 use millet::cudarc::driver::{CudaSlice, LaunchConfig, PushKernelArg};
 use millet::cudarc::nvrtc::Ptx;
 use millet::half::bf16;
-use millet::{Backend, Cpu, Cuda, DispatchOutput, MoeConfig, RowMap, WeightGrad};
+use millet::{Backend, Cpu, Cuda, DispatchOutput, MoeConfig, RouterPart, RowMap, WeightGrad};
 use serde_json::Value;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -177,7 +177,7 @@ impl Plan {
     }
 }
 
-fn count_layer(cuda: &Cuda, layer: &Layer) -> Result<()> {
+fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
     let (tokens, experts) = (layer.tokens / layer.scale, layer.experts / layer.scale);
     let (hidden, inner) = (layer.hidden, layer.inner);
     let config = MoeConfig::builder(hidden, inner, experts, layer.top_k).build()?;
@@ -217,7 +217,7 @@ fn count_layer(cuda: &Cuda, layer: &Layer) -> Result<()> {
     let print = |launches: Vec<Launch>, elements: f64, flops: f64| {
         for launch in launches {
             let tensor = launch.count("tensor_flops");
-            if tensor == 0.0 {
+            if tensor == 0.0 || !launch.kernel().starts_with("experts_") {
                 continue;
             }
             let floor = 2.0 * elements;
@@ -235,83 +235,117 @@ fn count_layer(cuda: &Cuda, layer: &Layer) -> Result<()> {
         }
     };
 
-    let launches = counted(cuda, || {
-        cuda.experts_up(
-            &config,
-            tokens,
-            View::from(&x),
-            View::from(&gate_up),
-            plan.map(),
-            Some(h.as_view_mut()),
-            a.as_view_mut(),
-            scratch.as_view_mut(),
-        )
-    })?;
-    print(
-        launches,
-        t * h_ + 2.0 * e * i * h_ + 3.0 * r * i,
-        4.0 * r * i * h_,
-    );
-    let launches = counted(cuda, || {
-        cuda.experts_down(
-            &config,
-            tokens,
-            View::from(&a),
-            View::from(&down),
-            View::from(&weights),
-            plan.map(),
-            output.as_view_mut(),
-            scratch.as_view_mut(),
-        )
-    })?;
-    print(launches, r * i + e * i * h_ + r * h_, 2.0 * r * i * h_);
-    let launches = counted(cuda, || {
-        cuda.experts_down_backward(
-            &config,
-            tokens,
-            View::from(&x),
-            View::from(&down),
-            View::from(&weights),
-            plan.map(),
-            h.as_view_mut(),
-            a.as_view_mut(),
-            weights_grad.as_view_mut(),
-            scratch.as_view_mut(),
-        )
-    })?;
-    print(
-        launches,
-        t * h_ + e * i * h_ + 5.0 * r * i,
-        2.0 * r * i * h_,
-    );
-    let launches = counted(cuda, || {
-        cuda.experts_down_weight_grad(
-            &config,
-            tokens,
-            View::from(&x),
-            View::from(&a),
-            plan.map(),
-            WeightGrad::Overwrite(down_grad.as_view_mut()),
-            scratch.as_view_mut(),
-        )
-    })?;
-    print(launches, t * h_ + r * i + e * i * h_, 2.0 * r * i * h_);
-    let launches = counted(cuda, || {
-        cuda.experts_up_weight_grad(
-            &config,
-            tokens,
-            View::from(&x),
-            View::from(&h),
-            plan.map(),
-            WeightGrad::Overwrite(gate_up_grad.as_view_mut()),
-            scratch.as_view_mut(),
-        )
-    })?;
-    print(
-        launches,
-        t * h_ + 2.0 * r * i + 2.0 * e * i * h_,
-        4.0 * r * i * h_,
-    );
+    if "experts_up".contains(wanted) {
+        let launches = counted(cuda, || {
+            cuda.experts_up(
+                &config,
+                tokens,
+                View::from(&x),
+                View::from(&gate_up),
+                plan.map(),
+                Some(h.as_view_mut()),
+                a.as_view_mut(),
+                scratch.as_view_mut(),
+            )
+        })?;
+        print(
+            launches,
+            t * h_ + 2.0 * e * i * h_ + 3.0 * r * i,
+            4.0 * r * i * h_,
+        );
+    }
+    if "experts_down".contains(wanted) {
+        let launches = counted(cuda, || {
+            cuda.experts_down(
+                &config,
+                tokens,
+                View::from(&a),
+                View::from(&down),
+                View::from(&weights),
+                plan.map(),
+                output.as_view_mut(),
+                scratch.as_view_mut(),
+            )
+        })?;
+        print(launches, r * i + e * i * h_ + r * h_, 2.0 * r * i * h_);
+    }
+    if "experts_down_backward".contains(wanted) {
+        let launches = counted(cuda, || {
+            cuda.experts_down_backward(
+                &config,
+                tokens,
+                View::from(&x),
+                View::from(&down),
+                View::from(&weights),
+                plan.map(),
+                h.as_view_mut(),
+                a.as_view_mut(),
+                weights_grad.as_view_mut(),
+                scratch.as_view_mut(),
+            )
+        })?;
+        print(
+            launches,
+            t * h_ + e * i * h_ + 5.0 * r * i,
+            2.0 * r * i * h_,
+        );
+    }
+    if "experts_down_weight_grad".contains(wanted) {
+        let launches = counted(cuda, || {
+            cuda.experts_down_weight_grad(
+                &config,
+                tokens,
+                View::from(&x),
+                View::from(&a),
+                plan.map(),
+                WeightGrad::Overwrite(down_grad.as_view_mut()),
+                scratch.as_view_mut(),
+            )
+        })?;
+        print(launches, t * h_ + r * i + e * i * h_, 2.0 * r * i * h_);
+    }
+    if "experts_up_weight_grad".contains(wanted) {
+        let launches = counted(cuda, || {
+            cuda.experts_up_weight_grad(
+                &config,
+                tokens,
+                View::from(&x),
+                View::from(&h),
+                plan.map(),
+                WeightGrad::Overwrite(gate_up_grad.as_view_mut()),
+                scratch.as_view_mut(),
+            )
+        })?;
+        print(
+            launches,
+            t * h_ + 2.0 * r * i + 2.0 * e * i * h_,
+            4.0 * r * i * h_,
+        );
+    }
+    if "experts_input_grad".contains(wanted) {
+        let logits_grad = cuda.allocate::<f32>(tokens * experts)?;
+        let router = allocate(experts * hidden)?;
+        let launches = counted(cuda, || {
+            cuda.experts_input_grad::<bf16, bf16>(
+                &config,
+                tokens,
+                View::from(&h),
+                View::from(&gate_up),
+                plan.map(),
+                RouterPart {
+                    logits_grad: View::from(&logits_grad),
+                    weight: View::from(&router),
+                },
+                output.as_view_mut(),
+                scratch.as_view_mut(),
+            )
+        })?;
+        print(
+            launches,
+            2.0 * r * i + 2.0 * e * i * h_ + r * h_,
+            4.0 * r * i * h_,
+        );
+    }
     Ok(())
 }
 
@@ -434,7 +468,9 @@ fn compare_with_naive(cuda: &Cuda) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    let wanted = std::env::args().nth(1).unwrap_or_default();
+    let mut arguments = std::env::args().skip(1);
+    let wanted = arguments.next().unwrap_or_default();
+    let kernel = arguments.next().unwrap_or_default();
     for (option, value) in [
         ("CUDA_EMULATOR_COUNT", "1"),
         ("CUDA_EMULATOR_MMA", "fast"),
@@ -446,7 +482,7 @@ fn main() -> Result<()> {
     }
     let cuda = Cuda::device(0)?;
     for layer in LAYERS.iter().filter(|layer| layer.name.contains(&wanted)) {
-        count_layer(&cuda, layer)?;
+        count_layer(&cuda, layer, &kernel)?;
     }
     if "naive".contains(&wanted) {
         compare_with_naive(&cuda)?;

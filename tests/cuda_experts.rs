@@ -3,6 +3,7 @@
 
 #![cfg(feature = "cuda")]
 
+use emulator_loader as _;
 use millet::half::{bf16, f16};
 use millet::{Capacity, Cpu, Cuda, DropPolicy, Element, MoeConfig, Real, RouterPart, WeightGrad};
 
@@ -19,11 +20,12 @@ mod oracle;
 use generate::Rng;
 use harness::{DevicePlan, Tensor, TestBackend, dispatch, narrow, scratch, widen};
 
-/// A finding fails the launch, and so the test.
-fn check_everything() {
+/// With all checks of the emulator, if that is the driver: a finding fails the launch, and so the test.
+fn checked<B: TestBackend>() -> B {
     if let Some(result) = emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")) {
         result.unwrap();
     }
+    B::create()
 }
 
 /// Who gets which rows.
@@ -184,8 +186,7 @@ type Results = Vec<(&'static str, Vec<f64>)>;
 
 /// All products, each from the same inputs.
 fn run<B: TestBackend, T: Element>(case: &Case, inputs: &Inputs) -> Results {
-    check_everything();
-    let backend = &B::create();
+    let backend = &checked::<B>();
     let config = &case.config();
     let (tokens, hidden, inner) = (case.tokens, case.hidden, case.inner);
     let max_rows = config.max_rows(tokens);
