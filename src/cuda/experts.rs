@@ -466,6 +466,7 @@ pub(super) fn down_backward<T: Element>(
 }
 
 /// See [`Backend::experts_down_weight_grad`](crate::Backend::experts_down_weight_grad).
+#[allow(clippy::too_many_arguments)]
 pub(super) fn down_weight_grad<T: Element>(
     cuda: &Cuda,
     config: &MoeConfig,
@@ -501,6 +502,7 @@ pub(super) fn down_weight_grad<T: Element>(
 }
 
 /// See [`Backend::experts_up_weight_grad`](crate::Backend::experts_up_weight_grad).
+#[allow(clippy::too_many_arguments)]
 pub(super) fn up_weight_grad<T: Element>(
     cuda: &Cuda,
     config: &MoeConfig,
