@@ -1,5 +1,5 @@
 //! Counts what the experts' products do, on the emulator: global bytes over the fewest possible, tensor operations over
-//! useful ones, conflicts in shared memory, instructions. The tables of docs/kernels_experts.md.
+//! useful ones, conflicts in shared memory, instructions. The tables of docs/kernels.md.
 //!
 //! ```sh
 //! cargo run --features cuda --example count_experts [part of a layer's name [part of a kernel's name]]
