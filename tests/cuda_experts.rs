@@ -566,6 +566,15 @@ fn other_orders() {
     emulator_loader::set_seed(None);
 }
 
+/// More tiles than blocks, of which every other one is the empty half of a tile of the plan: a block goes from a tile to an
+/// empty one and on, without a step between.
+#[test]
+fn empty_halves_of_tiles() {
+    let case = Case::new(960, 392, 8, 40, 2);
+    assert_eq!(case.config().tile_rows(case.tokens), 128);
+    check::<f32>(&case, 3);
+}
+
 #[test]
 fn the_same_bits_again() {
     let case = Case::new(260, 72, 136, 5, 3).routing(Routing::Zipf);
