@@ -1,6 +1,6 @@
 //! Every misuse is an error that names the operation, what was expected and what was given; nothing panics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millet::{
     AuxScale, BackwardInput, Capacity, ConfigError, DispatchOutput, DropPolicy, Error, Gradients,
@@ -393,6 +393,7 @@ fn every_tensor_of_the_experts_has_its_length_checked<B: TestBackend>() {
 fn check_lengths<B: TestBackend>(operations: Vec<Operation<B>>) -> usize {
     let (backend, config) = (B::create(), config());
     let mut cases = 0;
+    let mut needs_scratch = BTreeSet::new();
     for (name, operation) in operations {
         let mut lengths = Lengths {
             tokens: TOKENS,
@@ -421,9 +422,10 @@ fn check_lengths<B: TestBackend>(operations: Vec<Operation<B>>) -> usize {
                         }) => {
                             assert_eq!((operation, have), (name, length));
                             assert!(need <= right);
+                            needs_scratch.insert(name);
                         }
-                        // An operation may need less than the most that any one needs.
-                        Ok(()) if length > 1 => {}
+                        // An operation may need less than the most that any one needs, or none.
+                        Ok(()) if length > 1 || !needs_scratch.contains(name) => {}
                         other => panic!("{name}: scratch of {length}: {other:?}"),
                     }
                     continue;
@@ -450,6 +452,7 @@ fn check_lengths<B: TestBackend>(operations: Vec<Operation<B>>) -> usize {
             }
         }
     }
+    assert!(needs_scratch.len() > 1, "{needs_scratch:?}");
     cases
 }
 
