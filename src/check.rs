@@ -257,6 +257,7 @@ pub(crate) fn dispatch<B: Backend>(
 }
 
 /// Tokens [T, H] beside a plan.
+#[cfg(feature = "cuda")]
 pub(crate) fn hidden(
     operation: &'static str,
     config: &MoeConfig,
@@ -269,6 +270,7 @@ pub(crate) fn hidden(
 }
 
 /// Weights of the assignments, or their gradient, [T, K].
+#[cfg(feature = "cuda")]
 pub(crate) fn assignments(
     operation: &'static str,
     config: &MoeConfig,
