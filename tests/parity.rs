@@ -183,6 +183,8 @@ fn parity(directory: &Path, input: Option<&[u8]>, options: &[&str]) -> Output {
     }
     Command::new(executable())
         .current_dir(directory)
+        // Of the drivers of CUDA there is nothing to say.
+        .env("CUDA_EMULATOR_QUIET", "1")
         .args(["IN.safetensors", "OUT.safetensors"])
         .args(options)
         .output()
@@ -377,6 +379,47 @@ fn low_precision_rounds_what_is_stored_and_a_router_weight_given_as_f32_stays_so
     for name in stored {
         assert!(fits::<f16>(&got[name].reals()), "{name}");
     }
+}
+
+/// On the emulator where there is no GPU.
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_is_as_close_as_the_cpu_is() {
+    let directory = directory("cuda");
+    let sayable =
+        |config: &&MoeConfig| config.router().single_expert() != SingleExpert::StraightThrough;
+    let all = configs(12, 10, 8, 3);
+    let mut dropped = 0;
+    for (seed, config) in all.iter().filter(sayable).enumerate().step_by(13) {
+        let problem = Problem::random(config, 37, seed as u64).rounded::<f32, f32>();
+        let file = File::new(config, &problem);
+        let got = outcome(&directory, &file, &["--device", "cuda"]);
+        check(config, &problem, &got, 1e-5, &format!("{config:?}"));
+        dropped += got["kept"].integers().iter().filter(|&&k| k == 0).count();
+        // Other kernels than the CPU's: other last bits.
+        let cpu = outcome(&directory, &file, &["--device", "cpu"]);
+        assert!(got["grad_x"].bytes != cpu["grad_x"].bytes);
+    }
+    assert!(dropped > 100, "only {dropped} assignments were dropped");
+
+    let config = base(32, 24, 8, 2).build().unwrap();
+    let problem = Problem::random(&config, 50, 3).rounded::<bf16, f32>();
+    let file = File::new(&config, &problem);
+    let options = ["--dtype", "bf16", "--device", "cuda"];
+    let got = outcome(&directory, &file, &options);
+    check(&config, &problem, &got, 2e-2, "bf16");
+    assert!(fits::<bf16>(&got["output"].reals()));
+
+    let problem = Problem::random(&config, 0, 4);
+    let file = File::new(&config, &problem);
+    let got = outcome(&directory, &file, &options[2..]);
+    assert_eq!(got["output"].shape, [0, 32]);
+    assert!(
+        got["grad_experts.down_proj"]
+            .reals()
+            .iter()
+            .all(|&g| g == 0.0)
+    );
 }
 
 #[test]
@@ -640,8 +683,10 @@ fn a_path_or_an_option_that_cannot_work_is_one_line() {
     refused(&directory, &run, &["cannot read IN.safetensors"]);
 
     let input = good().bytes();
-    let run = parity(&directory, Some(&input), &["--device", "cuda"]);
-    refused(&directory, &run, &["cuda", "no CUDA backend"]);
+    if cfg!(not(feature = "cuda")) {
+        let run = parity(&directory, Some(&input), &["--device", "cuda"]);
+        refused(&directory, &run, &["--device cuda", "--features cuda"]);
+    }
     let run = parity(&directory, Some(&input), &["--dtype", "f64"]);
     refused(&directory, &run, &["f64", "--dtype", "bf16"]);
     let run = parity(&directory, Some(&input), &["--fast"]);
@@ -650,6 +695,7 @@ fn a_path_or_an_option_that_cannot_work_is_one_line() {
     let to = |path: &str| {
         Command::new(executable())
             .current_dir(&directory)
+            .env("CUDA_EMULATOR_QUIET", "1")
             .args(["IN.safetensors", path])
             .output()
             .unwrap()

@@ -1,8 +1,8 @@
 //! The layer's run: everything that is written.
 
 use millet::{
-    Backend, BackwardInput, Cpu, Element, Gradients, Keep, Logits, MoeLayer, RouterInput,
-    RouterOutput, WeightGrad, Weights, stats_elements,
+    Backend, BackwardInput, Element, Gradients, Keep, Logits, MoeLayer, RouterInput, RouterOutput,
+    Scalar, WeightGrad, Weights, stats_elements,
 };
 
 use crate::Result;
@@ -10,57 +10,66 @@ use crate::input::{Input, Tensors};
 use crate::output::Tensor;
 
 /// Forward and backward with storage `T` and a router weight of `W`: the tensors, and a summary of one line.
-pub(crate) fn run<T: Element<Acc = f32>, W: Element<Acc = f32>>(
+pub(crate) fn run<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
+    backend: B,
     input: &Input<'_>,
 ) -> Result<(Vec<Tensor>, String)> {
     let tensors = input.tensors::<T, W>()?;
-    pass(input, &tensors).map_err(|error| error.to_string())
+    let pass = || {
+        pass(
+            &MoeLayer::new(backend, input.config.clone()),
+            input,
+            &tensors,
+        )
+    };
+    pass().map_err(|error| error.to_string())
 }
 
-fn pass<T: Element<Acc = f32>, W: Element<Acc = f32>>(
+fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
+    layer: &MoeLayer<B>,
     input: &Input<'_>,
     tensors: &Tensors<T, W>,
 ) -> millet::Result<(Vec<Tensor>, String)> {
+    let backend = layer.backend();
     let (config, tokens) = (&input.config, input.tokens);
     let (h, i) = (config.hidden_size(), config.intermediate_size());
     let (e, k) = (config.num_experts(), config.top_k());
-    let Tensors {
-        x,
-        router,
-        bias,
-        gate_up,
-        down,
-        grad_output,
-    } = tensors;
+    let x = &Device::upload(backend, &tensors.x)?;
+    let grad_output = Device::upload(backend, &tensors.grad_output)?;
+    let router = &Device::upload(backend, &tensors.router)?;
+    let bias = tensors.bias.as_deref();
+    let bias = &bias.map(|bias| Device::upload(backend, bias)).transpose()?;
+    let gate_up = Device::upload(backend, &tensors.gate_up)?;
+    let down = Device::upload(backend, &tensors.down)?;
 
-    let layer = MoeLayer::new(Cpu, config.clone());
-    let weights = Weights::<Cpu, T, W> {
-        router,
-        selection_bias: bias.as_deref(),
-        gate_up,
-        down,
+    let weights = Weights::<B, T, W> {
+        router: router.view(),
+        selection_bias: bias.as_ref().map(Device::view),
+        gate_up: gate_up.view(),
+        down: down.view(),
     };
     let mut saved = layer.saved::<T>(tokens, Keep::Hidden)?;
     let mut workspace = layer.workspace::<T>(tokens, Keep::Hidden)?;
-    let mut output = vec![T::zeroed(); x.len()];
-    layer.forward(weights, x, &mut output, &mut saved, &mut workspace)?;
+    let mut output = Device::<B, T>::new(backend, x.len)?;
+    let (x, out) = (x.view(), output.view_mut());
+    layer.forward(weights, x, out, &mut saved, &mut workspace)?;
     let (aux, z) = layer.losses(&saved)?;
     let routing = layer.routing(&saved)?;
     let diagnostics = layer.diagnostics(&saved)?;
 
-    let mut x_grad = vec![T::zeroed(); x.len()];
-    let mut router_grad = vec![W::zeroed(); router.len()];
-    let mut gate_up_grad = vec![T::zeroed(); gate_up.len()];
-    let mut down_grad = vec![T::zeroed(); down.len()];
-    let gradients = Gradients::<Cpu, T, W> {
-        x: &mut x_grad,
-        router: WeightGrad::Overwrite(&mut router_grad[..]),
-        gate_up: WeightGrad::Overwrite(&mut gate_up_grad[..]),
-        down: WeightGrad::Overwrite(&mut down_grad[..]),
+    let mut x_grad = Device::<B, T>::new(backend, output.len)?;
+    let mut router_grad = Device::<B, W>::new(backend, router.len)?;
+    let mut gate_up_grad = Device::<B, T>::new(backend, gate_up.len)?;
+    let mut down_grad = Device::<B, T>::new(backend, down.len)?;
+    let gradients = Gradients::<B, T, W> {
+        x: x_grad.view_mut(),
+        router: WeightGrad::Overwrite(router_grad.view_mut()),
+        gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
+        down: WeightGrad::Overwrite(down_grad.view_mut()),
     };
     let start = BackwardInput {
-        x: &x[..],
-        output_grad: &grad_output[..],
+        x,
+        output_grad: grad_output.view(),
         loss_gradient: 1.0,
     };
     layer.backward(weights, start, &mut saved, &mut workspace, gradients)?;
@@ -77,7 +86,18 @@ fn pass<T: Element<Acc = f32>, W: Element<Acc = f32>>(
         kept.len(),
         diagnostics.bad_rows,
     );
-    let topk_weights = weights_before_dropping(input, tensors)?;
+    let logits = Logits::FromTokens {
+        x,
+        weight: router.view(),
+    };
+    let input = RouterInput {
+        logits,
+        selection_bias: weights.selection_bias,
+    };
+    let topk_weights = weights_before_dropping(layer, tokens, input)?;
+    let output = output.read(backend)?;
+    let (x_grad, router_grad) = (x_grad.read(backend)?, router_grad.read(backend)?);
+    let (gate_up_grad, down_grad) = (gate_up_grad.read(backend)?, down_grad.read(backend)?);
     let tensors = vec![
         Tensor::real("output", &[tokens, h], &output),
         Tensor::integer("topk_indices", &[tokens, k], &routing.ids),
@@ -95,33 +115,58 @@ fn pass<T: Element<Acc = f32>, W: Element<Acc = f32>>(
 }
 
 /// The router's weights [T, K] once more: those that the layer keeps may be renormalised after dropping.
-fn weights_before_dropping<T: Element<Acc = f32>, W: Element<Acc = f32>>(
-    input: &Input<'_>,
-    tensors: &Tensors<T, W>,
+fn weights_before_dropping<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
+    layer: &MoeLayer<B>,
+    tokens: usize,
+    input: RouterInput<'_, '_, B, T, W>,
 ) -> millet::Result<Vec<f32>> {
-    let (config, tokens) = (&input.config, input.tokens);
+    let (backend, config) = (layer.backend(), layer.config());
     let assignments = tokens * config.top_k();
-    let mut ids = vec![0; assignments];
-    let mut weights = vec![0.0; assignments];
-    let mut lse = vec![0.0; tokens];
-    let mut counts = vec![0; config.num_experts()];
-    let mut stats = vec![0.0; stats_elements(config)];
-    let mut scratch = vec![0.0; Cpu.scratch_elements::<T>(config, tokens)];
-    let input = RouterInput::<Cpu, T, W> {
-        logits: Logits::FromTokens {
-            x: &tensors.x[..],
-            weight: &tensors.router[..],
-        },
-        selection_bias: tensors.bias.as_deref(),
-    };
+    let floats = |len| Device::<B, f32>::new(backend, len);
+    let mut ids = Device::<B, i32>::new(backend, assignments)?;
+    let mut weights = floats(assignments)?;
+    let mut lse = floats(tokens)?;
+    let mut counts = Device::<B, i32>::new(backend, config.num_experts())?;
+    let mut stats = floats(stats_elements(config))?;
+    let mut scratch = floats(backend.scratch_elements::<T>(config, tokens))?;
     let output = RouterOutput {
-        ids: &mut ids[..],
-        weights: &mut weights[..],
-        lse: &mut lse[..],
-        counts: &mut counts[..],
-        stats: &mut stats[..],
+        ids: ids.view_mut(),
+        weights: weights.view_mut(),
+        lse: lse.view_mut(),
+        counts: counts.view_mut(),
+        stats: stats.view_mut(),
         logits: None,
     };
-    Cpu.router_forward::<T, W>(config, tokens, input, output, &mut scratch)?;
-    Ok(weights)
+    backend.router_forward::<T, W>(config, tokens, input, output, scratch.view_mut())?;
+    weights.read(backend)
+}
+
+/// Memory of the backend, and how many elements it has.
+struct Device<B: Backend, T: Scalar> {
+    buffer: B::Buffer<T>,
+    len: usize,
+}
+
+impl<B: Backend, T: Scalar> Device<B, T> {
+    fn new(backend: &B, len: usize) -> millet::Result<Self> {
+        let buffer = backend.allocate(len)?;
+        Ok(Self { buffer, len })
+    }
+
+    fn upload(backend: &B, host: &[T]) -> millet::Result<Self> {
+        let (buffer, len) = (backend.upload(host)?, host.len());
+        Ok(Self { buffer, len })
+    }
+
+    fn view(&self) -> B::View<'_, T> {
+        B::view(&self.buffer, self.len)
+    }
+
+    fn view_mut(&mut self) -> B::ViewMut<'_, T> {
+        B::view_mut(&mut self.buffer, self.len)
+    }
+
+    fn read(&self, backend: &B) -> millet::Result<Vec<T>> {
+        backend.read(self.view())
+    }
 }

@@ -14,9 +14,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+#[cfg(feature = "cuda")]
+use emulator_loader as _;
+
 use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 use millet::half::{bf16, f16};
+use millet::{Backend, Cpu};
 use safetensors::Dtype;
 
 use input::Input;
@@ -34,7 +38,8 @@ struct Arguments {
     /// File to write: outputs, routing, losses and gradients.
     #[arg(value_name = "OUT.safetensors")]
     output: PathBuf,
-    /// Where to run.
+    /// Where to run. `cuda` is the first GPU, and needs a build with `--features cuda`; where there is no GPU, the emulator
+    /// takes its place, a few hundred times slower than a CPU.
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     device: Device,
     /// Type that tokens, weights, outputs and gradients are stored in; sums are f32. A router.weight given as f32 stays f32.
@@ -42,7 +47,7 @@ struct Arguments {
     dtype: Storage,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum)]
 enum Device {
     Cpu,
     Cuda,
@@ -82,18 +87,29 @@ fn usage(error: clap::Error) -> String {
 }
 
 fn run(arguments: Arguments) -> Result<String> {
+    match arguments.device {
+        Device::Cpu => run_on(Cpu, arguments),
+        #[cfg(feature = "cuda")]
+        Device::Cuda => {
+            let cuda = millet::Cuda::device(0).map_err(|error| format!("--device cuda: {error}"));
+            run_on(cuda?, arguments)
+        }
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda => Err(
+            "--device cuda: this program was built without CUDA; build it with `--features cuda`, which needs nvcc \
+             (docs/building.md)"
+                .into(),
+        ),
+    }
+}
+
+fn run_on<B: Backend>(backend: B, arguments: Arguments) -> Result<String> {
     let Arguments {
         input: from,
         output: to,
-        device,
         dtype,
+        ..
     } = arguments;
-    if device == Device::Cuda {
-        return Err(
-            "--device cuda: this build has no CUDA backend yet; --device cpu runs the reference"
-                .into(),
-        );
-    }
     let cannot_read = |error| format!("cannot read {}: {error}", from.display());
     let bytes = fs::read(&from).map_err(cannot_read)?;
     let input = Input::parse(&bytes).map_err(|error| format!("{}: {error}", from.display()))?;
@@ -101,13 +117,13 @@ fn run(arguments: Arguments) -> Result<String> {
 
     let router = input.router_dtype();
     let run = match (dtype, router) {
-        (Storage::F32, _) => layer::run::<f32, f32>,
-        (Storage::Bf16, Dtype::BF16) => layer::run::<bf16, bf16>,
-        (Storage::Bf16, _) => layer::run::<bf16, f32>,
-        (Storage::F16, Dtype::BF16) => layer::run::<f16, f16>,
-        (Storage::F16, _) => layer::run::<f16, f32>,
+        (Storage::F32, _) => layer::run::<B, f32, f32>,
+        (Storage::Bf16, Dtype::BF16) => layer::run::<B, bf16, bf16>,
+        (Storage::Bf16, _) => layer::run::<B, bf16, f32>,
+        (Storage::F16, Dtype::BF16) => layer::run::<B, f16, f16>,
+        (Storage::F16, _) => layer::run::<B, f16, f32>,
     };
-    let (tensors, summary) = run(&input)?;
+    let (tensors, summary) = run(backend, &input)?;
     target.write(tensors)?;
     Ok(format!("{summary}; wrote {}", to.display()))
 }

@@ -4,6 +4,8 @@
 //! cargo run --release --example train                # one model
 //! cargo run --release --example train -- --compare   # variants of matched FLOPs
 //! cargo run --release --example train -- --help
+//!
+//! cargo run --release --features cuda --example train -- --device cuda   # the layers on a GPU; needs nvcc
 //! ```
 //!
 //! Where to look: `model.rs` lends its weights to a `MoeLayer` and gets their gradients back; `training.rs` is the loop.
@@ -30,6 +32,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+#[cfg(feature = "cuda")]
+use emulator_loader as _;
+use millet::{Backend, Cpu};
 
 use data::Text;
 use options::{Device, Options};
@@ -40,7 +45,7 @@ use training::{HeldOut, train};
 const LEARNED: f64 = 0.75;
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    match choose(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -50,11 +55,23 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every run learned.
-fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
-    if options.device == Device::Cuda {
-        return Err("this build has no CUDA backend yet: use --device cpu".into());
+/// Runs on the device that was asked for.
+fn choose(options: &Options) -> Result<bool, Box<dyn Error>> {
+    match options.device {
+        Device::Cpu => run(&Cpu, options),
+        #[cfg(feature = "cuda")]
+        Device::Cuda => run(&millet::Cuda::device(0)?, options),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda => Err(
+            "--device cuda: this program was built without CUDA; build it with `--features cuda`, which needs nvcc \
+             (docs/building.md)"
+                .into(),
+        ),
     }
+}
+
+/// Whether every run learned.
+fn run<B: Backend + Clone>(backend: &B, options: &Options) -> Result<bool, Box<dyn Error>> {
     let recipe = options.recipe();
     let variants = options.variants()?;
     let text = match &options.text {
@@ -77,7 +94,8 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         for seed in (0..seeds).map(|n| options.seed.wrapping_add(n)) {
             progress.start_run();
             let report = |step, losses| progress.step(&recipe, variant, step, losses);
-            runs.push(train(&text, &held_out, &recipe, variant, seed, report)?);
+            let run = train(backend, &text, &held_out, &recipe, variant, seed, report)?;
+            runs.push(run);
         }
     }
     progress.finish();

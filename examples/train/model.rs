@@ -2,9 +2,13 @@
 //!
 //! [`Model`] has the parameters. [`Pass`] has the memory of one pass and the layer that it runs, so that the same parameters can be
 //! trained with a capacity limit and evaluated without.
+//!
+//! The MoE runs on any backend, all the rest on the CPU: a block copies its tokens and weights to the backend's memory before a
+//! forward, the gradient of its output before a backward, and reads back what comes out. A trainer whose tensors live on the device has
+//! nothing to copy.
 
 use millet::{
-    BackwardInput, Cpu, Diagnostics, Gradients, Keep, MoeConfig, MoeLayer, Saved, WeightGrad,
+    Backend, BackwardInput, Diagnostics, Gradients, Keep, MoeConfig, MoeLayer, Saved, WeightGrad,
     Weights, Workspace,
 };
 use rand::rngs::StdRng;
@@ -33,11 +37,13 @@ struct Block {
 }
 
 /// Memory of a pass over at most T tokens, and the layer it runs.
-pub struct Pass {
-    layer: MoeLayer<Cpu>,
-    blocks: Vec<BlockMemory>,
+pub struct Pass<B: Backend> {
+    layer: MoeLayer<B>,
+    blocks: Vec<BlockMemory<B>>,
     /// One for all blocks: it is free again when a block's forward or backward returns.
-    workspace: Workspace<Cpu, f32>,
+    workspace: Workspace<B, f32>,
+    /// What a layer makes, likewise.
+    results: Results<B>,
     /// The residual stream behind the last block, and normed [T, H].
     x: Vec<f32>,
     normed: Vec<f32>,
@@ -49,12 +55,29 @@ pub struct Pass {
 }
 
 /// What a block's backward needs of its forward.
-struct BlockMemory {
+struct BlockMemory<B: Backend> {
     /// The residual stream in front of the block [T, H].
     x: Vec<f32>,
-    /// The layer's input [T, H].
-    normed: Vec<f32>,
-    saved: Saved<Cpu, f32>,
+    /// What the layer was given, from the first forward on.
+    given: Option<Given<B>>,
+    saved: Saved<B, f32>,
+}
+
+/// A layer's input [T, H] and weights in the backend's memory.
+struct Given<B: Backend> {
+    normed: B::Buffer<f32>,
+    router: B::Buffer<f32>,
+    gate_up: B::Buffer<f32>,
+    down: B::Buffer<f32>,
+}
+
+/// A layer's output [T, H] and gradients in the backend's memory.
+struct Results<B: Backend> {
+    output: B::Buffer<f32>,
+    x: B::Buffer<f32>,
+    router: B::Buffer<f32>,
+    gate_up: B::Buffer<f32>,
+    down: B::Buffer<f32>,
 }
 
 /// Losses of a training batch.
@@ -112,26 +135,29 @@ impl Model {
     }
 
     /// Loss of each token [T], in nats.
-    pub fn forward(&self, pass: &mut Pass, batch: &Batch) -> millet::Result<Vec<f32>> {
+    pub fn forward<B: Backend>(
+        &self,
+        pass: &mut Pass<B>,
+        batch: &Batch,
+    ) -> millet::Result<Vec<f32>> {
         let tokens = batch.targets.len();
         let size = tokens * pass.layer.config().hidden_size();
-        let Pass {
-            layer, workspace, ..
-        } = pass;
         self.embedding.forward(&batch.contexts, &mut pass.x[..size]);
         for (block, memory) in self.blocks.iter().zip(&mut pass.blocks) {
             memory.x[..size].copy_from_slice(&pass.x[..size]);
-            let normed = &mut memory.normed[..size];
+            let normed = &mut pass.normed[..size];
             block.norm.forward(&memory.x[..size], normed);
-            let output = &mut pass.normed[..size];
-            layer.forward(
-                block.weights(),
-                normed,
-                output,
+            let backend = pass.layer.backend();
+            let given = memory.given.insert(block.give(backend, normed)?);
+            pass.layer.forward(
+                block.weights(given),
+                B::view(&given.normed, size),
+                B::view_mut(&mut pass.results.output, size),
                 &mut memory.saved,
-                workspace,
+                &mut pass.workspace,
             )?;
-            add(&mut pass.x[..size], output);
+            let output = backend.read(B::view(&pass.results.output, size))?;
+            add(&mut pass.x[..size], &output);
         }
         let normed = &mut pass.normed[..size];
         self.norm.forward(&pass.x[..size], normed);
@@ -140,7 +166,11 @@ impl Model {
     }
 
     /// Forward and backward: sets the gradient of every parameter, of mean cross-entropy + aux + z.
-    pub fn gradients(&mut self, pass: &mut Pass, batch: &Batch) -> millet::Result<Losses> {
+    pub fn gradients<B: Backend>(
+        &mut self,
+        pass: &mut Pass<B>,
+        batch: &Batch,
+    ) -> millet::Result<Losses> {
         let token_losses = self.forward(pass, batch)?;
         let tokens = token_losses.len();
         let size = tokens * pass.layer.config().hidden_size();
@@ -150,9 +180,6 @@ impl Model {
             ..Losses::default()
         };
 
-        let Pass {
-            layer, workspace, ..
-        } = pass;
         let x_grad = &mut pass.x_grad[..size];
         let normed_grad = &mut pass.normed_grad[..size];
         let logits = &mut pass.logits[..tokens * BYTES];
@@ -162,16 +189,12 @@ impl Model {
         x_grad.fill(0.0);
         self.norm.backward(&pass.x[..size], normed_grad, x_grad);
         for (block, memory) in self.blocks.iter_mut().zip(&mut pass.blocks).rev() {
-            let (aux, z) = layer.losses(&memory.saved)?;
+            let (aux, z) = pass.layer.losses(&memory.saved)?;
             losses.aux += f64::from(aux);
             losses.z += f64::from(z);
-            let input = BackwardInput {
-                x: &memory.normed[..size],
-                output_grad: &*x_grad,
-                loss_gradient: 1.0,
-            };
-            block.backward(layer, input, &mut memory.saved, workspace, normed_grad)?;
-            block.norm.backward(&memory.x[..size], normed_grad, x_grad);
+            let (workspace, results) = (&mut pass.workspace, &mut pass.results);
+            let normed_grad = block.backward(&pass.layer, memory, x_grad, workspace, results)?;
+            block.norm.backward(&memory.x[..size], &normed_grad, x_grad);
         }
         self.embedding.backward(&batch.contexts, x_grad);
         Ok(losses)
@@ -191,56 +214,85 @@ impl Block {
         }
     }
 
+    /// Copies what the layer needs to the backend.
+    fn give<B: Backend>(&self, backend: &B, normed: &[f32]) -> millet::Result<Given<B>> {
+        Ok(Given {
+            normed: backend.upload(normed)?,
+            router: backend.upload(&self.router.value)?,
+            gate_up: backend.upload(&self.gate_up.value)?,
+            down: backend.upload(&self.down.value)?,
+        })
+    }
+
     /// The layer owns no weights: it is lent these.
-    fn weights(&self) -> Weights<'_, Cpu, f32> {
+    fn weights<'a, B: Backend>(&self, given: &'a Given<B>) -> Weights<'a, B, f32> {
         Weights {
-            router: &self.router.value,
+            router: B::view(&given.router, self.router.value.len()),
             selection_bias: None,
-            gate_up: &self.gate_up.value,
-            down: &self.down.value,
+            gate_up: B::view(&given.gate_up, self.gate_up.value.len()),
+            down: B::view(&given.down, self.down.value.len()),
         }
     }
 
-    /// Sets the gradients of the layer's weights, and `x_grad` [T, H] of its input.
-    fn backward(
+    /// Sets the gradients of the layer's weights, and gives that of its input [T, H].
+    fn backward<B: Backend>(
         &mut self,
-        layer: &MoeLayer<Cpu>,
-        input: BackwardInput<'_, '_, Cpu, f32>,
-        saved: &mut Saved<Cpu, f32>,
-        workspace: &mut Workspace<Cpu, f32>,
-        x_grad: &mut [f32],
-    ) -> millet::Result<()> {
-        // As `weights`, but beside the gradients, which are borrowed exclusively.
-        let weights = Weights {
-            router: &self.router.value[..],
-            selection_bias: None,
-            gate_up: &self.gate_up.value[..],
-            down: &self.down.value[..],
+        layer: &MoeLayer<B>,
+        memory: &mut BlockMemory<B>,
+        output_grad: &[f32],
+        workspace: &mut Workspace<B, f32>,
+        results: &mut Results<B>,
+    ) -> millet::Result<Vec<f32>> {
+        let (backend, size) = (layer.backend(), output_grad.len());
+        let given = memory.given.as_ref().expect("forward comes first");
+        let output_grad = backend.upload(output_grad)?;
+        let input = BackwardInput {
+            x: B::view(&given.normed, size),
+            output_grad: B::view(&output_grad, size),
+            loss_gradient: 1.0,
         };
+        let [router, gate_up, down] =
+            [&self.router, &self.gate_up, &self.down].map(|p| p.value.len());
         let gradients = Gradients {
-            x: x_grad,
-            router: WeightGrad::Overwrite(&mut self.router.grad[..]),
-            gate_up: WeightGrad::Overwrite(&mut self.gate_up.grad[..]),
-            down: WeightGrad::Overwrite(&mut self.down.grad[..]),
+            x: B::view_mut(&mut results.x, size),
+            router: WeightGrad::Overwrite(B::view_mut(&mut results.router, router)),
+            gate_up: WeightGrad::Overwrite(B::view_mut(&mut results.gate_up, gate_up)),
+            down: WeightGrad::Overwrite(B::view_mut(&mut results.down, down)),
         };
-        layer.backward::<f32, f32>(weights, input, saved, workspace, gradients)
+        let weights = self.weights(given);
+        layer.backward::<f32, f32>(weights, input, &mut memory.saved, workspace, gradients)?;
+        self.router.grad = backend.read(B::view(&results.router, router))?;
+        self.gate_up.grad = backend.read(B::view(&results.gate_up, gate_up))?;
+        self.down.grad = backend.read(B::view(&results.down, down))?;
+        backend.read(B::view(&results.x, size))
     }
 }
 
-impl Pass {
+impl<B: Backend> Pass<B> {
     /// Memory for up to `tokens` tokens of a model with `blocks` blocks.
     pub fn new(
+        backend: B,
         config: MoeConfig,
         blocks: usize,
         tokens: usize,
         keep: Keep,
     ) -> millet::Result<Self> {
         let size = tokens * config.hidden_size();
-        let layer = MoeLayer::new(Cpu, config);
+        let weights = config.num_experts() * config.hidden_size();
+        let inner = config.intermediate_size();
+        let training = |elements: usize| if keep == Keep::Nothing { 0 } else { elements };
+        let results = Results {
+            output: backend.allocate(size)?,
+            x: backend.allocate(training(size))?,
+            router: backend.allocate(training(weights))?,
+            gate_up: backend.allocate(training(weights * 2 * inner))?,
+            down: backend.allocate(training(weights * inner))?,
+        };
+        let layer = MoeLayer::new(backend, config);
         let block = || {
             Ok(BlockMemory {
                 x: vec![0.0; size],
-                normed: vec![0.0; size],
+                given: None,
                 saved: layer.saved(tokens, keep)?,
             })
         };
@@ -250,6 +302,7 @@ impl Pass {
                 .collect::<millet::Result<_>>()?,
             workspace: layer.workspace(tokens, keep)?,
             layer,
+            results,
             x: vec![0.0; size],
             normed: vec![0.0; size],
             logits: vec![0.0; tokens * BYTES],
@@ -274,10 +327,11 @@ fn add(x: &mut [f32], y: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millet::Cpu;
     use rand::{RngExt, SeedableRng};
 
     /// Mean loss, in f64.
-    fn loss(model: &Model, pass: &mut Pass, batch: &Batch) -> f64 {
+    fn loss(model: &Model, pass: &mut Pass<Cpu>, batch: &Batch) -> f64 {
         let losses = model.forward(pass, batch).unwrap();
         losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64
     }
@@ -291,7 +345,7 @@ mod tests {
         // All experts are picked, so that no step crosses from one choice of experts to another.
         let config = MoeConfig::builder(6, 5, 3, 3).build().unwrap();
         let mut model = Model::new(rng, &config, blocks, context);
-        let mut pass = Pass::new(config, blocks, tokens, Keep::Hidden).unwrap();
+        let mut pass = Pass::new(Cpu, config, blocks, tokens, Keep::Hidden).unwrap();
         let batch = Batch {
             contexts: (0..tokens * context)
                 .map(|_| rng.random_range(0..4))

@@ -92,7 +92,9 @@ pub struct Options {
     #[arg(long, default_value_t = 0.1, value_parser = not_negative)]
     weight_decay: f64,
 
-    /// Where the layer runs
+    /// Where the MoE layers run, in f32; the rest of the model is on the CPU, and tokens, weights and gradients are copied in
+    /// every step. cuda is the first GPU and needs a build with `--features cuda`; where there is no GPU, the emulator takes its
+    /// place, far slower than a CPU
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub device: Device,
 
@@ -101,7 +103,7 @@ pub struct Options {
     pub out: PathBuf,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum)]
 pub enum Device {
     Cpu,
     Cuda,

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use millet::{Capacity, Diagnostics, Keep, MoeConfigBuilder};
+use millet::{Backend, Capacity, Diagnostics, Keep, MoeConfigBuilder};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -110,8 +110,10 @@ impl HeldOut {
     }
 }
 
-/// Trains a model from `seed`, which decides its initial parameters and its batches. Calls `progress` after every step.
-pub fn train(
+/// Trains a model, whose layers run on `backend`, from `seed`, which decides its initial parameters and its batches. Calls `progress`
+/// after every step.
+pub fn train<B: Backend + Clone>(
+    backend: &B,
     text: &Text,
     held_out: &HeldOut,
     recipe: &Recipe,
@@ -130,8 +132,12 @@ pub fn train(
     let mut batch_rng = StdRng::seed_from_u64(seed);
     let mut model_rng = StdRng::seed_from_u64(!seed);
     let mut model = Model::new(&mut model_rng, &config, recipe.blocks, recipe.context);
-    let mut training = Pass::new(config, recipe.blocks, recipe.batch, Keep::Hidden)?;
-    let mut evaluation = Pass::new(dropless, recipe.blocks, recipe.batch, Keep::Nothing)?;
+    let pass = |config, keep| {
+        let backend = backend.clone();
+        Pass::new(backend, config, recipe.blocks, recipe.batch, keep)
+    };
+    let mut training = pass(config, Keep::Hidden)?;
+    let mut evaluation = pass(dropless, Keep::Nothing)?;
     let mut optimizer = AdamW::new(
         &model.parameters(),
         recipe.learning_rate,
@@ -195,7 +201,11 @@ pub fn train(
 }
 
 /// Mean loss in nats a byte.
-fn evaluate(model: &Model, pass: &mut Pass, batches: &[Batch]) -> millet::Result<f64> {
+fn evaluate<B: Backend>(
+    model: &Model,
+    pass: &mut Pass<B>,
+    batches: &[Batch],
+) -> millet::Result<f64> {
     let (mut sum, mut count) = (0.0, 0);
     for batch in batches {
         let losses = model.forward(pass, batch)?;
@@ -269,16 +279,21 @@ impl RouterRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millet::MoeConfig;
+    use millet::{Cpu, MoeConfig};
+
+    /// One phrase over and over.
+    fn pattern(train: usize, held_out: usize) -> Text {
+        let pattern = |length: usize| b"fine-grained ".iter().copied().cycle().take(length);
+        Text {
+            train: pattern(train).collect(),
+            held_out: pattern(held_out).collect(),
+            description: String::new(),
+        }
+    }
 
     #[test]
     fn learns_a_pattern_and_repeats_itself() {
-        let pattern = |length: usize| b"fine-grained ".iter().copied().cycle().take(length);
-        let text = Text {
-            train: pattern(3000).collect(),
-            held_out: pattern(500).collect(),
-            description: String::new(),
-        };
+        let text = pattern(3000, 500);
         let recipe = Recipe {
             steps: 60,
             batch: 64,
@@ -292,7 +307,7 @@ mod tests {
             layer: MoeConfig::builder(16, 8, 8, 2).capacity(Capacity::new(1.5)),
         };
         let held_out = HeldOut::new(&text, &recipe);
-        let run = |seed| train(&text, &held_out, &recipe, &variant, seed, |_, _| ()).unwrap();
+        let run = |seed| train(&Cpu, &text, &held_out, &recipe, &variant, seed, |_, _| ()).unwrap();
         let (first, again, other) = (run(1), run(1), run(2));
         assert!(
             first.held_out < 0.1 * held_out.unigram_entropy(),
@@ -308,5 +323,59 @@ mod tests {
         );
         assert!(last.held_out.is_some());
         assert_eq!(first.record_at(0.25).step, 15);
+    }
+
+    /// A few steps on CUDA, on the emulator where there is no GPU: the losses of the CPU, step by step, and they fall.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn cuda_learns_as_the_cpu_does() {
+        let text = pattern(600, 60);
+        let recipe = Recipe {
+            steps: 12,
+            batch: 48,
+            blocks: 2,
+            context: 3,
+            learning_rate: 1e-2,
+            weight_decay: 0.1,
+        };
+        let variant = Variant {
+            label: "small".into(),
+            layer: MoeConfig::builder(16, 8, 8, 2)
+                .capacity(Capacity::new(1.5))
+                .losses(millet::Losses::new(1e-2, 1e-3)),
+        };
+        fn run<B: Backend + Clone>(
+            backend: &B,
+            text: &Text,
+            recipe: &Recipe,
+            variant: &Variant,
+        ) -> (Run, Vec<Losses>) {
+            let (held_out, mut losses) = (HeldOut::new(text, recipe), Vec::new());
+            let progress = |_, step: Losses| losses.push(step);
+            let run = train(backend, text, &held_out, recipe, variant, 1, progress).unwrap();
+            (run, losses)
+        }
+        let (cpu, cpu_losses) = run(&Cpu, &text, &recipe, &variant);
+        let cuda = millet::Cuda::device(0).unwrap();
+        let (cuda, cuda_losses) = run(&cuda, &text, &recipe, &variant);
+        for (step, (a, b)) in cuda_losses.iter().zip(&cpu_losses).enumerate() {
+            for (got, want) in [
+                (a.cross_entropy, b.cross_entropy),
+                (a.aux, b.aux),
+                (a.z, b.z),
+            ] {
+                assert!(
+                    (got - want).abs() < 1e-4 * want,
+                    "step {step}: {got} {want}"
+                );
+            }
+        }
+        assert!((cuda.held_out - cpu.held_out).abs() < 1e-4 * cpu.held_out);
+        let (first, last) = (cuda_losses[0].cross_entropy, cuda_losses[11].cross_entropy);
+        assert!(last < 0.8 * first, "{first} {last}");
+        for (a, b) in cuda.records.iter().zip(&cpu.records) {
+            assert!((a.router.dropped_share - b.router.dropped_share).abs() < 1e-12);
+            assert!((a.gradient_norm / b.gradient_norm - 1.0).abs() < 1e-3);
+        }
     }
 }

@@ -14,10 +14,10 @@ layer_tests!(
     keeping_nothing_changes_no_output_bit,
 );
 
-/// Sizes past every block of the implementation, so that there is something to split.
-fn configs() -> Vec<(MoeConfig, usize)> {
+/// Sizes past every block of the implementation, so that there is something to split; half the tokens where they are slow.
+fn configs<B: TestBackend>() -> Vec<(MoeConfig, usize)> {
     let limited = |policy| Capacity::new(0.8).policy(policy);
-    vec![
+    let all = [
         (
             base(20, 6, 6, 2)
                 .capacity(limited(DropPolicy::Probability))
@@ -40,7 +40,9 @@ fn configs() -> Vec<(MoeConfig, usize)> {
                 .unwrap(),
             400,
         ),
-    ]
+    ];
+    let share = B::SLOWNESS.min(2) as usize;
+    all.map(|(config, tokens)| (config, tokens / share)).into()
 }
 
 fn on_threads<R: Send>(threads: usize, job: impl FnOnce() -> R + Send) -> R {
@@ -53,7 +55,7 @@ fn on_threads<R: Send>(threads: usize, job: impl FnOnce() -> R + Send) -> R {
 
 fn threads_change_no_bit<B: TestBackend>() {
     fn check<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>() {
-        for (config, tokens) in configs() {
+        for (config, tokens) in configs::<B>() {
             let problem = Problem::random(&config, tokens, 1).rounded::<T, W>();
             let [one, two, three, five] = [1, 2, 3, 5].map(|threads| {
                 on_threads(threads, || {
@@ -101,7 +103,7 @@ fn repeats_change_no_bit<B: TestBackend>() {
 }
 
 fn larger_memory_changes_no_bit<B: TestBackend>() {
-    for (config, tokens) in configs() {
+    for (config, tokens) in configs::<B>() {
         let problem = Problem::random(&config, tokens, 2);
         let exact = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
         for (saved_tokens, workspace_tokens) in [(tokens + 77, tokens), (tokens, 3 * tokens)] {
@@ -118,7 +120,7 @@ fn larger_memory_changes_no_bit<B: TestBackend>() {
 
 fn keeping_nothing_changes_no_output_bit<B: TestBackend>() {
     use crate::harness::Tensor;
-    for (config, tokens) in configs() {
+    for (config, tokens) in configs::<B>() {
         let problem = Problem::random(&config, tokens, 3);
         let trained = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
         let layer = MoeLayer::new(B::create(), config.clone());

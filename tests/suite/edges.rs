@@ -21,6 +21,7 @@ backend_tests!(
 layer_tests!(
     no_tokens,
     one_token,
+    fewer_tokens_in_more_tiles,
     one_token_among_a_thousand_experts,
     all_tokens_to_the_same_experts,
     experts_without_rows_get_a_gradient_of_zero,
@@ -108,6 +109,41 @@ fn one_token_among_a_thousand_experts<B: TestBackend>() {
             let outcome = run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 1.0);
             assert_matches_oracle::<B>(&config, &problem, &outcome);
         }
+    }
+}
+
+/// A step may have fewer tokens than its memory was made for, at the places too where tiles of rows change their size.
+#[test]
+fn memory_for_more_tokens_is_enough_for_fewer() {
+    for capacity in capacities(0.6) {
+        for (experts, top_k) in [(1, 1), (4, 2), (6, 6), (40, 8)] {
+            let mut builder = base(1, 1, experts, top_k).score_function(SCORES[1]);
+            if let Some(capacity) = capacity.filter(|_| top_k > 1) {
+                builder = builder.capacity(capacity);
+            }
+            let config = builder.build().unwrap();
+            let sizes = |tokens| [config.max_rows(tokens), config.max_row_tiles(tokens)];
+            for tokens in 0..400 {
+                let (fewer, more) = (sizes(tokens), sizes(tokens + 1));
+                assert!(fewer[0] <= more[0] && fewer[1] <= more[1], "{config:?}");
+            }
+        }
+    }
+}
+
+/// A pass of fewer tokens, whose rows are in more tiles than those of as many as there is memory for.
+fn fewer_tokens_in_more_tiles<B: TestBackend>() {
+    let config = base(4, 3, 4, 2).build().unwrap();
+    let layer = MoeLayer::new(B::create(), config.clone());
+    let [fewer, more] = [95, 96];
+    assert!(config.tile_rows(fewer) < config.tile_rows(more));
+    let mut saved = layer.saved::<f32>(more, Keep::Hidden).unwrap();
+    let mut workspace = layer.workspace::<f32>(more, Keep::Hidden).unwrap();
+    for tokens in [more, fewer] {
+        let problem = Problem::random(&config, tokens, 5);
+        let alone = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
+        let shared = run_with::<B, f32, f32>(&layer, &problem, &mut saved, &mut workspace, 1.0);
+        alone.assert_same_bits(&shared, &format!("{tokens} tokens"));
     }
 }
 

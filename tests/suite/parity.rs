@@ -14,6 +14,7 @@ layer_tests!(
     bf16_every_configuration,
     bf16_with_an_f32_router,
     f16_every_configuration,
+    f16_with_an_f32_router,
     wide_and_odd_sizes,
     a_is_made_from_the_rounded_h,
 );
@@ -133,6 +134,13 @@ fn f16_every_configuration<B: TestBackend>() {
     let round: Rounding<f32> = |v| f16::from_f32(v).to_f32();
     for (config, problem) in problems() {
         check_type::<B, f16, f16, f32>(&config, &problem, (round, round), 1e-3);
+    }
+}
+
+fn f16_with_an_f32_router<B: TestBackend>() {
+    let round: Rounding<f32> = |v| f16::from_f32(v).to_f32();
+    for (config, problem) in problems().step_by(5) {
+        check_type::<B, f16, f32, f32>(&config, &problem, (round, |v| v), 1e-3);
     }
 }
 
