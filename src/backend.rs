@@ -129,7 +129,7 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// Backward of [`permute`](Self::permute): `rows_grad` [R, H] → `x_grad` [T, H], slots added in order, then the router's
-    /// part dz[t]·Wᵣ where it is given, one rounding.
+    /// part dz\[t\]·Wᵣ where it is given, one rounding.
     ///
     /// # Errors
     /// When a shape does not fit.
