@@ -4,7 +4,8 @@
 //! be equal, and weights to the bit; other floats obey the rule of [`assert_right`](crate::harness::assert_right), with f64 on
 //! the CPU for the truth.
 //!
-//! `MILLET_FUZZ_CASES` and `MILLET_FUZZ_SEED` change the number of cases of each of the four, 75, and their choice.
+//! `MILLET_FUZZ_CASES` and `MILLET_FUZZ_SEED` change the number of cases of each of the four, 75, and their choice; those of
+//! [`fuzz_layer`](crate::fuzz_layer), too.
 
 use std::fmt::Debug;
 use std::str::FromStr;
@@ -50,9 +51,10 @@ fn from_environment<N: FromStr<Err: Debug>>(name: &str, otherwise: N) -> N {
     }
 }
 
-fn fuzz<T: Element, W: Element<Acc = T::Acc>>() {
+/// The same cases every time unless the environment says otherwise.
+pub(crate) fn runner(cases: u32) -> TestRunner {
     let config = ProptestConfig {
-        cases: from_environment("MILLET_FUZZ_CASES", 75),
+        cases: from_environment("MILLET_FUZZ_CASES", cases),
         failure_persistence: None,
         max_shrink_iters: 300,
         ..ProptestConfig::default()
@@ -61,7 +63,11 @@ fn fuzz<T: Element, W: Element<Acc = T::Acc>>() {
     let number: u64 = from_environment("MILLET_FUZZ_SEED", 0);
     seed[..8].copy_from_slice(&number.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
-    let result = TestRunner::new_with_rng(config, rng).run(&cases(), |case| {
+    TestRunner::new_with_rng(config, rng)
+}
+
+fn fuzz<T: Element, W: Element<Acc = T::Acc>>() {
+    let result = runner(75).run(&cases(), |case| {
         check::<T, W>(&case);
         Ok(())
     });

@@ -58,6 +58,8 @@ mod edges;
 mod errors;
 #[cfg(feature = "cuda")]
 mod fuzz;
+#[cfg(feature = "cuda")]
+mod fuzz_layer;
 mod generate;
 mod golden;
 mod gradients;
