@@ -204,6 +204,8 @@ typedef struct {
     // Tiles of columns, and how many of them are walked before the next rows.
     uint32_t column_tiles;
     uint32_t column_band;
+    // f32: one product of tf32 numbers instead of three of their parts.
+    int32_t tf32;
     int64_t max_rows;
     int64_t assignments;
     const int32_t *offsets;

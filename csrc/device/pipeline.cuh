@@ -50,7 +50,7 @@ struct Position {
 
 // sum += a·b of one step.
 template <typename T, int ROWS, class ReaderA, class ReaderB>
-__device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &read_a, const ReaderB &read_b, uint32_t tile_a,
+__device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &read_a, const ReaderB &read_b, bool tf32, uint32_t tile_a,
                                               uint32_t tile_b) {
     constexpr int DOWN = Sum<ROWS>::DOWN, ACROSS = Sum<ROWS>::ACROSS;
     uint32_t a[2][DOWN][4], b[2][ACROSS][2];
@@ -66,6 +66,22 @@ __device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &rea
             for (int i = 0; i < DOWN; i++)
 #pragma unroll
                 for (int j = 0; j < ACROSS; j++) mma<T>(sum.at[i][j], a[half][i], b[half][j][0], b[half][j][1]);
+    } else if (tf32) {
+#pragma unroll
+        for (int i = 0; i < DOWN; i++)
+#pragma unroll
+            for (int j = 0; j < ACROSS; j++) {
+                float step[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    uint32_t high[4];
+#pragma unroll
+                    for (int v = 0; v < 4; v++) high[v] = Split(a[half][i][v]).high;
+                    mma<T>(step, high, Split(b[half][j][0]).high, Split(b[half][j][1]).high);
+                }
+#pragma unroll
+                for (int v = 0; v < 4; v++) sum.at[i][j][v] += step[v];
+            }
     } else {
         // Tensor cores truncate what they add. A step's sum starts at 0, small terms first, and joins the rest by a rounded
         // addition, so that the error does not grow with the length of the reduction.
@@ -154,7 +170,7 @@ template <class Work> __device__ __forceinline__ void multiply_tiles(const Work 
             if (step + STAGES - 1 < steps) load(step + STAGES - 1, free_stage);
             ptx::commit_copies();
             if (!padding)
-                multiply_step<T>(sum, read_a, read_b, tiles_a + stage * OperandA::BYTES, tiles_b + stage * OperandB::BYTES);
+                multiply_step<T>(sum, read_a, read_b, work.p.tf32 != 0, tiles_a + stage * OperandA::BYTES, tiles_b + stage * OperandB::BYTES);
             free_stage = stage;
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }

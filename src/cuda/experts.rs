@@ -10,7 +10,7 @@ use cudarc::driver::CudaViewMut;
 use super::launch::{Launch, Pieces};
 use super::module::{Typed, Untyped, typed};
 use super::plan::{self, Plan, Storage, Variant};
-use super::{Cuda, VECTOR, View, combine, permute, router, sys};
+use super::{Cuda, F32Products, VECTOR, View, combine, permute, router, sys};
 use crate::backend::{RouterPart, RowMap, WeightGrad};
 use crate::check;
 use crate::config::MoeConfig;
@@ -145,6 +145,7 @@ impl<'a> Prepared<'a> {
             row_tiles_bound: config.max_row_tiles(tokens) as u32,
             column_tiles: 0,
             column_band: 0,
+            tf32: (cuda.f32_products == F32Products::Tf32).into(),
             max_rows: config.max_rows(tokens) as i64,
             assignments: (tokens * config.top_k()) as i64,
             offsets: launch.read("offsets", map.offsets, 4)?,

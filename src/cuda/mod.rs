@@ -52,6 +52,18 @@ const VECTOR: usize = 16;
 pub struct Cuda {
     stream: Arc<CudaStream>,
     kernels: Arc<module::Kernels>,
+    f32_products: F32Products,
+}
+
+/// How tensor cores multiply the experts' f32 rows and weights; they have no f32 of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum F32Products {
+    /// Three products of tf32 parts: as accurate as f32.
+    #[default]
+    ThreeTf32,
+    /// One product of factors rounded to tf32 (11 bits): a third of the tensor operations, 3 digits.
+    Tf32,
 }
 
 impl Cuda {
@@ -63,7 +75,15 @@ impl Cuda {
         Ok(Self {
             stream: stream.clone(),
             kernels: module::Kernels::load(stream.context())?,
+            f32_products: F32Products::default(),
         })
+    }
+
+    /// Chooses how the experts' products of f32 are made; the router's are always as accurate as f32.
+    #[must_use]
+    pub fn f32_products(mut self, products: F32Products) -> Self {
+        self.f32_products = products;
+        self
     }
 
     /// On a new stream of the device `ordinal`, 0 being the first.

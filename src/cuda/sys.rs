@@ -1,5 +1,5 @@
 // Made of csrc/params.h by `cargo xtask bindings`; change that.
-// FNV-1a of csrc/params.h: 0f6e32a5fea92520
+// FNV-1a of csrc/params.h: 3c2eea043bb337dd
 
 pub const MILLET_THREADS: u32 = 256;
 pub const MILLET_MAX_TILES: u32 = 256;
@@ -390,6 +390,7 @@ pub struct MilletExperts {
     pub row_tiles_bound: u32,
     pub column_tiles: u32,
     pub column_band: u32,
+    pub tf32: i32,
     pub max_rows: i64,
     pub assignments: i64,
     pub offsets: *const i32,
@@ -430,6 +431,7 @@ const _: () = {
         [::std::mem::offset_of!(MilletExperts, column_tiles) - 28usize];
     ["Offset of field: MilletExperts::column_band"]
         [::std::mem::offset_of!(MilletExperts, column_band) - 32usize];
+    ["Offset of field: MilletExperts::tf32"][::std::mem::offset_of!(MilletExperts, tf32) - 36usize];
     ["Offset of field: MilletExperts::max_rows"]
         [::std::mem::offset_of!(MilletExperts, max_rows) - 40usize];
     ["Offset of field: MilletExperts::assignments"]
