@@ -328,7 +328,7 @@ __device__ void scale(const MilletDispatch &p, int index) {
 
 }  // namespace millet
 
-extern "C" __global__ void __launch_bounds__(MILLET_THREADS) dispatch(MilletDispatch p) {
+extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 4) dispatch(MilletDispatch p) {
     using namespace millet;
     extern __shared__ int shared[];
     Phases phases(p.phases);

@@ -16,17 +16,23 @@ const BLOCKS: &[(&str, u32)] = &[
     ("permute", 8),
     // Four rows a warp in flight at a time.
     ("unpermute", 4),
-    ("dispatch", 6),
+    ("dispatch", 4),
     ("router_backward", 6),
     // The keys of a row in registers, and room for the loads of the next.
     ("router_forward", 2),
     // Tensor cores: accumulators of 64 tokens × 128 experts, of f32 in three parts; of up to 512 experts.
     ("router_tokens_128_f32", 1),
+    ("router_tokens_128_bf16_f32", 1),
+    ("router_tokens_128_f16_f32", 1),
     ("router_tokens_128", 2),
     ("router_tokens_backward_128", 2),
     ("router_tokens", 1),
+    ("router_logits_f32", 1),
+    ("router_logits_bf16_f32", 1),
+    ("router_logits_f16_f32", 1),
     ("router_logits", 2),
     ("router_input_grad", 2),
+    ("router_weight_grad_f32", 1),
     ("router_weight_grad", 2),
     // A sum a token; tiles of 128×128 and more.
     ("experts_weights_grad", 8),
