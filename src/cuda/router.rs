@@ -313,15 +313,8 @@ pub(super) fn forward<T: Element, W: Element<Acc = T::Acc>>(
                     if parameters.logits_out.is_null() {
                         parameters.logits_out = scratch.wrapping_add(plan.logits).cast();
                     }
-                    let logits = launch.mixed_kernel::<T, W>(LOGITS)?;
-                    let grid = [
-                        tokens.div_ceil(LOGITS_TILE[0]),
-                        experts.div_ceil(LOGITS_TILE[1]),
-                        1,
-                    ];
-                    let shared = tile_bytes(LOGITS_TILE[0], LOGITS_TILE[1]);
                     // SAFETY: lengths were checked above, and scratch has the plan's pieces.
-                    unsafe { launch.run(logits, grid, THREADS, shared, &parameters)? };
+                    unsafe { launch_logits::<T, W>(&launch, config, tokens, &parameters)? };
                     parameters.logits = parameters.logits_out.cast();
                     parameters.logits_out = ptr::null_mut();
                     by_size.f32
@@ -372,6 +365,24 @@ impl Fused {
 
 /// Tokens and experts of a block that computes logits alone.
 const LOGITS_TILE: [usize; 2] = [64, 128];
+
+/// Stores the logits of x and the weight to `logits_out`.
+///
+/// # Safety
+/// As [`Launch::run`].
+unsafe fn launch_logits<T: Element, W: Element>(
+    launch: &Launch<'_>,
+    config: &MoeConfig,
+    tokens: usize,
+    parameters: &sys::MilletRouterForward,
+) -> Result<()> {
+    let kernel = launch.mixed_kernel::<T, W>(LOGITS)?;
+    let [rows, columns] = LOGITS_TILE;
+    let experts = config.num_experts();
+    let grid = [tokens.div_ceil(rows), experts.div_ceil(columns), 1];
+    // SAFETY: by this function's contract.
+    unsafe { launch.run(kernel, grid, THREADS, tile_bytes(rows, columns), parameters) }
+}
 
 /// Shared memory of a tile of logits: `LogitsTile::BYTES` of device/logits.cuh.
 fn tile_bytes(tokens: usize, experts: usize) -> usize {
@@ -481,15 +492,8 @@ pub(super) fn backward<T: Element, W: Element<Acc = T::Acc>>(
                         logits_out: parameters.logits_grad,
                         ..logits_only(config, tokens)
                     };
-                    let logits = launch.mixed_kernel::<T, W>(LOGITS)?;
-                    let grid = [
-                        tokens.div_ceil(LOGITS_TILE[0]),
-                        experts.div_ceil(LOGITS_TILE[1]),
-                        1,
-                    ];
-                    let shared = tile_bytes(LOGITS_TILE[0], LOGITS_TILE[1]);
                     // SAFETY: lengths were checked above.
-                    unsafe { launch.run(logits, grid, THREADS, shared, &forward)? };
+                    unsafe { launch_logits::<T, W>(&launch, config, tokens, &forward)? };
                     parameters.logits = parameters.logits_grad.cast_const().cast();
                     BACKWARD.f32
                 }
