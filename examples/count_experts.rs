@@ -10,19 +10,14 @@
 //! the L2 cache says; they are not times. A last table sets one product beside a naive one, a thread an element, which nvcc compiles
 //! when it is found (NVCC, or where `cargo xtask nvcc` puts it).
 
-use std::error::Error;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod counting;
 
-use emulator_loader as loader;
 use millet::cuda::View;
 use millet::cudarc::driver::{CudaSlice, LaunchConfig, PushKernelArg};
-use millet::cudarc::nvrtc::Ptx;
 use millet::half::bf16;
 use millet::{Backend, Cpu, Cuda, DispatchOutput, MoeConfig, RouterPart, RowMap, WeightGrad};
-use serde_json::Value;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use counting::{Launch, Result, compile, counted, counting_device};
 
 /// A layer as published and the factor that T and E are divided by.
 struct Layer {
@@ -83,36 +78,9 @@ const LAYERS: &[Layer] = &[
     },
 ];
 
-/// Counters of one launch.
-struct Launch(Value);
-
-impl Launch {
-    fn kernel(&self) -> &str {
-        self.0["kernel"].as_str().unwrap_or_default()
-    }
-
-    fn count(&self, counter: &str) -> f64 {
-        self.0[counter].as_f64().unwrap_or(f64::NAN)
-    }
-
-    /// Bytes from and to memory behind the L2 model: what it misses, and what is stored.
-    fn memory_bytes(&self) -> f64 {
-        32.0 * (self.count("l2_sector_misses") + self.count("global_store_sectors"))
-    }
-}
-
-/// Runs, waits, and gives the counters of what was launched.
-fn counted(cuda: &Cuda, operation: impl FnOnce() -> millet::Result<()>) -> Result<Vec<Launch>> {
-    cuda.stream().synchronize()?;
-    loader::clear();
-    operation()?;
-    cuda.stream().synchronize()?;
-    let lines = loader::counters().ok_or("counters need the emulator: set CUDA_EMULATOR=1")?;
-    let launches = lines
-        .iter()
-        .map(|line| serde_json::from_str(line).map(Launch))
-        .collect::<std::result::Result<_, _>>()?;
-    Ok(launches)
+/// Bytes from and to memory behind the L2 model: what it misses, and what is stored.
+fn memory_bytes(launch: &Launch) -> f64 {
+    32.0 * (launch.count("l2_sector_misses") + launch.count("global_store_sectors"))
 }
 
 /// A dispatch plan on the device, of random ids.
@@ -225,7 +193,7 @@ fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
                 "| {} | {:.1} | {:.2} | {:.2} | {:.3} | {} / {:.2}M | {:.2} |",
                 launch.kernel(),
                 floor / 1e6,
-                launch.memory_bytes() / floor,
+                memory_bytes(&launch) / floor,
                 32.0 * launch.count("global_load_sectors") / floor,
                 tensor / flops,
                 launch.count("shared_bank_conflicts"),
@@ -367,35 +335,12 @@ extern "C" __global__ void naive_up(const __nv_bfloat16 *x, const __nv_bfloat16 
 }
 "#;
 
-fn find_nvcc() -> Option<PathBuf> {
-    let here =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cuda-toolkit/nvidia/cu13/bin/nvcc");
-    [std::env::var_os("NVCC").map(PathBuf::from), Some(here)]
-        .into_iter()
-        .flatten()
-        .find(|path| path.is_file())
-}
-
 /// The up product beside the naive one, where both take little time to emulate.
 fn compare_with_naive(cuda: &Cuda) -> Result<()> {
-    let Some(nvcc) = find_nvcc() else {
+    let Some(module) = compile(cuda, NAIVE)? else {
         println!("\nno nvcc: the naive product is left out");
         return Ok(());
     };
-    let folder = std::env::temp_dir().join(format!("count_experts_{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let (source, ptx) = (folder.join("naive.cu"), folder.join("naive.ptx"));
-    std::fs::write(&source, NAIVE)?;
-    let status = Command::new(nvcc)
-        .args(["-O3", "-arch=compute_80", "-ptx", "-o"])
-        .args([&ptx, &source])
-        .status()?;
-    let text = std::fs::read_to_string(&ptx);
-    std::fs::remove_dir_all(&folder)?;
-    if !status.success() {
-        return Err("nvcc failed".into());
-    }
-    let module = cuda.stream().context().load_module(Ptx::from_src(text?))?;
     let naive = module.load_function("naive_up")?;
 
     let (tokens, hidden, inner, experts, top_k) = (256, 512, 256, 8, 4);
@@ -419,8 +364,6 @@ fn compare_with_naive(cuda: &Cuda) -> Result<()> {
             scratch.as_view_mut(),
         )
     })?;
-    cuda.stream().synchronize()?;
-    loader::clear();
     let grid = LaunchConfig {
         grid_dim: ((2 * inner / 16) as u32, rows.div_ceil(16) as u32, 1),
         block_dim: (16, 16, 1),
@@ -442,10 +385,7 @@ fn compare_with_naive(cuda: &Cuda) -> Result<()> {
         .arg(&columns)
         .arg(&mut h);
     // SAFETY: the arguments are the kernel's, and the buffers as large as it takes them to be.
-    unsafe { launch.launch(grid) }?;
-    stream.synchronize()?;
-    let naive = loader::counters().unwrap_or_default();
-    let naive = Launch(serde_json::from_str(naive.first().ok_or("not counted")?)?);
+    let naive = counted(cuda, || unsafe { launch.launch(grid) }.map(|_| ()))?;
 
     println!(
         "\n### Beside a naive product: T={tokens}, H={hidden}, I={inner}, E={experts}, K={top_k}\n"
@@ -455,7 +395,7 @@ fn compare_with_naive(cuda: &Cuda) -> Result<()> {
     );
     println!("|---|---|---|---|");
     let flops = 4.0 * (rows * inner * hidden) as f64;
-    for launch in ours.iter().chain([&naive]) {
+    for launch in ours.iter().chain(&naive) {
         println!(
             "| {} | {:.4} | {:.4} | {:.2} |",
             launch.kernel(),
@@ -471,16 +411,7 @@ fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let wanted = arguments.next().unwrap_or_default();
     let kernel = arguments.next().unwrap_or_default();
-    for (option, value) in [
-        ("CUDA_EMULATOR_COUNT", "1"),
-        ("CUDA_EMULATOR_MMA", "fast"),
-        ("CUDA_EMULATOR_CHECK", "off"),
-    ] {
-        loader::set_option(option, Some(value))
-            .ok_or("counters need the emulator: set CUDA_EMULATOR=1")?
-            .map_err(|error| error.to_string())?;
-    }
-    let cuda = Cuda::device(0)?;
+    let cuda = counting_device()?;
     for layer in LAYERS.iter().filter(|layer| layer.name.contains(&wanted)) {
         count_layer(&cuda, layer, &kernel)?;
     }

@@ -9,55 +9,23 @@
 //! stand naive kernels (a thread a token, a thread an element), which nvcc compiles when it is found (NVCC, or where
 //! `cargo xtask nvcc` puts it).
 
-use std::error::Error;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod counting;
 
-use emulator_loader as loader;
 use millet::cuda::View;
 use millet::cudarc::driver::{CudaSlice, LaunchConfig, PushKernelArg};
-use millet::cudarc::nvrtc::Ptx;
 use millet::half::bf16;
 use millet::{
     Backend, Capacity, Cuda, DispatchOutput, Logits, Losses, MoeConfig, RouterInput, RouterOutput,
     RouterPart, RouterSaved, RowMap, WeightGrad, stats_elements,
 };
-use serde_json::Value;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use counting::{Launch, Result, compile, counted, counting_device};
 
 const HIDDEN: usize = 2048;
 
-/// Counters of one launch.
-struct Launch(Value);
-
-impl Launch {
-    fn kernel(&self) -> &str {
-        self.0["kernel"].as_str().unwrap_or_default()
-    }
-
-    fn count(&self, counter: &str) -> f64 {
-        self.0[counter].as_f64().unwrap_or(f64::NAN)
-    }
-
-    /// Bytes from and to memory behind the L2 model: what it misses, and what is stored for the first time.
-    fn memory_bytes(&self) -> f64 {
-        32.0 * self.count("l2_sector_misses") + self.count("first_written_bytes")
-    }
-}
-
-/// Runs, waits, and gives the counters of what was launched.
-fn counted(cuda: &Cuda, operation: impl FnOnce() -> Result<()>) -> Result<Vec<Launch>> {
-    cuda.stream().synchronize()?;
-    loader::clear();
-    operation()?;
-    cuda.stream().synchronize()?;
-    let lines = loader::counters().ok_or("counters need the emulator: set CUDA_EMULATOR=1")?;
-    let launches = lines
-        .iter()
-        .map(|line| serde_json::from_str(line).map(Launch))
-        .collect::<std::result::Result<_, _>>()?;
-    Ok(launches)
+/// Bytes from and to memory behind the L2 model: what it misses, and what is stored for the first time.
+fn memory_bytes(launch: &Launch) -> f64 {
+    32.0 * launch.count("l2_sector_misses") + launch.count("first_written_bytes")
 }
 
 /// Numbers of mean 0, reproducible.
@@ -101,7 +69,7 @@ impl Table {
             "| {operation} | {} | {:.2} | {:.3} | {}, {} | {:.0} / {:.0} | {:.0} |",
             kernels.join(", "),
             floor_bytes as f64 / 1e6,
-            sum(&Launch::memory_bytes) / floor_bytes as f64,
+            sum(&memory_bytes) / floor_bytes as f64,
             share("global_load_bytes", "global_load_sectors"),
             share("global_store_bytes", "global_store_sectors"),
             count("shared_bank_conflicts"),
@@ -172,7 +140,7 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
                 stats: stats.as_view_mut(),
                 logits: None,
             };
-            Ok(cuda.router_forward(&config, tokens, input, output, scratch.as_view_mut())?)
+            cuda.router_forward(&config, tokens, input, output, scratch.as_view_mut())
         })?;
         table.row(name, bytes + routed_bytes, &launches);
     }
@@ -192,14 +160,14 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
                 row_tiles: tiles.slice_mut(..2 * config.max_row_tiles(tokens)),
             };
             let ids = View::from(&ids);
-            Ok(cuda.dispatch(
+            cuda.dispatch(
                 config,
                 tokens,
                 ids,
                 weights.as_view_mut(),
                 output,
                 scratch.as_view_mut(),
-            )?)
+            )
         })?;
         let floor = 8 * assignments + 4 * rows + 4 * experts + 8 * config.max_row_tiles(tokens);
         table.row(name, floor, &launches);
@@ -217,7 +185,7 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
     let mut rows_grad = cuda.allocate::<bf16>(rows * HIDDEN)?;
     let mut weights_grad = cuda.allocate::<f32>(assignments)?;
     let launches = counted(cuda, || {
-        Ok(cuda.permute(&config, tokens, View::from(&x), map, permuted.as_view_mut())?)
+        cuda.permute(&config, tokens, View::from(&x), map, permuted.as_view_mut())
     })?;
     table.row(
         "permute",
@@ -226,7 +194,7 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
     );
     let launches = counted(cuda, || {
         let (rows, weights) = (View::from(&permuted), View::from(&weights));
-        Ok(cuda.unpermute(&config, tokens, rows, weights, map, output.as_view_mut())?)
+        cuda.unpermute(&config, tokens, rows, weights, map, output.as_view_mut())
     })?;
     table.row(
         "unpermute, combine",
@@ -237,7 +205,7 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
         let (rows, weights) = (View::from(&permuted), View::from(&weights));
         let (rows_grad, weights_grad) = (rows_grad.as_view_mut(), weights_grad.as_view_mut());
         let grad = View::from(&output);
-        Ok(cuda.unpermute_backward(
+        cuda.unpermute_backward(
             &config,
             tokens,
             grad,
@@ -246,7 +214,7 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
             map,
             rows_grad,
             weights_grad,
-        )?)
+        )
     })?;
     table.row(
         "unpermute backward",
@@ -270,7 +238,7 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
             };
             let grad = View::from(&weights_grad);
             let (dz, scratch) = (logits_grad.as_view_mut(), scratch.as_view_mut());
-            Ok(cuda.router_backward(&config, tokens, input, saved, grad, 1.0, dz, scratch)?)
+            cuda.router_backward(&config, tokens, input, saved, grad, 1.0, dz, scratch)
         })?;
         let floor = bytes + saved_bytes + 4 * tokens * experts;
         table.row(&name.replace("router", "router backward"), floor, &launches);
@@ -280,14 +248,7 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
     let launches = counted(cuda, || {
         let grad = WeightGrad::Overwrite(grad.as_view_mut());
         let (dz, x) = (View::from(&logits_grad), View::from(&x));
-        Ok(cuda.router_weight_grad::<bf16, bf16>(
-            &config,
-            tokens,
-            dz,
-            x,
-            grad,
-            scratch.as_view_mut(),
-        )?)
+        cuda.router_weight_grad::<bf16, bf16>(&config, tokens, dz, x, grad, scratch.as_view_mut())
     })?;
     table.row(
         "router weight gradient",
@@ -305,9 +266,7 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
         let launches = counted(cuda, || {
             let (rows, x_grad) = (View::from(&permuted), output.as_view_mut());
             let scratch = scratch.as_view_mut();
-            Ok(cuda.permute_backward::<bf16, bf16>(
-                &config, tokens, rows, map, router, x_grad, scratch,
-            )?)
+            cuda.permute_backward::<bf16, bf16>(&config, tokens, rows, map, router, x_grad, scratch)
         })?;
         let router_bytes = if part { dz_bytes + weight_bytes } else { 0 };
         table.row(
@@ -376,25 +335,11 @@ fn naive(
     [logits, weights]: [&CudaSlice<f32>; 2],
     rows: &CudaSlice<bf16>,
 ) -> Result<()> {
-    let Some(nvcc) = find_nvcc() else {
+    let Some(module) = compile(cuda, NAIVE)? else {
         println!("\nno nvcc: the naive kernels are left out");
         return Ok(());
     };
-    let folder = std::env::temp_dir().join(format!("count_routing_{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let (source, ptx) = (folder.join("naive.cu"), folder.join("naive.ptx"));
-    std::fs::write(&source, NAIVE)?;
-    let status = Command::new(nvcc)
-        .args(["-O3", "-arch=compute_80", "-ptx", "-o"])
-        .args([&ptx, &source])
-        .status()?;
-    let text = std::fs::read_to_string(&ptx);
-    std::fs::remove_dir_all(&folder)?;
-    if !status.success() {
-        return Err("nvcc failed".into());
-    }
     let stream = cuda.stream();
-    let module = stream.context().load_module(Ptx::from_src(text?))?;
     let (router, combine) = (
         module.load_function("naive_router")?,
         module.load_function("naive_combine")?,
@@ -415,8 +360,7 @@ fn naive(
             .arg(&mut lse);
         launch.arg(&tokens_).arg(&experts_).arg(&top_k_);
         // SAFETY: the arguments are the kernel's, and the buffers as large as it takes them to be.
-        unsafe { launch.launch(grid(tokens)) }?;
-        Ok(())
+        unsafe { launch.launch(grid(tokens)) }.map(|_| ())
     })?;
     table.row(
         "naive router",
@@ -428,8 +372,7 @@ fn naive(
         launch.arg(rows).arg(weights).arg(to_row).arg(&mut out);
         launch.arg(&tokens_).arg(&top_k_).arg(&hidden_);
         // SAFETY: as above.
-        unsafe { launch.launch(grid(tokens * HIDDEN)) }?;
-        Ok(())
+        unsafe { launch.launch(grid(tokens * HIDDEN)) }.map(|_| ())
     })?;
     let floor = 2 * tokens * HIDDEN + 2 * config.max_rows(tokens) * HIDDEN + 8 * assignments;
     table.row("naive combine", floor, &launches);
@@ -445,26 +388,8 @@ fn grid(elements: usize) -> LaunchConfig {
     }
 }
 
-fn find_nvcc() -> Option<PathBuf> {
-    let here =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cuda-toolkit/nvidia/cu13/bin/nvcc");
-    [std::env::var_os("NVCC").map(PathBuf::from), Some(here)]
-        .into_iter()
-        .flatten()
-        .find(|path| path.is_file())
-}
-
 fn main() -> Result<()> {
-    for (option, value) in [
-        ("CUDA_EMULATOR_COUNT", "1"),
-        ("CUDA_EMULATOR_MMA", "fast"),
-        ("CUDA_EMULATOR_CHECK", "off"),
-    ] {
-        loader::set_option(option, Some(value))
-            .ok_or("counters need the emulator: set CUDA_EMULATOR=1")?
-            .map_err(|error| error.to_string())?;
-    }
-    let cuda = Cuda::device(0)?;
+    let cuda = counting_device()?;
     let tokens = std::env::args()
         .nth(1)
         .map_or(Ok(8192), |text| text.parse())?;
