@@ -2,8 +2,8 @@
 //! deterministic, behind one trait of operations, with a CPU reference that defines what is right.
 //!
 //! Start with [`MoeConfig`] (what a layer is) and [`MoeLayer`] (forward and backward, written once over a [`Backend`]). The
-//! operations can be called by themselves through [`Backend`]. [`presets`] has published layers, [`scaling_law`] says which
-//! granularity pays.
+//! operations can be called by themselves through [`Backend`]. [`presets`] has published layers, [`layouts`] brings a checkpoint's
+//! expert weights into this crate's order, [`scaling_law`] says which granularity pays.
 //!
 //! # Operations
 //!
@@ -70,6 +70,7 @@ mod diagnostics;
 mod element;
 mod error;
 mod layer;
+pub mod layouts;
 mod losses;
 pub mod presets;
 pub mod scaling_law;

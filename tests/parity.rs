@@ -381,6 +381,177 @@ fn low_precision_rounds_what_is_stored_and_a_router_weight_given_as_f32_stays_so
     }
 }
 
+/// The experts' tensors of a fused file, element by element, as another layout has them.
+fn in_layout(
+    config: &MoeConfig,
+    layout: &str,
+    prefix: &str,
+    fused: &File,
+) -> BTreeMap<String, Tensor> {
+    let (h, i, e) = (
+        config.hidden_size(),
+        config.intermediate_size(),
+        config.num_experts(),
+    );
+    let gate_up = fused.tensors[&format!("{prefix}experts.gate_up_proj")].reals();
+    let down = fused.tensors[&format!("{prefix}experts.down_proj")].reals();
+    let gate =
+        |expert: usize, row: usize, column: usize| gate_up[(expert * 2 * i + row) * h + column];
+    let up = |expert, row, column| gate(expert, i + row, column);
+    let mut tensors = BTreeMap::new();
+    let mut put = |name: String, shape: &[usize], values: Vec<f64>| {
+        tensors.insert(format!("{prefix}{name}"), Tensor::f32(shape, &values));
+    };
+    if layout == "gpt_oss" {
+        let at = |n: usize| {
+            let (expert, column, pair) = (n / (h * 2 * i), n / (2 * i) % h, n % (2 * i));
+            if pair % 2 == 0 {
+                gate(expert, pair / 2, column)
+            } else {
+                up(expert, pair / 2, column)
+            }
+        };
+        put(
+            "experts.gate_up_proj".into(),
+            &[e, h, 2 * i],
+            (0..e * h * 2 * i).map(at).collect(),
+        );
+        let at = |n: usize| down[n / (i * h) * h * i + n % h * i + n / h % i];
+        put(
+            "experts.down_proj".into(),
+            &[e, i, h],
+            (0..e * i * h).map(at).collect(),
+        );
+        return tensors;
+    }
+    let [gate_name, up_name, down_name] = match layout {
+        "per_expert" => ["gate_proj", "up_proj", "down_proj"],
+        "mixtral" => ["w1", "w3", "w2"],
+        other => panic!("no layout {other}"),
+    };
+    for expert in 0..e {
+        let name = |projection: &str| format!("experts.{expert}.{projection}.weight");
+        let matrix = (0..i * h).map(|n| (n / h, n % h));
+        put(
+            name(gate_name),
+            &[i, h],
+            matrix.clone().map(|(r, c)| gate(expert, r, c)).collect(),
+        );
+        put(
+            name(up_name),
+            &[i, h],
+            matrix.map(|(r, c)| up(expert, r, c)).collect(),
+        );
+        put(
+            name(down_name),
+            &[h, i],
+            down[expert * h * i..][..h * i].to_vec(),
+        );
+    }
+    tensors
+}
+
+#[test]
+fn every_layout_of_the_experts_is_the_same_layer() {
+    let directory = directory("layouts");
+    // Twice no shape tells a layout: H = 2I, and H = I.
+    for (h, i) in [(12, 10), (8, 4), (6, 6)] {
+        let config = MoeConfig::builder(h, i, 4, 2).build().unwrap();
+        let problem = Problem::random(&config, 9, 5).rounded::<f32, f32>();
+        let fused = File::new(&config, &problem);
+        let want = outcome(&directory, &fused, &[]);
+        let want = File {
+            tensors: want,
+            metadata: HashMap::new(),
+        };
+        for (layout, key) in [
+            ("gpt_oss", true),
+            ("per_expert", true),
+            ("per_expert", false),
+            ("mixtral", true),
+            ("mixtral", false),
+        ] {
+            let mut file = fused.clone();
+            file.tensors.retain(|name, _| !name.starts_with("experts."));
+            file.tensors.extend(in_layout(&config, layout, "", &fused));
+            let file = if key {
+                file.set("expert_layout", Some(json!(layout)))
+            } else {
+                file
+            };
+            let got = outcome(&directory, &file, &[]);
+            let mut expected = want.tensors.clone();
+            expected.retain(|name, _| !name.starts_with("grad_experts."));
+            expected.extend(in_layout(&config, layout, "grad_", &want));
+            let names =
+                |tensors: &BTreeMap<String, Tensor>| tensors.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(names(&got), names(&expected));
+            for (name, tensor) in &got {
+                assert_eq!(tensor.shape, expected[name].shape, "{name}: {layout}");
+                assert!(tensor.bytes == expected[name].bytes, "{name}: {layout}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_layout_that_does_not_fit_is_one_line() {
+    let directory = directory("wrong_layouts");
+    let config = MoeConfig::builder(6, 4, 3, 2).build().unwrap();
+    let problem = Problem::random(&config, 2, 5).rounded::<f32, f32>();
+    let fused = File::new(&config, &problem);
+    let refuse = |file: &File, parts: &[&str]| {
+        refused(
+            &directory,
+            &parity(&directory, Some(&file.bytes()), &[]),
+            parts,
+        );
+    };
+    let key = |layout: &str| fused.clone().set("expert_layout", Some(json!(layout)));
+    refuse(&key("hf"), &["`expert_layout`", "hf", "gpt_oss"]);
+    // The names of one layout, the key of another.
+    refuse(
+        &key("gpt_oss"),
+        &[
+            "`experts.gate_up_proj` must be [num_experts, hidden_size, 2·intermediate_size] = [3, 6, 8]",
+        ],
+    );
+    refuse(
+        &key("mixtral"),
+        &[
+            "unknown tensor \"experts.down_proj\"",
+            "experts.{e}.w1.weight",
+        ],
+    );
+    let mut file = fused.clone();
+    file.tensors.retain(|name, _| !name.starts_with("experts."));
+    file.tensors
+        .extend(in_layout(&config, "per_expert", "", &fused));
+    let experts = file.clone();
+    file.tensors.remove("experts.2.up_proj.weight");
+    refuse(&file, &["tensor `experts.2.up_proj.weight` is missing"]);
+    let mut file = experts.clone();
+    let extra = file.tensors["experts.0.up_proj.weight"].clone();
+    file.tensors
+        .insert("experts.3.up_proj.weight".into(), extra.clone());
+    refuse(
+        &file,
+        &[
+            "unknown tensor \"experts.3.up_proj.weight\"",
+            "experts.{e}.gate_proj.weight",
+        ],
+    );
+    let mut file = experts.clone();
+    file.tensors
+        .insert("experts.1.down_proj.weight".into(), extra);
+    refuse(
+        &file,
+        &[
+            "`experts.1.down_proj.weight` must be [hidden_size, intermediate_size] = [6, 4], but is [4, 6]",
+        ],
+    );
+}
+
 /// On the emulator where there is no GPU.
 #[cfg(feature = "cuda")]
 #[test]

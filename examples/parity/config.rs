@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Result;
+use crate::experts::Layout;
 
 /// The keys. Values are looked at one by one, so that a wrong one is refused with its key's name; an optional key that is
 /// absent is null.
@@ -31,6 +32,8 @@ struct Keys {
     renormalize_after_drop: Value,
     aux_loss_coeff: Value,
     z_loss_coeff: Value,
+    #[serde(default)]
+    expert_layout: Value,
 }
 
 #[derive(Deserialize)]
@@ -49,20 +52,21 @@ enum Policy {
     SlotMajor,
 }
 
-/// Reads and validates.
-pub(crate) fn parse(json: &str) -> Result<MoeConfig> {
+/// Reads and validates; the layout of the experts' tensors where it is said.
+pub(crate) fn parse(json: &str) -> Result<(MoeConfig, Option<Layout>)> {
     // serde would take an array for the keys' values in order.
     if !json.trim_start().starts_with('{') {
         return Err(format!(
             "metadata `config` must be a JSON object, but is {json:.60}"
         ));
     }
-    let keys: Keys =
-        serde_json::from_str(json).map_err(|error| format!("metadata `config`: {error}"))?;
-    let config = builder(keys).map_err(|error| format!("metadata `config`: {error}"))?;
-    config
-        .build()
-        .map_err(|error| format!("metadata `config`: {error}"))
+    let of_config = |error: &dyn std::fmt::Display| format!("metadata `config`: {error}");
+    let mut keys: Keys = serde_json::from_str(json).map_err(|error| of_config(&error))?;
+    let layout = value("expert_layout", keys.expert_layout.take());
+    let layout = layout.map_err(|error| of_config(&error))?;
+    let config = builder(keys).map_err(|error| of_config(&error))?;
+    let config = config.build().map_err(|error| of_config(&error))?;
+    Ok((config, layout))
 }
 
 fn builder(keys: Keys) -> Result<MoeConfigBuilder> {

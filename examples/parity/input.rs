@@ -4,15 +4,14 @@ use millet::{Element, MoeConfig};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use crate::experts::Layout;
 use crate::{Result, config};
 
 const X: &str = "x";
 const ROUTER: &str = "router.weight";
 const BIAS: &str = "router.selection_bias";
-const GATE_UP: &str = "experts.gate_up_proj";
-const DOWN: &str = "experts.down_proj";
 const GRAD: &str = "grad_output";
-const NAMES: [&str; 6] = [X, ROUTER, BIAS, GATE_UP, DOWN, GRAD];
+const NAMES: [&str; 4] = [X, ROUTER, BIAS, GRAD];
 
 /// Metadata keys that are read or, as `format` that Hugging Face tools write, mean nothing here.
 const METADATA: [&str; 2] = ["config", "format"];
@@ -21,11 +20,12 @@ const METADATA: [&str; 2] = ["config", "format"];
 pub(crate) struct Input<'a> {
     pub(crate) config: MoeConfig,
     pub(crate) tokens: usize,
+    pub(crate) layout: Layout,
     x: TensorView<'a>,
     router: TensorView<'a>,
     bias: Option<TensorView<'a>>,
-    gate_up: TensorView<'a>,
-    down: TensorView<'a>,
+    /// In the order of the layout.
+    experts: Vec<(String, TensorView<'a>)>,
     grad_output: TensorView<'a>,
 }
 
@@ -55,15 +55,15 @@ impl<'a> Input<'a> {
         let json = metadata
             .get("config")
             .ok_or("the metadata key `config` is missing: the layer's configuration, as JSON")?;
-        let config = config::parse(json)?;
-        if let Some(name) = file
-            .names()
-            .into_iter()
-            .filter(|name| !NAMES.contains(name))
-            .min()
-        {
-            let names = NAMES.join(", ");
-            return Err(format!("unknown tensor {name:?}; expected {names}"));
+        let (config, layout) = config::parse(json)?;
+        let layout = layout.unwrap_or_else(|| Layout::of(&file));
+        let (h, e) = (config.hidden_size(), config.num_experts());
+        let is_known = |name: &str| NAMES.contains(&name) || layout.has(e, name);
+        if let Some(name) = file.names().into_iter().filter(|n| !is_known(n)).min() {
+            let (names, experts) = (NAMES.join(", "), layout.names());
+            return Err(format!(
+                "unknown tensor {name:?}; expected {names} and, with experts {layout}, {experts}"
+            ));
         }
 
         let tensor = |name: &str| {
@@ -74,8 +74,6 @@ impl<'a> Input<'a> {
                 other => Err(format!("`{name}` must be F32 or BF16, but is {other}")),
             }
         };
-        let (h, i) = (config.hidden_size(), config.intermediate_size());
-        let e = config.num_experts();
         let x = tensor(X)?;
         let tokens = match *x.shape() {
             [tokens, width] if width == h => tokens,
@@ -102,16 +100,11 @@ impl<'a> Input<'a> {
             tokens,
             router: of_shape(ROUTER, "[num_experts, hidden_size]", &[e, h])?,
             bias: bias.transpose()?,
-            gate_up: of_shape(
-                GATE_UP,
-                "[num_experts, 2·intermediate_size, hidden_size]",
-                &[e, 2 * i, h],
-            )?,
-            down: of_shape(
-                DOWN,
-                "[num_experts, hidden_size, intermediate_size]",
-                &[e, h, i],
-            )?,
+            experts: layout
+                .tensors(&config)
+                .map(|(name, symbols, shape)| Ok((name.clone(), of_shape(&name, symbols, &shape)?)))
+                .collect::<Result<_>>()?,
+            layout,
             grad_output: of_shape(GRAD, "[T of `x`, hidden_size]", &[tokens, h])?,
             x,
             config,
@@ -127,6 +120,15 @@ impl<'a> Input<'a> {
     pub(crate) fn tensors<T: Element<Acc = f32>, W: Element<Acc = f32>>(
         &self,
     ) -> Result<Tensors<T, W>> {
+        let experts: Vec<Vec<T>> = self
+            .experts
+            .iter()
+            .map(|(name, tensor)| convert(name, tensor))
+            .collect::<Result<_>>()?;
+        let (gate_up, down) = self
+            .layout
+            .fuse(&self.config, experts)
+            .map_err(|error| error.to_string())?;
         Ok(Tensors {
             x: convert(X, &self.x)?,
             router: convert(ROUTER, &self.router)?,
@@ -135,8 +137,8 @@ impl<'a> Input<'a> {
                 .as_ref()
                 .map(|bias| convert(BIAS, bias))
                 .transpose()?,
-            gate_up: convert(GATE_UP, &self.gate_up)?,
-            down: convert(DOWN, &self.down)?,
+            gate_up,
+            down,
             grad_output: convert(GRAD, &self.grad_output)?,
         })
     }

@@ -32,7 +32,7 @@ fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
 ) -> millet::Result<(Vec<Tensor>, String)> {
     let backend = layer.backend();
     let (config, tokens) = (&input.config, input.tokens);
-    let (h, i) = (config.hidden_size(), config.intermediate_size());
+    let h = config.hidden_size();
     let (e, k) = (config.num_experts(), config.top_k());
     let x = &Device::upload(backend, &tensors.x)?;
     let grad_output = Device::upload(backend, &tensors.grad_output)?;
@@ -81,7 +81,8 @@ fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
         .collect();
     let rows: Vec<i32> = routing.offsets.windows(2).map(|w| w[1] - w[0]).collect();
     let summary = format!(
-        "{tokens} tokens; {} of {} assignments kept; {} bad rows; aux loss {aux:e}, z-loss {z:e}",
+        "{tokens} tokens; experts {}; {} of {} assignments kept; {} bad rows; aux loss {aux:e}, z-loss {z:e}",
+        input.layout,
         rows.iter().sum::<i32>(),
         kept.len(),
         diagnostics.bad_rows,
@@ -90,15 +91,15 @@ fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
         x,
         weight: router.view(),
     };
-    let input = RouterInput {
+    let router_input = RouterInput {
         logits,
         selection_bias: weights.selection_bias,
     };
-    let topk_weights = weights_before_dropping(layer, tokens, input)?;
+    let topk_weights = weights_before_dropping(layer, tokens, router_input)?;
     let output = output.read(backend)?;
     let (x_grad, router_grad) = (x_grad.read(backend)?, router_grad.read(backend)?);
     let (gate_up_grad, down_grad) = (gate_up_grad.read(backend)?, down_grad.read(backend)?);
-    let tensors = vec![
+    let mut tensors = vec![
         Tensor::real("output", &[tokens, h], &output),
         Tensor::integer("topk_indices", &[tokens, k], &routing.ids),
         Tensor::real("topk_weights", &[tokens, k], &topk_weights),
@@ -108,9 +109,8 @@ fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
         Tensor::real("z_loss", &[1], &[z]),
         Tensor::real("grad_x", &[tokens, h], &x_grad),
         Tensor::real("grad_router.weight", &[e, h], &router_grad),
-        Tensor::real("grad_experts.gate_up_proj", &[e, 2 * i, h], &gate_up_grad),
-        Tensor::real("grad_experts.down_proj", &[e, h, i], &down_grad),
     ];
+    tensors.extend(input.layout.gradients(config, &gate_up_grad, &down_grad)?);
     Ok((tensors, summary))
 }
 

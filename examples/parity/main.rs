@@ -6,6 +6,7 @@
 //! ```
 
 mod config;
+mod experts;
 mod input;
 mod layer;
 mod output;
@@ -32,7 +33,7 @@ type Result<T, E = String> = std::result::Result<T, E>;
 /// Run a Mixture-of-Experts layer on the tensors of a safetensors file, forward and backward, to compare it with another's.
 #[derive(Parser)]
 struct Arguments {
-    /// File with x, router.weight, experts.gate_up_proj, experts.down_proj, grad_output and the metadata key config.
+    /// File with x, router.weight, the experts' tensors, grad_output and the metadata key config.
     #[arg(value_name = "IN.safetensors")]
     input: PathBuf,
     /// File to write: outputs, routing, losses and gradients.

@@ -12,7 +12,7 @@ use crate::Result;
 
 /// A tensor to write, little-endian.
 pub(crate) struct Tensor {
-    name: &'static str,
+    name: String,
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
@@ -21,13 +21,13 @@ pub(crate) struct Tensor {
 impl Tensor {
     /// As f32, whatever the storage was.
     pub(crate) fn real<T: Element<Acc = f32>>(
-        name: &'static str,
+        name: impl Into<String>,
         shape: &[usize],
         data: &[T],
     ) -> Self {
         let bytes = data.iter().flat_map(|x| x.widen().to_le_bytes()).collect();
         Self {
-            name,
+            name: name.into(),
             dtype: Dtype::F32,
             shape: shape.to_vec(),
             bytes,
@@ -38,7 +38,7 @@ impl Tensor {
     pub(crate) fn integer(name: &'static str, shape: &[usize], data: &[i32]) -> Self {
         let bytes = data.iter().flat_map(|x| x.to_le_bytes()).collect();
         Self {
-            name,
+            name: name.into(),
             dtype: Dtype::I32,
             shape: shape.to_vec(),
             bytes,
@@ -90,7 +90,7 @@ impl OutputFile {
             .iter()
             .map(|tensor| {
                 let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes)?;
-                Ok((tensor.name, view))
+                Ok((&tensor.name, view))
             })
             .collect();
         let bytes = views
