@@ -326,7 +326,7 @@ impl<'a> Prepared<'a> {
 /// One worker for each grid, which take turns at random until all have ended or one has failed.
 fn execute_by_turns(grids: &[&Grid<'_>]) -> Vec<Report> {
     let seed = grids.first().and_then(|grid| grid.launch.options.seed);
-    let mut random = Random(seed.unwrap_or(0) ^ 0x5eed_0f_a11);
+    let mut random = Random(seed.unwrap_or(0) ^ 0x0005_eed0_fa11);
     let mut workers: Vec<_> = grids.iter().map(|grid| Worker::new(grid, 1)).collect();
     let mut running: Vec<usize> = (0..workers.len()).collect();
     while !running.is_empty() {
