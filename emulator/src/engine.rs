@@ -204,3 +204,9 @@ fn fill(
 pub fn run(launch: &Launch<'_>) -> Report {
     crate::exec::run(launch)
 }
+
+/// Runs kernels that nothing orders, their blocks by turns; the reports are in the launches' order. Options must be the same for all
+/// and have a seed. When one fails the others stop where they are.
+pub fn run_together(launches: &[Launch<'_>]) -> Vec<Report> {
+    crate::exec::run_together(launches)
+}

@@ -15,5 +15,6 @@ pub mod numeric;
 pub mod options;
 pub mod ptx;
 pub mod report;
+mod residency;
 
 pub use driver::module_text;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::call::{
     Handle, HostPtr, Out, Outcome, Required, Text, entry, fail, invalid, unsupported,
 };
-use super::occupancy::Needs;
 use super::result::CUresult;
 use super::state::{Driver, Kind};
 use crate::lower::Kernel;
+use crate::residency::Needs;
 
 #[derive(Debug)]
 pub(super) struct Function {

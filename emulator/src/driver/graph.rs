@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::call::{Handle, Out, Outcome, Required, entry, fail, invalid, unsupported};
 use super::launch::{self, KernelLaunch, NodeParams};
+use super::module;
 use super::result::CUresult;
 use super::schedule::{Node, Work, submit};
 use super::state::{Driver, Executable, Kind, find};
@@ -268,6 +269,7 @@ pub(super) extern "C" fn cuGraphLaunch(executable: Handle, stream: Handle) -> CU
     entry("cuGraphLaunch", |d| {
         let stream = d.stream(stream)?;
         let nodes = Arc::clone(&find(&mut d.executables, executable, "executable graph")?.nodes);
+        module::check_loaded(d, &nodes)?;
         submit(d, stream, Work::Graph(nodes))
     })
 }

@@ -4,22 +4,34 @@ use std::io::Write;
 use std::sync::Arc;
 
 use super::call::{Failure, Handle, HostPtr, Outcome, Required, entry, fail, invalid, unsupported};
-use super::occupancy::Needs;
-use super::order;
 use super::result::CUresult;
 use super::schedule::{Work, submit};
 use super::state::Locked;
 use crate::check::FindingKind;
+use crate::check::touched::Touched;
 use crate::engine;
 use crate::lower::Kernel;
 use crate::options::Check;
+use crate::residency::Needs;
 
 /// A launch that was checked, waiting in a queue or a graph.
 #[derive(Debug)]
 pub(super) struct KernelLaunch {
     kernel: Arc<Kernel>,
+    /// The module that the kernel came from, which may have been unloaded since.
+    module: Handle,
     shape: Shape,
     params: Vec<u8>,
+}
+
+impl KernelLaunch {
+    pub(super) fn module(&self) -> Handle {
+        self.module
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.kernel.name
+    }
 }
 
 /// How a kernel is launched, apart from its parameters.
@@ -79,7 +91,7 @@ fn prepare(
             "function and stream belong to different contexts",
         );
     }
-    let kernel = Arc::clone(&f.kernel);
+    let (kernel, module) = (Arc::clone(&f.kernel), f.module);
     let name = &kernel.name;
     let grid_limits = [i32::MAX as u32, 65535, 65535];
     let block_limits = [1024, 1024, 64];
@@ -165,6 +177,7 @@ fn prepare(
     let params = gather(&kernel, params, extra)?;
     Ok(Arc::new(KernelLaunch {
         kernel,
+        module,
         shape,
         params,
     }))
@@ -256,25 +269,46 @@ fn packed_buffer(extra: HostPtr) -> Outcome<(HostPtr, usize)> {
     buffer.zip(size).need("a buffer or its size in `extra`")
 }
 
-/// Runs a launch whose turn it is.
-pub(super) fn run(d: &mut Locked, launch: &KernelLaunch) -> Outcome {
+/// What a launch did to memory, for [`order`].
+pub(super) struct Ran {
+    pub(super) outcome: Outcome,
+    pub(super) what: String,
+    pub(super) touched: Touched,
+}
+
+/// Runs launches whose turn it is: one, or with a seed several that nothing orders.
+pub(super) fn run(d: &mut Locked, launches: &[&KernelLaunch]) -> Vec<Ran> {
     let memory = Arc::clone(&d.memory);
     let mut options = d.options.clone();
     if options.threads == 0 {
         options.threads = d.cores;
     }
-    let report = engine::run(&engine::Launch {
-        kernel: &launch.kernel,
-        grid: launch.shape.grid,
-        block: launch.shape.block,
-        cluster: launch.shape.cluster,
-        dynamic_shared: launch.shape.dynamic_shared,
-        params: launch.params.clone(),
-        cooperative: launch.shape.cooperative,
-        memory: &memory,
-        device: d.device,
-        options: &options,
-    });
+    let all: Vec<_> = launches
+        .iter()
+        .map(|launch| engine::Launch {
+            kernel: &launch.kernel,
+            grid: launch.shape.grid,
+            block: launch.shape.block,
+            cluster: launch.shape.cluster,
+            dynamic_shared: launch.shape.dynamic_shared,
+            params: launch.params.clone(),
+            cooperative: launch.shape.cooperative,
+            memory: &memory,
+            device: d.device,
+            options: &options,
+        })
+        .collect();
+    let reports = match &all[..] {
+        [one] => vec![engine::run(one)],
+        several => engine::run_together(several),
+    };
+    let ends = launches.iter().zip(reports);
+    ends.map(|(launch, report)| tell(d, launch, report))
+        .collect()
+}
+
+/// Passes on what a launch printed, counted and found.
+fn tell(d: &mut Locked, launch: &KernelLaunch, report: engine::Report) -> Ran {
     if !report.printed.is_empty() {
         let mut out = std::io::stdout().lock();
         // A closed standard output is no fault of the kernel's.
@@ -282,7 +316,7 @@ pub(super) fn run(d: &mut Locked, launch: &KernelLaunch) -> Outcome {
             .write_all(report.printed.as_bytes())
             .and_then(|()| out.flush());
     }
-    if options.count {
+    if d.options.count {
         d.report.count(
             &launch.kernel.name,
             launch.shape.grid,
@@ -293,21 +327,23 @@ pub(super) fn run(d: &mut Locked, launch: &KernelLaunch) -> Outcome {
     for finding in &report.findings {
         d.report.find(finding);
     }
-    order::note(d, &format!("kernel {}", launch.kernel.name), |t| {
-        *t = report.touched
-    });
-    if let Some(fault) = report.fault {
-        return fail(CUresult::of_fault(fault.code), fault.message);
-    }
-    if options.check != Check::Off
+    let outcome = if let Some(fault) = report.fault {
+        fail(CUresult::of_fault(fault.code), fault.message)
+    } else if d.options.check != Check::Off
         && let Some(first) = report.findings.first()
     {
-        return fail(
+        fail(
             error_of(first.kind),
             format!("{}: {}", first.kernel, first.message),
-        );
+        )
+    } else {
+        Ok(())
+    };
+    Ran {
+        outcome,
+        what: format!("kernel {}", launch.kernel.name),
+        touched: report.touched,
     }
-    Ok(())
 }
 
 /// What the driver would return for a mistake, if the hardware noticed it.

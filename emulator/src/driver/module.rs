@@ -5,11 +5,14 @@ use std::collections::HashMap;
 use super::call::{
     Failure, Handle, HostPtr, Out, Outcome, Required, Text, entry, fail, invalid, unsupported,
 };
+use super::launch::KernelLaunch;
 use super::result::CUresult;
-use super::schedule::finish_context;
+use super::schedule::{Node, finish_context, waiting_kernel};
 use super::state::{Driver, Kind, Locked};
 use super::{capture, fatbin};
+use crate::check::{Finding, FindingKind};
 use crate::engine::{self, LoadError, Loaded};
+use crate::options::Check;
 use crate::ptx;
 
 #[derive(Debug)]
@@ -243,16 +246,61 @@ fn load_file(d: &mut Driver, bytes: &[u8]) -> Outcome<Handle> {
     }
 }
 
-/// Ends a module; submitted work is done first.
+/// Ends a module.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuModuleUnload(module: Handle) -> CUresult {
     entry("cuModuleUnload", |d| {
-        let context = d.module(module)?.context;
         capture::refuse_unsafe(d)?;
-        let result = finish_context(d, context);
-        unload(d, module);
-        result
+        end(d, module)
     })
+}
+
+/// Takes a module away at the program's request. Work of it that has been submitted is done first, which no driver promises.
+pub(super) fn end(d: &mut Locked, module: Handle) -> Outcome {
+    let context = d.module(module)?.context;
+    if d.options.check != Check::Off
+        && let Some((stream, kernel)) = waiting_kernel(d, module)
+    {
+        let message = format!(
+            "the module of {kernel} is unloaded while a launch of it in stream {stream:#x} may still run: synchronise first"
+        );
+        let kernel = kernel.to_owned();
+        report_unloaded(d, kernel, message);
+    }
+    let result = finish_context(d, context);
+    unload(d, module);
+    result
+}
+
+/// Whether the kernels of a graph are still loaded.
+///
+/// # Errors
+/// What a card may do with code that is gone.
+pub(super) fn check_loaded(d: &mut Driver, nodes: &[Node]) -> Outcome {
+    let modules = &d.modules;
+    let gone = |k: &KernelLaunch| !modules.contains_key(&k.module());
+    let Some(kernel) = nodes.iter().find_map(|n| n.work.kernel(&gone)) else {
+        return Ok(());
+    };
+    let kernel = kernel.name().to_owned();
+    let message = format!(
+        "the graph has a node of {kernel}, whose module was unloaded after the graph was instantiated"
+    );
+    report_unloaded(d, kernel, message.clone());
+    fail(CUresult::ILLEGAL_ADDRESS, message)
+}
+
+fn report_unloaded(d: &mut Driver, kernel: String, message: String) {
+    d.report.find(&Finding {
+        kind: FindingKind::UseAfterFree,
+        message,
+        kernel,
+        line: 0,
+        block: [0; 3],
+        thread: [0; 3],
+        address: None,
+        count: 1,
+    });
 }
 
 /// Takes a module's kernels and variables away.

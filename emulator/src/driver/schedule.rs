@@ -127,6 +127,15 @@ impl Work {
             _ => false,
         }
     }
+
+    /// A kernel in it for which `is` holds.
+    pub(super) fn kernel(&self, is: &impl Fn(&KernelLaunch) -> bool) -> Option<&KernelLaunch> {
+        match self {
+            Self::Kernel(kernel) => is(kernel).then_some(kernel),
+            Self::Graph(nodes) => nodes.iter().find_map(|n| n.work.kernel(is)),
+            _ => None,
+        }
+    }
 }
 
 /// A node of a graph; `after` holds the indices of the nodes it comes after, all smaller than its own.
@@ -289,6 +298,15 @@ pub(super) fn finish(d: &mut Locked, stream: Handle, position: u64) -> Outcome {
     }
 }
 
+/// A kernel of the module that a stream has yet to run, and the stream.
+pub(super) fn waiting_kernel(d: &Driver, module: Handle) -> Option<(Handle, &str)> {
+    d.streams.iter().find_map(|(&stream, s)| {
+        let mut commands = s.queue.iter();
+        let kernel = commands.find_map(|c| c.work.kernel(&|k| k.module() == module))?;
+        Some((stream, kernel.name()))
+    })
+}
+
 /// As [`finish`], for a position that may be older than the stream's last.
 pub(super) fn run_to(d: &mut Locked, stream: Handle, position: u64) -> Outcome {
     let context = d.streams.get(&stream).map(|s| s.context);
@@ -424,27 +442,68 @@ fn limit_pending(d: &mut Locked) {
     run_until(d, all);
 }
 
-/// Executes the head of a stream's queue.
+/// Executes the head of a stream's queue. With a seed, kernels at the head of other streams that may run, too, are on the device at the
+/// same time at random.
 fn step(d: &mut Locked, stream: Handle) {
-    let Some(s) = d.streams.get_mut(&stream) else {
+    let Some((context, command)) = take_head(d, stream) else {
         return;
     };
-    let Some(command) = s.queue.pop_front() else {
+    if let Work::Kernel(kernel) = &command.work
+        && d.random.is_some()
+    {
+        let mut heads = vec![(
+            stream,
+            context,
+            Arc::clone(kernel),
+            command.position,
+            Arc::clone(&command.after),
+        )];
+        let mut others = ready(d);
+        others.sort_unstable();
+        for (_, other) in others {
+            let is_kernel =
+                |s: &Stream| matches!(s.queue.front().map(|c| &c.work), Some(Work::Kernel(_)));
+            let joins = d.streams.get(&other).is_some_and(is_kernel)
+                && d.random.as_mut().is_some_and(|r| r.below(2) == 0);
+            if joins
+                && let Some((context, command)) = take_head(d, other)
+                && let Work::Kernel(kernel) = command.work
+            {
+                heads.push((other, context, kernel, command.position, command.after));
+            }
+        }
+        let launches: Vec<_> = heads.iter().map(|(_, _, kernel, ..)| &**kernel).collect();
+        let ran = launch::run(d, &launches);
+        for ((stream, context, _, position, after), ran) in heads.iter().zip(ran) {
+            let result = note(d, ran).and_then(|()| order::compare(d, *stream, *position, after));
+            complete(d, *stream, *context, *position, result);
+        }
         return;
-    };
-    let context = s.context;
-    s.running = true;
+    }
     let result = execute(d, context, &command.work)
         .and_then(|()| order::compare(d, stream, command.position, &command.after));
-    order::forget(d);
     if let Work::Host(_) = command.work {
         // What the function tells the rest of the program comes after all that the function came after.
         d.host_clock.merge(&command.after);
         d.host_clock.advance(stream, command.position);
     }
+    complete(d, stream, context, command.position, result);
+}
+
+/// Takes the head of a stream's queue, which is running from now on.
+fn take_head(d: &mut Driver, stream: Handle) -> Option<(Handle, Command)> {
+    let s = d.streams.get_mut(&stream)?;
+    let command = s.queue.pop_front()?;
+    s.running = true;
+    Some((s.context, command))
+}
+
+/// A command of a stream has ended.
+fn complete(d: &mut Locked, stream: Handle, context: Handle, position: u64, result: Outcome) {
+    order::forget(d);
     if let Some(s) = d.streams.get_mut(&stream) {
         s.running = false;
-        s.completed = s.completed.max(command.position);
+        s.completed = s.completed.max(position);
     }
     match result {
         Ok(()) => {}
@@ -457,7 +516,10 @@ fn step(d: &mut Locked, stream: Handle) {
 
 fn execute(d: &mut Locked, context: Handle, work: &Work) -> Outcome {
     match work {
-        Work::Kernel(kernel) => launch::run(d, kernel),
+        Work::Kernel(kernel) => {
+            let ran = launch::run(d, &[kernel]);
+            ran.into_iter().try_for_each(|ran| note(d, ran))
+        }
         Work::Copy(copy) => copy::run(d, copy),
         Work::Fill(fill) => copy::run_fill(d, fill),
         Work::Free(address) => {
@@ -489,6 +551,12 @@ fn execute(d: &mut Locked, context: Handle, work: &Work) -> Outcome {
         }
         Work::Graph(nodes) => execute_graph(d, context, nodes),
     }
+}
+
+/// Keeps what a launch touched, for the comparison with others.
+fn note(d: &mut Driver, ran: launch::Ran) -> Outcome {
+    order::note(d, &ran.what, |t| *t = ran.touched);
+    ran.outcome
 }
 
 /// Runs a graph's nodes in an order that its edges allow.

@@ -67,9 +67,11 @@ pub(crate) unsafe fn execute(
         }
         if atom.ty == AtomType::B128 {
             exchange_128(r, atom, &p, m);
+            x.changes += 1;
             return true;
         }
         let wide = size == 8;
+        let mut changed = false;
         for e in 0..atom.count as usize {
             let c = if atom.op == AtomOp::Cas {
                 atom.c
@@ -84,6 +86,7 @@ pub(crate) unsafe fn execute(
             for l in (0..32).filter(|l| m >> l & 1 != 0) {
                 let at = p[l].wrapping_add(e * size as usize);
                 old[l] = one(at, atom.op, atom.ty, b[l], c[l]);
+                changed |= now(at, size) != old[l];
             }
             let d = atom.d[e];
             if d != NONE {
@@ -93,8 +96,28 @@ pub(crate) unsafe fn execute(
                 }
             }
         }
+        // One that leaves all as it was is how a lock or a flag is polled.
+        match changed {
+            true => x.changes += 1,
+            false => warp.poll(x.changes),
+        }
     }
     true
+}
+
+/// The bits at an address.
+///
+/// # Safety
+/// As [`one`].
+unsafe fn now(at: *mut u8, size: u32) -> u64 {
+    // SAFETY: the caller's.
+    unsafe {
+        match size {
+            8 => AtomicU64::from_ptr(at.cast()).load(SeqCst),
+            4 => u64::from(AtomicU32::from_ptr(at.cast()).load(SeqCst)),
+            _ => u64::from(at.cast::<u16>().read_volatile()),
+        }
+    }
 }
 
 /// `exch.b128` and `cas.b128`.

@@ -20,9 +20,9 @@ mod special;
 mod state;
 mod wmma;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::memory::{Site, What};
 use self::registers::Lanes32;
@@ -35,6 +35,7 @@ use crate::lower::op::{Code, MemSpace};
 use crate::memory::{AccessErrorKind, AllocationKind, DeviceMemory, SHARED_WINDOW};
 use crate::numeric::mma;
 use crate::options::Check;
+use crate::residency::Needs;
 
 /// Instructions that a warp runs before another of its block does, and a block's warps together before another block.
 const WARP_QUANTUM: i64 = 20_000;
@@ -51,6 +52,21 @@ const MINGLED_BLOCKS: usize = 4;
 
 /// Blocks that a worker keeps at once with a seed.
 const SEEDED_BLOCKS: usize = 6;
+
+/// Polls by each warp that can run, with no change of memory by anyone, after which they are thought to wait for ever; and how
+/// long that must last, for another thread of the program may write what they look at.
+const IDLE_POLLS: u32 = 2_000;
+const IDLE_TIME: Duration = Duration::from_millis(500);
+
+/// Whether the workers get anywhere; shared by grids that run side by side.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Grows when a worker changes memory that others may look at.
+    changes: AtomicU64,
+    /// Workers, and those of them that only poll.
+    workers: AtomicUsize,
+    idle: AtomicUsize,
+}
 
 /// What the workers share.
 pub(crate) struct Grid<'a> {
@@ -69,6 +85,7 @@ pub(crate) struct Grid<'a> {
     blocks: u64,
     shared_len: u32,
     next_block: AtomicU64,
+    progress: &'a Progress,
     stop: AtomicBool,
     executed: AtomicU64,
     fault: Mutex<Option<Fault>>,
@@ -101,6 +118,10 @@ pub(crate) struct Exec<'a> {
     generation: u64,
     /// Thread instructions already added to the grid's.
     reported: u64,
+    /// Changes of memory that this worker has made or heard of; those that it has told, and how many all workers had told then.
+    pub(crate) changes: u64,
+    told: u64,
+    heard: u64,
 }
 
 /// splitmix64.
@@ -130,106 +151,203 @@ enum Turn {
 static LAUNCHES: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn run(launch: &Launch<'_>) -> Report {
-    let failed = |message: String| Report {
+    run_together(std::slice::from_ref(launch)).remove(0)
+}
+
+/// Runs launches that nothing orders: by turns, so that their blocks meet, if there are several. Their options must be the same and
+/// have a seed then.
+pub(crate) fn run_together(launches: &[Launch<'_>]) -> Vec<Report> {
+    let progress = Progress::default();
+    let prepared: Vec<Result<Prepared<'_>, String>> = launches.iter().map(Prepared::new).collect();
+    let grids: Vec<Option<Grid<'_>>> = launches
+        .iter()
+        .zip(&prepared)
+        .map(|(launch, prepared)| Some(prepared.as_ref().ok()?.grid(launch, &progress)))
+        .collect();
+    let running: Vec<&Grid<'_>> = grids.iter().flatten().collect();
+    let mut counted = match running[..] {
+        [grid] => vec![grid.execute()],
+        _ => execute_by_turns(&running),
+    }
+    .into_iter();
+    drop(running);
+    let ended: Vec<Option<Report>> = grids
+        .into_iter()
+        .map(|grid| {
+            let grid = grid?;
+            let fault = grid
+                .fault
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner);
+            let printed = grid
+                .printed
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner);
+            Some(Report {
+                fault,
+                printed,
+                ..counted.next().unwrap_or_default()
+            })
+        })
+        .collect();
+    prepared
+        .into_iter()
+        .zip(ended)
+        .map(|(prepared, ended)| match (prepared, ended) {
+            (Ok(prepared), Some(report)) => prepared.finish(report),
+            (Err(message), _) => failed(message),
+            (Ok(_), None) => failed("the launch was not executed".into()),
+        })
+        .collect()
+}
+
+fn failed(message: String) -> Report {
+    Report {
         fault: Some(Fault {
             code: FaultCode::LaunchFailed,
             message,
         }),
         ..Report::default()
-    };
-    let code: &Code = &launch.kernel.code;
-    let threads: u64 = launch.block.iter().map(|&n| u64::from(n)).product();
-    let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
-    if !(1..=1024).contains(&threads) || blocks == 0 {
-        return failed(format!(
-            "grid {:?} of blocks {:?}: a block has 1 to 1024 threads, and a grid at least one block",
-            launch.grid, launch.block
-        ));
     }
-    let needed = launch
-        .kernel
-        .params
-        .iter()
-        .map(|p| p.offset + p.size)
-        .max()
-        .unwrap_or(0);
-    if launch.params.len() < needed as usize {
-        return failed(format!(
-            "{} takes {needed} bytes of parameters, {} are given",
-            launch.kernel.name,
-            launch.params.len()
-        ));
+}
+
+/// A launch that can run.
+struct Prepared<'a> {
+    checker: Option<GridChecker<'a>>,
+    memory: &'a DeviceMemory,
+    shared_len: u32,
+    workspace: u64,
+    blocks: u64,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(launch: &'a Launch<'_>) -> Result<Self, String> {
+        let code: &Code = &launch.kernel.code;
+        let threads: u64 = launch.block.iter().map(|&n| u64::from(n)).product();
+        let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
+        if !(1..=1024).contains(&threads) || blocks == 0 {
+            return Err(format!(
+                "grid {:?} of blocks {:?}: a block has 1 to 1024 threads, and a grid at least one block",
+                launch.grid, launch.block
+            ));
+        }
+        let needed = launch
+            .kernel
+            .params
+            .iter()
+            .map(|p| p.offset + p.size)
+            .max()
+            .unwrap_or(0);
+        if launch.params.len() < needed as usize {
+            return Err(format!(
+                "{} takes {needed} bytes of parameters, {} are given",
+                launch.kernel.name,
+                launch.params.len()
+            ));
+        }
+        if launch.dynamic_shared > 1 << 20 {
+            return Err(format!(
+                "{} bytes of shared memory are too many",
+                launch.dynamic_shared
+            ));
+        }
+        let shared_len = match launch.dynamic_shared {
+            0 => code.static_shared,
+            n => code.dynamic_offset + n,
+        };
+        let workspace = match launch.cooperative {
+            false => 0,
+            true => launch
+                .memory
+                .allocate_as(64, 256, AllocationKind::Internal)
+                .ok_or("no device memory for the cooperative grid's workspace")?,
+        };
+        if workspace != 0 && launch.memory.fill(workspace, 64, &[0]).is_err() {
+            return Err("the cooperative grid's workspace is gone".into());
+        }
+        let checker = GridChecker::new(GridInfo {
+            kernel: &launch.kernel.name,
+            grid: launch.grid,
+            block: launch.block,
+            shared_bytes: shared_len,
+            level: launch.options.check,
+            memory: launch.memory,
+        });
+        Ok(Self {
+            checker,
+            memory: launch.memory,
+            shared_len,
+            workspace,
+            blocks,
+        })
     }
-    if launch.dynamic_shared > 1 << 20 {
-        return failed(format!(
-            "{} bytes of shared memory are too many",
-            launch.dynamic_shared
-        ));
+
+    fn grid(&'a self, launch: &'a Launch<'a>, progress: &'a Progress) -> Grid<'a> {
+        let mma = match (launch.options.exact_mma, launch.device.compute_capability.0) {
+            (false, _) => mma::Mode::Fast,
+            (true, ..9) => mma::Mode::Ampere,
+            (true, _) => mma::Mode::Hopper,
+        };
+        Grid {
+            launch,
+            code: &launch.kernel.code,
+            memory: launch.memory,
+            params: &launch.params,
+            mma,
+            mingle: launch.options.check == Check::All,
+            workspace: self.workspace,
+            id: LAUNCHES.fetch_add(1, Ordering::Relaxed) + 1,
+            checker: self.checker.as_ref(),
+            blocks: self.blocks,
+            shared_len: self.shared_len,
+            next_block: AtomicU64::new(0),
+            progress,
+            stop: AtomicBool::new(false),
+            executed: AtomicU64::new(0),
+            fault: Mutex::new(None),
+            printed: Mutex::new(String::new()),
+            start: Instant::now(),
+        }
     }
-    let shared_len = match launch.dynamic_shared {
-        0 => code.static_shared,
-        n => code.dynamic_offset + n,
-    };
-    let workspace = match launch.cooperative {
-        false => 0,
-        true => match launch.memory.allocate_as(64, 256, AllocationKind::Internal) {
-            Some(a) => a,
-            None => return failed("no device memory for the cooperative grid's workspace".into()),
-        },
-    };
-    if workspace != 0 && launch.memory.fill(workspace, 64, &[0]).is_err() {
-        return failed("the cooperative grid's workspace is gone".into());
+
+    fn finish(self, mut report: Report) -> Report {
+        if self.workspace != 0 {
+            // Allocated when it was prepared; it can only be gone if the program freed it, which was reported to it then.
+            let _ = self.memory.free(self.workspace);
+        }
+        if let Some(checker) = self.checker {
+            report.touched = checker.touched();
+            report.findings = checker.finish();
+        }
+        report
     }
-    let checker = GridChecker::new(GridInfo {
-        kernel: &launch.kernel.name,
-        grid: launch.grid,
-        block: launch.block,
-        shared_bytes: shared_len,
-        level: launch.options.check,
-        memory: launch.memory,
-    });
-    let mma = match (launch.options.exact_mma, launch.device.compute_capability.0) {
-        (false, _) => mma::Mode::Fast,
-        (true, ..9) => mma::Mode::Ampere,
-        (true, _) => mma::Mode::Hopper,
-    };
-    let grid = Grid {
-        launch,
-        code,
-        memory: launch.memory,
-        params: &launch.params,
-        mma,
-        mingle: launch.options.check == Check::All,
-        workspace,
-        id: LAUNCHES.fetch_add(1, Ordering::Relaxed) + 1,
-        checker: checker.as_ref(),
-        blocks,
-        shared_len,
-        next_block: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
-        executed: AtomicU64::new(0),
-        fault: Mutex::new(None),
-        printed: Mutex::new(String::new()),
-        start: Instant::now(),
-    };
-    let mut report = grid.execute();
-    if workspace != 0 {
-        // Allocated above; it can only be gone if the program freed it, which was reported to it then.
-        let _ = launch.memory.free(workspace);
+}
+
+/// One worker for each grid, which take turns at random until all have ended or one has failed.
+fn execute_by_turns(grids: &[&Grid<'_>]) -> Vec<Report> {
+    let seed = grids.first().and_then(|grid| grid.launch.options.seed);
+    let mut random = Random(seed.unwrap_or(0) ^ 0x0005_eed0_fa11);
+    let mut workers: Vec<_> = grids.iter().map(|grid| Worker::new(grid, 1)).collect();
+    let mut running: Vec<usize> = (0..workers.len()).collect();
+    while !running.is_empty() {
+        let pick = random.below(running.len() as u64) as usize;
+        let worker = &mut workers[running[pick]];
+        if worker.step() {
+            continue;
+        }
+        if worker.grid.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        worker.leave();
+        running.swap_remove(pick);
     }
-    report.fault = grid
-        .fault
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    report.printed = grid
-        .printed
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    if let Some(checker) = checker {
-        report.touched = checker.touched();
-        report.findings = checker.finish();
-    }
-    report
+    let ends = workers.into_iter().zip(grids);
+    ends.map(|(worker, grid)| {
+        let mut report = Report::default();
+        count::collect(grid, vec![worker.end()], &mut report.counters);
+        report
+    })
+    .collect()
 }
 
 impl<'a> Grid<'a> {
@@ -249,11 +367,11 @@ impl<'a> Grid<'a> {
             .max(1);
         let mut tallies = Vec::new();
         if workers == 1 {
-            tallies.push(self.worker(1));
+            tallies.push(Worker::new(self, 1).run());
         } else {
             std::thread::scope(|scope| {
                 let handles: Vec<_> = (0..workers)
-                    .map(|_| scope.spawn(|| self.worker(workers)))
+                    .map(|_| scope.spawn(|| Worker::new(self, workers).run()))
                     .collect();
                 for handle in handles {
                     match handle.join() {
@@ -279,86 +397,9 @@ impl<'a> Grid<'a> {
             .get_or_insert(fault);
     }
 
-    /// Runs blocks until there are none.
-    fn worker(&'a self, workers: usize) -> count::Worker {
-        let options = self.launch.options;
-        let count = options.count;
-        let mut x = Exec {
-            grid: self,
-            level: Level::detect(),
-            warp_instructions: 0,
-            thread_instructions: 0,
-            clock: 0,
-            profile: count,
-            tally: count.then(|| Box::new(count::Tally::new(self))),
-            fault: None,
-            // One more than there are loads and stores: the others share it.
-            sites: vec![Site::EMPTY; self.code.mems.len() + 1],
-            generation: 0,
-            reported: 0,
-        };
-        let mut random = options.seed.map(Random);
-        let most = self.most_resident(workers);
-        let mut resident: Vec<Block<'a>> = Vec::new();
-        let mut spare: Vec<Block<'a>> = Vec::new();
-        let mut at = 0;
-        loop {
-            if self.stop.load(Ordering::Relaxed) {
-                break;
-            }
-            let wanted = match random {
-                Some(_) => SEEDED_BLOCKS.min(most),
-                None if count => most,
-                None => 1,
-            };
-            while resident.len() < wanted
-                && let Some(block) = self.start(&mut spare)
-            {
-                resident.push(block);
-            }
-            if resident.is_empty() {
-                break;
-            }
-            if let Some(random) = &mut random {
-                at = random.below(resident.len() as u64) as usize;
-            }
-            at %= resident.len();
-            match x.turn(&mut resident[at], &mut random) {
-                Turn::Done => spare.push(resident.swap_remove(at)),
-                Turn::Again => {
-                    let block = &resident[at];
-                    let mingles = self.mingle && block.exchanged && resident.len() < MINGLED_BLOCKS;
-                    if (mingles || block.polls > POLLS)
-                        && resident.len() < most
-                        && let Some(block) = self.start(&mut spare)
-                    {
-                        resident.push(block);
-                    }
-                    at += 1;
-                }
-                Turn::Fault => {
-                    if let Some(fault) = x.fault.take() {
-                        self.record(fault);
-                    }
-                    break;
-                }
-            }
-        }
-        x.report_executed();
-        count::Worker {
-            warp_instructions: x.warp_instructions,
-            thread_instructions: x.thread_instructions,
-            tally: x.tally,
-        }
-    }
-
     /// Blocks that a worker may have started at once: as many as the device would hold.
     fn most_resident(&self, workers: usize) -> usize {
-        let device = self.launch.device;
-        let threads: u32 = self.launch.block.iter().product();
-        let per_sm = (device.max_threads_per_multiprocessor / threads.next_multiple_of(32))
-            .clamp(1, device.max_blocks_per_multiprocessor.max(1));
-        let device_wide = u64::from(per_sm) * u64::from(device.multiprocessors.max(1));
+        let device_wide = self.device_wide();
         // A cooperative launch was checked to fit: all of it is resident.
         let all = if self.launch.cooperative {
             self.blocks
@@ -368,12 +409,23 @@ impl<'a> Grid<'a> {
         (all.min(self.blocks) as usize).div_ceil(workers).max(1)
     }
 
-    /// Starts the next block.
-    fn start(&'a self, spare: &mut Vec<Block<'a>>) -> Option<Block<'a>> {
-        let index = self.next_block.fetch_add(1, Ordering::Relaxed);
-        if index >= self.blocks {
+    /// Blocks of the kernel that the whole device holds at once, by threads, registers, shared memory and number.
+    fn device_wide(&self) -> u64 {
+        let (launch, device) = (self.launch, self.launch.device);
+        let threads: u32 = launch.block.iter().product();
+        let needs = Needs::of(launch.kernel);
+        let each = needs.resident_blocks(device, threads, launch.dynamic_shared);
+        // Something must run, also what the driver would have refused.
+        u64::from(each.max(1)) * u64::from(device.multiprocessors.max(1))
+    }
+
+    /// Starts the block that is next, in the order that `order` says.
+    fn start(&'a self, order: &mut StartOrder, spare: &mut Vec<Block<'a>>) -> Option<Block<'a>> {
+        let place = self.next_block.fetch_add(1, Ordering::Relaxed);
+        if place >= self.blocks {
             return None;
         }
+        let index = order.block(place, self.blocks);
         let [gx, gy, _] = self.launch.grid.map(u64::from);
         let id = [index % gx, index / gx % gy, index / gx / gy].map(|n| n as u32);
         let checker = self.checker.map(|c| c.block(index as u32));
@@ -416,6 +468,277 @@ impl<'a> Grid<'a> {
             warp.reset(i as u32, self.launch.block, &self.code.functions[0], late);
         }
         Some(block)
+    }
+}
+
+/// Which block starts next. Without a seed the lowest; with one, any of as many as the device holds at once: PTX promises no order, but
+/// work that goes down a grid from block to block must not wait for what cannot be resident with it.
+struct StartOrder {
+    random: Option<Random>,
+    window: u64,
+    /// Of the window that is being started, the first block and the order.
+    first: u64,
+    order: Vec<u64>,
+}
+
+impl StartOrder {
+    fn block(&mut self, place: u64, blocks: u64) -> u64 {
+        let Some(random) = &mut self.random else {
+            return place;
+        };
+        let first = place / self.window * self.window;
+        if self.order.is_empty() || first != self.first {
+            self.first = first;
+            self.order = (first..blocks.min(first + self.window)).collect();
+            for i in (1..self.order.len()).rev() {
+                self.order.swap(i, random.below(i as u64 + 1) as usize);
+            }
+        }
+        self.order[(place - first) as usize]
+    }
+}
+
+/// A thread's part of a grid: the blocks that it has started.
+struct Worker<'a> {
+    grid: &'a Grid<'a>,
+    x: Exec<'a>,
+    random: Option<Random>,
+    order: StartOrder,
+    most: usize,
+    resident: Vec<Block<'a>>,
+    spare: Vec<Block<'a>>,
+    /// The block whose turn it is.
+    at: usize,
+    /// Since when, and since which change of memory, it only polls.
+    idle: Option<(u64, Instant)>,
+    /// Turns since it was last asked whether it only polls.
+    turns: usize,
+    left: bool,
+}
+
+impl<'a> Worker<'a> {
+    fn new(grid: &'a Grid<'a>, workers: usize) -> Self {
+        let options = grid.launch.options;
+        grid.progress.workers.fetch_add(1, Ordering::Relaxed);
+        let most = grid.most_resident(workers);
+        Self {
+            grid,
+            x: Exec {
+                grid,
+                level: Level::detect(),
+                warp_instructions: 0,
+                thread_instructions: 0,
+                clock: 0,
+                profile: options.count,
+                tally: options.count.then(|| Box::new(count::Tally::new(grid))),
+                fault: None,
+                // One more than there are loads and stores: the others share it.
+                sites: vec![Site::EMPTY; grid.code.mems.len() + 1],
+                generation: 0,
+                reported: 0,
+                changes: 1,
+                told: 1,
+                heard: 0,
+            },
+            random: options.seed.map(Random),
+            order: StartOrder {
+                random: options.seed.map(|seed| Random(seed.wrapping_add(0x5a7e))),
+                window: most as u64,
+                first: 0,
+                order: Vec::new(),
+            },
+            most,
+            resident: Vec::new(),
+            spare: Vec::new(),
+            at: 0,
+            idle: None,
+            turns: 0,
+            left: false,
+        }
+    }
+
+    /// Runs blocks until there are none.
+    fn run(mut self) -> count::Worker {
+        while self.step() {}
+        self.end()
+    }
+
+    /// Gives one block a turn; false: there is nothing more to do.
+    fn step(&mut self) -> bool {
+        let grid = self.grid;
+        if grid.stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        let wanted = match self.random {
+            Some(_) => SEEDED_BLOCKS.min(self.most),
+            None if grid.launch.options.count => self.most,
+            None => 1,
+        };
+        while self.resident.len() < wanted && self.start() {}
+        if self.resident.is_empty() {
+            return false;
+        }
+        if let Some(random) = &mut self.random {
+            self.at = random.below(self.resident.len() as u64) as usize;
+        }
+        self.at %= self.resident.len();
+        match self.x.turn(&mut self.resident[self.at], &mut self.random) {
+            Turn::Done => {
+                // Its end lets another block start.
+                self.x.changes += 1;
+                self.spare.push(self.resident.swap_remove(self.at));
+            }
+            Turn::Again => {
+                let block = &self.resident[self.at];
+                let mingles =
+                    grid.mingle && block.exchanged && self.resident.len() < MINGLED_BLOCKS;
+                let waits = block.polls > POLLS
+                    || (block.polls > 0 && block.only_polls(self.x.changes, POLLS as u32));
+                let started = (mingles || waits) && self.start();
+                self.at += 1;
+                self.exchange();
+                if waits && !started && self.waits_for_ever() {
+                    self.livelock();
+                    return false;
+                }
+            }
+            Turn::Fault => {
+                if let Some(fault) = self.x.fault.take() {
+                    grid.record(fault);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    fn start(&mut self) -> bool {
+        if self.resident.len() >= self.most {
+            return false;
+        }
+        let block = self.grid.start(&mut self.order, &mut self.spare);
+        block.map(|block| self.resident.push(block)).is_some()
+    }
+
+    /// Tells the other workers of changes, and hears of theirs.
+    fn exchange(&mut self) {
+        let x = &mut self.x;
+        let changes = &self.grid.progress.changes;
+        if x.changes != x.told {
+            let before = changes.fetch_add(1, Ordering::Relaxed);
+            x.changes += u64::from(before != x.heard);
+            x.heard = before + 1;
+        } else {
+            let now = changes.load(Ordering::Relaxed);
+            x.changes += u64::from(now != x.heard);
+            x.heard = now;
+        }
+        x.told = x.changes;
+        if self.idle.is_some_and(|(since, _)| since != self.x.changes) {
+            self.idle = None;
+            self.grid.progress.idle.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether nothing is left but polling, here and in all other workers, and has been for a while.
+    fn waits_for_ever(&mut self) -> bool {
+        // Looking at all blocks costs as much as a turn of some.
+        self.turns += 1;
+        if self.turns < self.resident.len() {
+            return false;
+        }
+        self.turns = 0;
+        let changes = self.x.changes;
+        let idle = |block: &Block<'_>| block.only_polls(changes, IDLE_POLLS);
+        if !self.resident.iter().all(idle) {
+            return false;
+        }
+        let progress = self.grid.progress;
+        let (_, since) = *self.idle.get_or_insert_with(|| {
+            progress.idle.fetch_add(1, Ordering::Relaxed);
+            (changes, Instant::now())
+        });
+        progress.idle.load(Ordering::Relaxed) >= progress.workers.load(Ordering::Relaxed)
+            && since.elapsed() >= IDLE_TIME
+    }
+
+    /// Every resident block polls what nobody changes.
+    fn livelock(&mut self) {
+        let grid = self.grid;
+        let started = grid.next_block.load(Ordering::Relaxed).min(grid.blocks);
+        let holds = match grid.launch.cooperative {
+            true => grid.blocks,
+            false => grid.device_wide(),
+        };
+        let mut places = Vec::new();
+        let mut first = None;
+        for block in &self.resident {
+            for warp in block.warps.iter().filter(|w| w.live != 0 && !w.blocked) {
+                let Some(group) = warp.groups.iter().find(|g| g.mask != 0) else {
+                    continue;
+                };
+                let line = line_of(grid.code, group.pc);
+                let thread = warp.index * 32 + group.mask.trailing_zeros();
+                first.get_or_insert((line, thread, block.index));
+                if places.len() < 4 {
+                    places.push(format!(
+                        "block {:?} warp {} at PTX line {line}",
+                        block.id, warp.index
+                    ));
+                }
+            }
+        }
+        let rest = match started < grid.blocks {
+            true => format!(
+                "{} of {} blocks cannot start before one of these ends, for the device holds {holds} at once",
+                grid.blocks - started,
+                grid.blocks
+            ),
+            false => format!("all of the {} blocks have started", grid.blocks),
+        };
+        let message = format!(
+            "deadlock: every block that runs polls, and nothing changes what they look at ({}); {rest}",
+            places.join("; ")
+        );
+        let (line, thread, block) = first.unwrap_or_default();
+        if let Some(checker) = grid.checker {
+            checker.report(hooks::Report {
+                kind: FindingKind::Deadlock,
+                message: message.clone(),
+                line,
+                other_line: None,
+                block: block as u32,
+                thread,
+                address: None,
+            });
+        }
+        grid.record(Fault {
+            code: FaultCode::LaunchTimeout,
+            message: format!("{}: {message}", grid.launch.kernel.name),
+        });
+    }
+
+    /// The others no longer wait for this worker.
+    fn leave(&mut self) {
+        if std::mem::replace(&mut self.left, true) {
+            return;
+        }
+        let progress = self.grid.progress;
+        progress.workers.fetch_sub(1, Ordering::Relaxed);
+        if self.idle.take().is_some() {
+            progress.idle.fetch_sub(1, Ordering::Relaxed);
+        }
+        progress.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn end(mut self) -> count::Worker {
+        self.leave();
+        self.x.report_executed();
+        count::Worker {
+            warp_instructions: self.x.warp_instructions,
+            thread_instructions: self.x.thread_instructions,
+            tally: self.x.tally,
+        }
     }
 }
 

@@ -143,6 +143,7 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
                         budget -= POLL_COST;
                         warp.backward += POLL;
                         block.polls += 1;
+                        warp.poll(x.changes);
                     }
                     pc += 1;
                 }
@@ -151,6 +152,7 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
                     if !unsafe { memory::store(x, block, warp, regs, frame, index, m, pc) } {
                         return Stop::Fault;
                     }
+                    x.changes += 1;
                     pc += 1;
                 }
                 Op::Bra(target) => {

@@ -9,7 +9,7 @@ use crate::lower::op::Special;
 pub(crate) fn read(
     x: &Exec<'_>,
     block: &Block<'_>,
-    warp: &Warp,
+    warp: &mut Warp,
     regs: Regs,
     d: u32,
     special: Special,
@@ -21,6 +21,18 @@ pub(crate) fn read(
     // Clocks advance with instructions: a run with a seed is reproducible, and a loop that waits for time ends.
     let clock = x.clock + x.warp_instructions;
     let all = |value: u32| [value; 32];
+    if matches!(
+        special,
+        Special::Clock
+            | Special::ClockHi
+            | Special::Clock64
+            | Special::GlobalTimer
+            | Special::GlobalTimerLo
+            | Special::GlobalTimerHi
+    ) {
+        // A wait that looks at the time may end by it.
+        warp.idle_polls = 0;
+    }
     let value: [u32; 32] = match special {
         Special::Tid(axis) => warp.tid[axis as usize],
         Special::Ntid(axis) => all(launch.block[axis as usize]),

@@ -112,9 +112,22 @@ pub(crate) struct Warp {
     pub(crate) met: u32,
     /// No group can run until a barrier completes.
     pub(crate) blocked: bool,
+    /// Polls since memory last changed, and the count of changes then (`Exec::changes`).
+    pub(crate) idle_polls: u32,
+    pub(crate) idle_since: u64,
 }
 
 impl Warp {
+    /// The warp has looked for a change of memory once more, `changes` of which there have been.
+    #[inline(always)]
+    pub(crate) fn poll(&mut self, changes: u64) {
+        if self.idle_since != changes {
+            self.idle_since = changes;
+            self.idle_polls = 0;
+        }
+        self.idle_polls = self.idle_polls.saturating_add(1);
+    }
+
     /// Registers of a frame.
     pub(crate) fn regs(&mut self, frame: Frame) -> Regs {
         Regs {
@@ -148,6 +161,8 @@ impl Warp {
         self.fair = 0;
         self.met = 0;
         self.blocked = false;
+        self.idle_polls = 0;
+        self.idle_since = 0;
         self.groups.clear();
         self.groups.push(Group {
             pc: function.entry,
@@ -377,6 +392,12 @@ pub(crate) struct Block<'a> {
 }
 
 impl Block<'_> {
+    /// Whether every warp that could run has polled `polls` times since memory last changed.
+    pub(crate) fn only_polls(&self, changes: u64, polls: u32) -> bool {
+        let mut runnable = self.warps.iter().filter(|w| w.live != 0 && !w.blocked);
+        runnable.all(|w| w.idle_since == changes && w.idle_polls >= polls)
+    }
+
     /// Host address of shared memory's first byte.
     pub(crate) fn shared_ptr(&mut self) -> *mut u8 {
         self.shared.as_mut_ptr().cast()
