@@ -6,6 +6,8 @@ use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::cpu::product::Multiply;
+
 /// Anything a device buffer holds.
 pub trait Scalar: bytemuck::Pod + Debug + PartialEq + Send + Sync + device::Scalar {}
 
@@ -64,6 +66,7 @@ pub trait Element: Scalar + sealed::Sealed {
 /// An arithmetic type: `f32` or `f64`. Sealed.
 pub trait Real:
     Element<Acc = Self>
+    + Multiply
     + PartialOrd
     + Add<Output = Self>
     + Sub<Output = Self>

@@ -1,6 +1,6 @@
 //! The reference: every operation on the CPU, in the order the data flows.
 //!
-//! It defines what is right. Matrix products go through `gemm`; everything else is plain loops in a fixed order, so two runs
+//! It defines what is right. Matrix products go through `gemm-f32` and `gemm-f64`; everything else is plain loops in a fixed order, so two runs
 //! give the same bits whatever the number of threads.
 
 mod combine;
@@ -9,7 +9,7 @@ mod experts;
 mod losses;
 mod parallel;
 mod permute;
-mod product;
+pub(crate) mod product;
 mod router;
 
 use parallel::Disjoint;

@@ -89,7 +89,7 @@ fn target_directory() -> Result<PathBuf, String> {
         .ok_or("cargo metadata says no target directory".into())
 }
 
-const CUDA: [&str; 2] = ["--features", "millet/cuda"];
+const CUDA: [&str; 2] = ["--features", "cuda"];
 
 /// Cargo with CUDA: kernels for the oldest architecture only, which is what the emulator runs and what takes the least time,
 /// and the compiler's warnings as errors.
