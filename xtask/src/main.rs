@@ -2,6 +2,7 @@
 
 mod bindings;
 mod conformance;
+mod publish;
 mod wheels;
 
 use std::env;
@@ -13,7 +14,8 @@ const USAGE: &str = "\
 Usage: cargo xtask <task>
 
   test         every test of the workspace, doc-tests and examples; ends with their number
-  check        rustfmt, clippy and rustdoc, warnings as errors, with and without CUDA; src/cuda/sys.rs is not stale
+  check        rustfmt, clippy and rustdoc, warnings as errors, with and without CUDA; src/cuda/sys.rs is not stale; what would
+               be published builds
   ci           check, then test
   nvcc         the CUDA compiler: the machine's own, else from PyPI into target; test and check begin with it
   bindings     src/cuda/sys.rs from csrc/params.h
@@ -162,7 +164,8 @@ fn check() -> Result<(), String> {
     run(cargo_with_cuda()
         .args(["doc", "--workspace", "--no-deps"])
         .args(CUDA)
-        .env("RUSTDOCFLAGS", "-D warnings"))
+        .env("RUSTDOCFLAGS", "-D warnings"))?;
+    publish::check()
 }
 
 fn bench(arguments: &[String]) -> Result<(), String> {
