@@ -218,26 +218,26 @@ fn dense_product(criterion: &mut Criterion, times: &Times, name: &str) {
         let n = N as isize;
         // SAFETY: three N×N matrices, the output exclusively borrowed.
         unsafe {
-            gemm::gemm(
+            gemm_f32::gemm::f32::get_gemm_fn()(
                 N,
                 N,
                 N,
                 c.as_mut_ptr(),
-                1,
                 n,
+                1,
                 false,
-                a.as_ptr(),
-                1,
-                n,
                 b.as_ptr(),
-                1,
                 n,
+                1,
+                a.as_ptr(),
+                n,
+                1,
                 0.0,
                 1.0,
                 false,
                 false,
                 false,
-                gemm::Parallelism::Rayon(0),
+                gemm_common::Parallelism::Rayon(0),
             );
         }
         black_box(&mut c);

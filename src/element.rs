@@ -3,8 +3,11 @@
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use pulp::Arch;
+
+use crate::cpu::parallel::Inlined;
+use crate::cpu::product::Multiply;
 
 /// Anything a device buffer holds.
 pub trait Scalar: bytemuck::Pod + Debug + PartialEq + Send + Sync + device::Scalar {}
@@ -64,6 +67,7 @@ pub trait Element: Scalar + sealed::Sealed {
 /// An arithmetic type: `f32` or `f64`. Sealed.
 pub trait Real:
     Element<Acc = Self>
+    + Multiply
     + PartialOrd
     + Add<Output = Self>
     + Sub<Output = Self>
@@ -173,29 +177,29 @@ arithmetic_type!(f32, exp_f32);
 arithmetic_type!(f64, f64::exp);
 
 macro_rules! storage_type {
-    ($type:ty) => {
+    ($type:ty, $widen:expr, $narrow:expr) => {
         impl Element for $type {
             type Acc = f32;
             const NAME: &'static str = stringify!($type);
 
             #[inline(always)]
             fn widen(self) -> f32 {
-                self.to_f32()
+                $widen(self.to_bits())
             }
             #[inline(always)]
             fn narrow(value: f32) -> Self {
-                <$type>::from_f32(value)
+                Self::from_bits($narrow(value))
             }
             fn widen_slice<'s>(source: &'s [Self], scratch: &'s mut [f32]) -> &'s [f32] {
                 let scratch = &mut scratch[..source.len()];
-                source.convert_to_f32_slice(scratch);
+                Self::widen_into(source, scratch);
                 scratch
             }
             fn widen_into(source: &[Self], target: &mut [f32]) {
-                source.convert_to_f32_slice(target);
+                convert(source, target, Self::widen);
             }
             fn narrow_into(source: &[f32], target: &mut [Self]) {
-                target.convert_from_f32_slice(source);
+                convert(source, target, Self::narrow);
             }
             fn widen_scratch(n: usize) -> usize {
                 n
@@ -204,8 +208,81 @@ macro_rules! storage_type {
     };
 }
 
-storage_type!(bf16);
-storage_type!(f16);
+storage_type!(bf16, widen_bf16, narrow_bf16);
+storage_type!(f16, widen_f16, narrow_f16);
+
+/// Every element, as many at a time as the machine's vectors hold.
+#[inline(always)]
+fn convert<S: Copy, T>(source: &[S], target: &mut [T], one: impl Fn(S) -> T) {
+    assert_eq!(source.len(), target.len(), "lengths of a conversion");
+    Arch::new().dispatch(Inlined(
+        #[inline(always)]
+        || {
+            for (target, &source) in target.iter_mut().zip(source) {
+                *target = one(source);
+            }
+        },
+    ));
+}
+
+// The crate `half` gives the same bits, but branches, or asks what the processor has, for each element; these loops become
+// vector instructions.
+
+/// Exact; a NaN becomes quiet.
+#[inline(always)]
+fn widen_bf16(bits: u16) -> f32 {
+    let is_nan = bits & 0x7FFF > 0x7F80;
+    f32::from_bits((u32::from(bits) | if is_nan { 0x40 } else { 0 }) << 16)
+}
+
+/// Rounds to nearest even; a NaN stays one.
+#[inline(always)]
+fn narrow_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+    let kept = if value.is_nan() {
+        bits | 0x40_0000
+    } else {
+        rounded
+    };
+    (kept >> 16) as u16
+}
+
+/// Exact; a NaN becomes quiet.
+#[inline(always)]
+fn widen_f16(bits: u16) -> f32 {
+    let (sign, magnitude) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7FFF));
+    // The exponents' biases differ by 112; the product is exact for subnormal numbers too.
+    let finite = (f32::from_bits(magnitude << 13) * power_of_two(112)).to_bits();
+    let quiet = if magnitude > 0x7C00 { 0x40_0000 } else { 0 };
+    let special = magnitude << 13 | 0x7F80_0000 | quiet;
+    f32::from_bits(sign | if magnitude < 0x7C00 { finite } else { special })
+}
+
+/// Rounds to nearest even; a NaN stays one.
+#[inline(always)]
+fn narrow_f16(value: f32) -> u16 {
+    let (sign, magnitude) = (
+        value.to_bits() >> 16 & 0x8000,
+        value.to_bits() & 0x7FFF_FFFF,
+    );
+    // A carry out of the mantissa is right: it goes to the next exponent, at the end to infinity.
+    let rounded = magnitude.wrapping_sub((112 << 23) - 0xFFF - (magnitude >> 13 & 1));
+    // Below 2⁻¹⁴ the sum's last place is that of an f16, 2⁻²⁴, and the addition rounds to it.
+    let subnormal = (f32::from_bits(magnitude) + 0.5)
+        .to_bits()
+        .wrapping_sub(0.5f32.to_bits());
+    let bits = if magnitude < 113 << 23 {
+        subnormal
+    } else if magnitude < 143 << 23 {
+        rounded >> 13
+    } else if magnitude <= 0x7F80_0000 {
+        0x7C00
+    } else {
+        0x7E00 | magnitude >> 13 & 0x3FF
+    };
+    (sign | bits) as u16
+}
 
 /// eˣ to within one unit in the last place, by a sequence of correctly rounded operations (fma, multiply, round), so that
 /// a GPU that does the same gets the same bits: selection and dropping compare these values. Reduction by Cody and Waite,
@@ -270,6 +347,50 @@ pub(crate) fn row_sum<A: Real>(values: impl Iterator<Item = A>) -> A {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every value of a storage type, and every f32 about which rounding could be wrong: the value itself, the middle between
+    /// it and the next, and the neighbours of both.
+    fn conversions_are_those_of_half<T: Element<Acc = f32>>(
+        from_bits: fn(u16) -> T,
+        widen: fn(T) -> f32,
+        narrow: fn(f32) -> T,
+        subnormal_steps: f32,
+    ) {
+        let all: Vec<T> = (0..=u16::MAX).map(from_bits).collect();
+        let mut widened = vec![0.0; all.len()];
+        T::widen_into(&all, &mut widened);
+        let mut values = vec![subnormal_steps, -subnormal_steps];
+        for (bits, (&ours, &of)) in widened.iter().zip(&all).enumerate() {
+            assert_eq!(ours.to_bits(), widen(of).to_bits(), "{bits:#x} widened");
+            assert_eq!(of.widen().to_bits(), ours.to_bits());
+            // Infinity is where the next power of two would be.
+            let next = widened[(bits + 1) & 0xFFFF];
+            let next = if next.is_infinite() { ours * 2.0 } else { next };
+            for value in [ours, ours + (next - ours) / 2.0] {
+                values.extend([value.next_down(), value, value.next_up()]);
+            }
+        }
+        // NaN with every single bit of payload, signalling ones too.
+        values.extend((0..23).map(|bit| f32::from_bits(0xFF80_0000 | 1 << bit)));
+        values.extend([f32::MAX, f32::MIN, f32::MIN_POSITIVE, f32::from_bits(1)]);
+        let mut narrowed = vec![from_bits(0); values.len()];
+        T::narrow_into(&values, &mut narrowed);
+        for (&value, &ours) in values.iter().zip(&narrowed) {
+            let bits = |value: T| bytemuck::cast::<T, u16>(value);
+            assert_eq!(bits(ours), bits(narrow(value)), "{:#x}", value.to_bits());
+            assert_eq!(bits(T::narrow(value)), bits(ours));
+        }
+    }
+
+    #[test]
+    fn conversions_of_bf16() {
+        conversions_are_those_of_half(bf16::from_bits, bf16::to_f32, bf16::from_f32, 1e-41);
+    }
+
+    #[test]
+    fn conversions_of_f16() {
+        conversions_are_those_of_half(f16::from_bits, f16::to_f32, f16::from_f32, 3e-8);
+    }
 
     #[test]
     fn exp_is_within_one_ulp() {

@@ -83,7 +83,7 @@ pub(crate) fn compile(cuda: &Cuda, source: &str) -> Result<Option<Arc<CudaModule
 
 fn find_nvcc() -> Option<PathBuf> {
     let here =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cuda-toolkit/nvidia/cu13/bin/nvcc");
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cuda-toolkit/nvidia/cu13/bin/nvcc");
     [std::env::var_os("NVCC").map(PathBuf::from), Some(here)]
         .into_iter()
         .flatten()

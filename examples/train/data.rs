@@ -223,7 +223,7 @@ mod tests {
             locked_packages(lock).collect::<Vec<_>>(),
             [("one", "1.2.3")]
         );
-        assert!(locked_packages(LOCK).any(|(name, _)| name == "gemm"));
+        assert!(locked_packages(LOCK).any(|(name, _)| name == "gemm-f32"));
     }
 
     #[test]

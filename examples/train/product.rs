@@ -51,27 +51,28 @@ pub fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     // SAFETY: a `Matrix` covers elements of its slice only: `new` takes whole rows, `columns` stays inside a row, and
     // `transposed` swaps sizes together with strides. `out` has a.rows·b.columns elements and overlaps neither, because it is
     // borrowed exclusively.
+    // The routine wants an output whose columns are contiguous: outᵀ = bᵀ·aᵀ.
     unsafe {
-        gemm::gemm(
-            a.rows,
+        gemm_f32::gemm::f32::get_gemm_fn()(
             b.columns,
+            a.rows,
             a.columns,
             out.as_mut_ptr(),
-            1,
             b.columns as isize,
+            1,
             false, // do not read `out`
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
             b.data.as_ptr(),
-            b.column_stride as isize,
             b.row_stride as isize,
+            b.column_stride as isize,
+            a.data.as_ptr(),
+            a.row_stride as isize,
+            a.column_stride as isize,
             0.0, // factor of what `out` held
             1.0, // factor of the product
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            gemm_common::Parallelism::None,
         );
     }
 }

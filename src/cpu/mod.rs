@@ -1,15 +1,15 @@
 //! The reference: every operation on the CPU, in the order the data flows.
 //!
-//! It defines what is right. Matrix products go through `gemm`; everything else is plain loops in a fixed order, so two runs
-//! give the same bits whatever the number of threads.
+//! It defines what is right. Matrix products go through `gemm-f32` and `gemm-f64`; everything else is plain loops in a fixed order,
+//! so two runs give the same bits whatever the number of threads.
 
 mod combine;
 mod dispatch;
 mod experts;
 mod losses;
-mod parallel;
+pub(crate) mod parallel;
 mod permute;
-mod product;
+pub(crate) mod product;
 mod router;
 
 use parallel::Disjoint;

@@ -1,6 +1,51 @@
 //! Matrix products in the accumulation type, on one thread: the callers run many side by side.
 
+use gemm_common::Parallelism;
+
 use crate::element::Real;
+
+/// The routine of `gemm-f32` or `gemm-f64`: `m`, `n`, `k`; the output with column and row stride, and whether to read it; the left
+/// and the right matrix with column and row strides; factors of what the output held and of the product; conjugations, for
+/// complex types; threads. It wants an output whose columns are contiguous.
+pub(crate) type Routine<A> = unsafe fn(
+    usize,
+    usize,
+    usize,
+    *mut A,
+    isize,
+    isize,
+    bool,
+    *const A,
+    isize,
+    isize,
+    *const A,
+    isize,
+    isize,
+    A,
+    A,
+    bool,
+    bool,
+    bool,
+    Parallelism,
+);
+
+/// A type whose matrices can be multiplied: each has a crate of its own, which is built without what complex types need.
+pub trait Multiply: Sized {
+    /// For the vector width of this machine.
+    fn routine() -> Routine<Self>;
+}
+
+impl Multiply for f32 {
+    fn routine() -> Routine<Self> {
+        gemm_f32::gemm::f32::get_gemm_fn()
+    }
+}
+
+impl Multiply for f64 {
+    fn routine() -> Routine<Self> {
+        gemm_f64::gemm::f64::get_gemm_fn()
+    }
+}
 
 /// A strided matrix.
 #[derive(Clone, Copy)]
@@ -86,27 +131,28 @@ pub(crate) fn product<A: Real>(
     }
     // SAFETY: `Matrix` was made in bounds, `out` is in bounds by the assertion above, and `out` is exclusively borrowed so
     // it overlaps neither input.
+    // What is contiguous in `out` is its rows: outᵀ = bᵀ·aᵀ.
     unsafe {
-        gemm::gemm(
-            m,
+        A::routine()(
             n,
+            m,
             k,
             out.as_mut_ptr(),
-            1,
             out_stride as isize,
+            1,
             store == Store::Add,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
             b.data.as_ptr(),
-            b.col_stride as isize,
             b.row_stride as isize,
+            b.col_stride as isize,
+            a.data.as_ptr(),
+            a.row_stride as isize,
+            a.col_stride as isize,
             A::ONE,
             A::ONE,
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            Parallelism::None,
         );
     }
 }

@@ -2,6 +2,7 @@
 
 mod bindings;
 mod conformance;
+mod publish;
 mod wheels;
 
 use std::env;
@@ -13,7 +14,8 @@ const USAGE: &str = "\
 Usage: cargo xtask <task>
 
   test         every test of the workspace, doc-tests and examples; ends with their number
-  check        rustfmt, clippy and rustdoc, warnings as errors, with and without CUDA; src/cuda/sys.rs is not stale
+  check        rustfmt, clippy and rustdoc, warnings as errors, with and without CUDA; src/cuda/sys.rs is not stale; what would
+               be published builds
   ci           check, then test
   nvcc         the CUDA compiler: the machine's own, else from PyPI into target; test and check begin with it
   bindings     src/cuda/sys.rs from csrc/params.h
@@ -89,7 +91,7 @@ fn target_directory() -> Result<PathBuf, String> {
         .ok_or("cargo metadata says no target directory".into())
 }
 
-const CUDA: [&str; 2] = ["--features", "millet/cuda"];
+const CUDA: [&str; 2] = ["--features", "cuda"];
 
 /// Cargo with CUDA: kernels for the oldest architecture only, which is what the emulator runs and what takes the least time,
 /// and the compiler's warnings as errors.
@@ -162,7 +164,8 @@ fn check() -> Result<(), String> {
     run(cargo_with_cuda()
         .args(["doc", "--workspace", "--no-deps"])
         .args(CUDA)
-        .env("RUSTDOCFLAGS", "-D warnings"))
+        .env("RUSTDOCFLAGS", "-D warnings"))?;
+    publish::check()
 }
 
 fn bench(arguments: &[String]) -> Result<(), String> {

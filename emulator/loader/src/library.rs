@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 const FILE: &str = "libcuda_emulator.so";
+/// Cargo adds `-` and a hash to the name where the emulator comes from a registry.
+const HASHED: (&str, &str) = ("libcuda_emulator-", ".so");
 /// What the library that was built with this loader has in it.
 const BUILD: &str = env!("EMULATOR_BUILD_ID");
 
@@ -121,11 +123,28 @@ fn places() -> Vec<PathBuf> {
     directories.extend(deps);
     directories.extend(others);
     let mut files = Vec::new();
-    for file in directories.into_iter().map(|d| d.join(FILE)) {
-        if !files.contains(&file) {
-            files.push(file);
+    for directory in directories {
+        for file in std::iter::once(directory.join(FILE)).chain(hashed(&directory)) {
+            if !files.contains(&file) {
+                files.push(file);
+            }
         }
     }
+    files
+}
+
+/// The libraries of a directory whose names have a hash.
+fn hashed(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_one = |name: &[u8]| {
+        let rest = name.strip_prefix(HASHED.0.as_bytes());
+        rest.is_some_and(|rest| rest.ends_with(HASHED.1.as_bytes()))
+    };
+    let mut files: Vec<_> = entries
+        .filter(|entry| is_one(entry.file_name().as_bytes()))
+        .map(|entry| entry.path())
+        .collect();
+    files.sort();
     files
 }
 

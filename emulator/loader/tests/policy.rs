@@ -7,7 +7,11 @@ use emulator_loader as _;
 
 /// Starts this executable with `settings` (and none of ours otherwise) and runs the one test named.
 fn child(test: &str, settings: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    child_of(&std::env::current_exe().unwrap(), test, settings)
+}
+
+fn child_of(executable: &Path, test: &str, settings: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(executable);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CUDA_EMULATOR") {
             command.env_remove(name);
@@ -134,4 +138,26 @@ fn a_library_of_another_build_is_refused() {
         "{}",
         text(&output)
     );
+}
+
+/// As cargo names it when the emulator is a dependency from a registry.
+#[test]
+fn a_library_with_a_hash_in_its_name() {
+    let executable = std::env::current_exe().unwrap();
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("hashed");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(folder.join("deps")).unwrap();
+    // A library of another build, as an older version leaves it, comes first.
+    let stale = folder.join("deps/libcuda_emulator-0000000000000000.so");
+    std::fs::write(stale, b"\x7fELF cuda-emulator-build-0000000000000000").unwrap();
+    std::fs::copy(
+        executable.with_file_name("libcuda_emulator.so"),
+        folder.join("deps/libcuda_emulator-0123456789abcdef.so"),
+    )
+    .unwrap();
+    let copy = folder.join("policy");
+    std::fs::copy(executable, &copy).unwrap();
+    let settings = [("CUDA_EMULATOR", "1"), ("LD_LIBRARY_PATH", "")];
+    let output = child_of(&copy, "emulated", &settings);
+    assert!(output.status.success(), "{}", text(&output));
 }

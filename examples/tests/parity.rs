@@ -1,13 +1,13 @@
 //! `examples/parity` as a user runs it: a process, two files, an exit code.
 
 #[allow(dead_code)] // shared with tests/suite, which uses the rest
-#[path = "suite/generate.rs"]
+#[path = "../../tests/suite/generate.rs"]
 mod generate;
 #[allow(dead_code)]
-#[path = "suite/harness.rs"]
+#[path = "../../tests/suite/harness.rs"]
 mod harness;
 #[allow(dead_code)]
-#[path = "suite/oracle.rs"]
+#[path = "../../tests/suite/oracle.rs"]
 mod oracle;
 
 use std::collections::{BTreeMap, HashMap};
