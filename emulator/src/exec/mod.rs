@@ -22,7 +22,6 @@ mod wmma;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use self::memory::{Site, What};
 use self::registers::Lanes32;
@@ -73,7 +72,6 @@ pub(crate) struct Grid<'a> {
     executed: AtomicU64,
     fault: Mutex<Option<Fault>>,
     printed: Mutex<String>,
-    start: Instant,
 }
 
 impl Grid<'_> {
@@ -210,7 +208,6 @@ pub(crate) fn run(launch: &Launch<'_>) -> Report {
         executed: AtomicU64::new(0),
         fault: Mutex::new(None),
         printed: Mutex::new(String::new()),
-        start: Instant::now(),
     };
     let mut report = grid.execute();
     if workspace != 0 {
@@ -391,6 +388,7 @@ impl<'a> Grid<'a> {
             follows,
             next: 0,
             polls: 0,
+            slept: 0,
             exchanged: false,
         });
         block.index = index;
@@ -399,6 +397,7 @@ impl<'a> Grid<'a> {
         block.follows = follows;
         block.next = 0;
         block.polls = 0;
+        block.slept = 0;
         block.exchanged = false;
         block.barriers = Default::default();
         // What shared memory holds at the start is undefined; zero is the kindest, so checked runs get something else.
@@ -420,14 +419,12 @@ impl<'a> Grid<'a> {
 }
 
 impl Exec<'_> {
-    /// Nanoseconds, or instructions when the run has to be reproducible.
-    pub(crate) fn global_timer(&self) -> u64 {
+    /// Instructions for nanoseconds, so that a program that gives up after a time does not because we are slow. With a seed, when
+    /// blocks take turns, the time that this one slept too.
+    pub(crate) fn global_timer(&self, block: &Block<'_>) -> u64 {
         const SOME_DAY: u64 = 1_700_000_000_000_000_000;
-        SOME_DAY
-            + match self.grid.launch.options.seed {
-                Some(_) => self.clock + self.warp_instructions,
-                None => self.grid.start.elapsed().as_nanos() as u64,
-            }
+        let slept = self.grid.launch.options.seed.map_or(0, |_| block.slept);
+        SOME_DAY + self.clock + self.warp_instructions + slept
     }
 
     /// Runs a block for a while.
