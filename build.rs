@@ -1,7 +1,8 @@
 //! Compiles the kernels of `csrc/` to one fat binary a file when the feature `cuda` is on, else does nothing.
 //!
 //! nvcc is taken from `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, or where `cargo xtask nvcc` puts it. Nothing is asked of a GPU
-//! or of the network. See docs/building.md.
+//! or of the network. A file is compiled when what goes into it has changed: a build that was killed goes on where it was. See
+//! docs/building.md.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -29,6 +30,9 @@ mod cuda {
     /// The first nvcc that has all of it, and is tried.
     const OLDEST_NVCC: (u32, u32) = (12, 4);
 
+    /// What nvcc itself takes from the environment.
+    const NVCC_VARIABLES: [&str; 3] = ["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
+
     const HOW_TO_GET_NVCC: &str = "\
 millet: the feature `cuda` needs the CUDA compiler, nvcc 12.4 or later, and none was found. Any of these helps:
   - install the CUDA toolkit and put its bin folder on PATH, or set CUDA_HOME or NVCC;
@@ -47,7 +51,10 @@ Without the feature `cuda` nothing of CUDA is needed.";
             "CUDA_COMPUTE_CAP",
             "MILLET_CUDA_WERROR",
             "DOCS_RS",
-        ] {
+        ]
+        .into_iter()
+        .chain(NVCC_VARIABLES)
+        {
             println!("cargo:rerun-if-env-changed={name}");
         }
         let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
@@ -61,14 +68,18 @@ Without the feature `cuda` nothing of CUDA is needed.";
                     "",
                 )?;
             }
+            println!("cargo:rustc-env=MILLET_NVCC_RELEASE=none");
             return write(&out.join("ptxas.txt"), "");
         }
         let nvcc = find_nvcc(&out)?;
         // Not PATH itself: it differs between a shell and an editor, and kernels take long.
         println!("cargo:rerun-if-changed={}", nvcc.display());
-        check_version(&nvcc)?;
-        let architectures = architectures(&nvcc)?;
-        let logs = compile_all(&nvcc, &sources, &architectures, &out)?;
+        let nvcc = Nvcc {
+            version: version(&nvcc)?,
+            architectures: architectures(&nvcc)?,
+            path: nvcc,
+        };
+        let logs = compile_all(&nvcc, &sources, &out)?;
         write(&out.join("ptxas.txt"), &logs)
     }
 
@@ -114,27 +125,39 @@ Without the feature `cuda` nothing of CUDA is needed.";
             .ok_or_else(|| HOW_TO_GET_NVCC.into())
     }
 
-    fn check_version(nvcc: &Path) -> Result<(), String> {
+    /// The compiler, and what it compiles for.
+    struct Nvcc {
+        path: PathBuf,
+        /// All that it says of its version.
+        version: String,
+        architectures: Vec<String>,
+    }
+
+    /// What nvcc says of its version, which must be new enough; the crate is told the release.
+    fn version(nvcc: &Path) -> Result<String, String> {
         let output = run(Command::new(nvcc).arg("--version"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let version = text
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let release = text
             .split_once("release ")
             .and_then(|(_, rest)| rest.split(',').next()?.split_once('.'))
             .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-        match version {
+        match release {
             None => Err(format!(
                 "millet: {} --version does not say a release of nvcc:\n{text}",
                 nvcc.display()
             )),
-            Some(version) if version < OLDEST_NVCC => Err(format!(
+            Some(release) if release < OLDEST_NVCC => Err(format!(
                 "millet: {} is nvcc {}.{}, but the kernels need {}.{} or later; NVCC or CUDA_HOME can point to another",
                 nvcc.display(),
-                version.0,
-                version.1,
+                release.0,
+                release.1,
                 OLDEST_NVCC.0,
                 OLDEST_NVCC.1
             )),
-            Some(_) => Ok(()),
+            Some((major, minor)) => {
+                println!("cargo:rustc-env=MILLET_NVCC_RELEASE={major}.{minor}");
+                Ok(text)
+            }
         }
     }
 
@@ -199,12 +222,7 @@ Without the feature `cuda` nothing of CUDA is needed.";
     }
 
     /// Compiles as many files at a time as cargo allows jobs; gives what ptxas said of each kernel.
-    fn compile_all(
-        nvcc: &Path,
-        sources: &[PathBuf],
-        architectures: &[String],
-        out: &Path,
-    ) -> Result<String, String> {
+    fn compile_all(nvcc: &Nvcc, sources: &[PathBuf], out: &Path) -> Result<String, String> {
         let jobs = env::var("NUM_JOBS")
             .ok()
             .and_then(|jobs| jobs.parse().ok())
@@ -220,7 +238,7 @@ Without the feature `cuda` nothing of CUDA is needed.";
                         let Some(source) = sources.get(index) else {
                             break;
                         };
-                        let result = compile(nvcc, source, architectures, out);
+                        let result = compile(nvcc, source, out);
                         if let Ok(mut results) = results.lock() {
                             results[index] = Some(result);
                         }
@@ -237,16 +255,13 @@ Without the feature `cuda` nothing of CUDA is needed.";
             .collect()
     }
 
-    fn compile(
-        nvcc: &Path,
-        source: &Path,
-        architectures: &[String],
-        out: &Path,
-    ) -> Result<String, String> {
-        let target = out
-            .join(source.file_stem().unwrap_or_default())
-            .with_extension("fatbin");
-        let mut command = Command::new(nvcc);
+    /// Compiles a file unless what is there was made of the same: of the same text, headers included, by the same compiler and
+    /// command. Gives what ptxas said.
+    fn compile(nvcc: &Nvcc, source: &Path, out: &Path) -> Result<String, String> {
+        let name = source.file_stem().unwrap_or_default();
+        let place = |extension: &str| out.join(name).with_extension(extension);
+        let (target, log, made_of) = (place("fatbin"), place("ptxas"), place("made-of"));
+        let mut command = Command::new(&nvcc.path);
         command.args(["-std=c++17", "-O3", "-I", "csrc"]);
         // What is one rounding and what is two is part of the definition: a fused multiply-add is written as one.
         command.arg("--fmad=false");
@@ -254,20 +269,72 @@ Without the feature `cuda` nothing of CUDA is needed.";
         if env::var("MILLET_CUDA_WERROR").is_ok_and(|value| value == "1") {
             command.args(["-Werror", "all-warnings", "-Xptxas", "-Werror"]);
         }
-        for architecture in architectures {
+        for architecture in &nvcc.architectures {
             command.arg("-gencode");
             command.arg(format!(
                 "arch=compute_{architecture},code=[sm_{architecture},compute_{architecture}]"
             ));
         }
-        command.arg("-fatbin").arg(source).arg("-o").arg(&target);
-        let output = run(&mut command)?;
-        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        command.arg("-fatbin").arg(source);
+        let variables = NVCC_VARIABLES.map(env::var_os);
+        let mut parts = format!("{command:?}\n{variables:?}\n{}", nvcc.version);
+        add_text(source, &mut Vec::new(), &mut parts)?;
+
+        if fs::read_to_string(&made_of).is_ok_and(|there| there == parts)
+            && target.is_file()
+            && let Ok(text) = fs::read_to_string(&log)
+        {
+            return Ok(warned(text));
+        }
+        // What is here is of other parts from now on. The last rename makes it whole again.
+        let unfinished =
+            |path: &Path| path.with_extension(format!("{}-unfinished", std::process::id()));
+        let rename = |from: &Path, to: &Path| {
+            fs::rename(from, to).map_err(|error| format!("{}: {error}", to.display()))
+        };
+        let _ = fs::remove_file(&made_of);
+        let output = run(command.arg("-o").arg(unfinished(&target)))?;
+        rename(&unfinished(&target), &target)?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        write(&log, &text)?;
+        write(&unfinished(&made_of), &parts)?;
+        rename(&unfinished(&made_of), &made_of)?;
+        Ok(warned(text))
+    }
+
+    /// Passes the compiler's warnings on.
+    fn warned(log: String) -> String {
         let is_warning = |line: &&str| line.contains("warning") && !line.starts_with("Remark");
         for line in log.lines().filter(is_warning) {
             println!("cargo:warning={line}");
         }
-        Ok(log)
+        log
+    }
+
+    /// Adds a file's text and that of everything it includes by `#include "…"`, once each.
+    fn add_text(path: &Path, seen: &mut Vec<PathBuf>, all: &mut String) -> Result<(), String> {
+        if seen.iter().any(|other| other == path) {
+            return Ok(());
+        }
+        seen.push(path.to_owned());
+        let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        for line in text.lines() {
+            let included = line
+                .trim_start()
+                .strip_prefix("#include \"")
+                .and_then(|rest| rest.split('"').next());
+            let Some(included) = included else { continue };
+            // As nvcc looks for it: beside the file, then in csrc.
+            let beside = path.parent().unwrap_or(Path::new("")).join(included);
+            let place = if beside.is_file() {
+                beside
+            } else {
+                Path::new("csrc").join(included)
+            };
+            add_text(&place, seen, all)?;
+        }
+        all.push_str(&text);
+        Ok(())
     }
 
     /// What a program says when it succeeds; what it says is the error when it does not.

@@ -84,9 +84,9 @@ pub enum Error {
         address: u64,
     },
 
-    /// A tensor is in the memory of another device, or of another context of the same.
+    /// A tensor is in the memory of another device.
     #[error(
-        "{operation}: `{tensor}` belongs to another context (of device {given}) than the backend's stream (of device {expected})"
+        "{operation}: `{tensor}` is in the memory of device {given}, but the backend's stream is of device {expected}"
     )]
     WrongDevice {
         /// Operation that refused.
@@ -97,6 +97,21 @@ pub enum Error {
         expected: usize,
         /// Ordinal of the tensor's device.
         given: usize,
+    },
+
+    /// A tensor was allocated by another `CudaContext` of the same device: cudarc tells only one of the two what uses the memory, so
+    /// that the other could free it under a kernel. Two calls of `CudaContext::new` make two.
+    #[error(
+        "{operation}: `{tensor}` was allocated by another CudaContext of device {ordinal} than the one of the backend's stream; \
+         a program must share one of them (`Cuda::stream` has it)"
+    )]
+    WrongContext {
+        /// Operation that refused.
+        operation: &'static str,
+        /// The tensor's name in the signature.
+        tensor: &'static str,
+        /// Ordinal of the device.
+        ordinal: usize,
     },
 
     /// No CUDA driver, or no device.
@@ -110,7 +125,7 @@ pub enum Error {
 
     /// The CUDA driver reports an error; it may be one of earlier work.
     #[cfg(feature = "cuda")]
-    #[error("{operation}: the CUDA driver says {error}")]
+    #[error("{operation}: the CUDA driver says {error}{}", explained(.error))]
     Driver {
         /// Operation that noticed.
         operation: &'static str,
@@ -121,3 +136,16 @@ pub enum Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What an error of the driver means if it comes of our kernels, where that is not what it says.
+#[cfg(feature = "cuda")]
+fn explained(error: &cudarc::driver::DriverError) -> &'static str {
+    match error.0 {
+        // csrc/device/phases.cuh.
+        cudarc::driver::sys::CUresult::CUDA_ERROR_ASSERT => {
+            " (if the assertion was one of millet's: something wrote to a launch's scratch while it ran, such as another stream or a \
+             graph in flight with the same workspace; each needs a workspace of its own)"
+        }
+        _ => "",
+    }
+}

@@ -7,21 +7,45 @@
 // The words (MILLET_PHASE_WORDS of them) are 0 when the kernel starts: [0] hands out tickets, [1 + p] counts the blocks that
 // have finished phase p. What a block wrote before `finish` is seen by every block after `wait`: release and acquire at
 // device scope, carried to the block's other threads by its barriers.
+//
+// Words that something else writes meanwhile, scratch shared with a graph in flight, would have blocks wait for ever or work on a
+// part that there is not. Both end the launch with an assertion, the wait after `PATIENCE`.
 #pragma once
+#include <stddef.h>
 #include <stdint.h>
 
+// A system call of the device: ends the launch as a failed assertion does, and prints where and why.
+extern "C" __device__ __attribute__((noreturn)) void __assertfail(const void *message, const void *file, uint32_t line,
+                                                                const void *function, size_t char_bytes);
+
 namespace millet {
+
+// Nanoseconds that a block waits for one phase.
+constexpr int64_t PATIENCE = 10000000000;
 
 class Phases {
     uint32_t *words;
 
+    static __device__ void give_up() {
+        __assertfail("the scratch of a launch is its own while it runs", "millet", __LINE__, "Phases", sizeof(char));
+    }
+
+    static __device__ uint64_t now() {
+        uint64_t nanoseconds;
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(nanoseconds));
+        return nanoseconds;
+    }
+
 public:
     __device__ explicit Phases(uint32_t *words) : words(words) {}
 
-    // This block's ticket; every thread of the block must call.
+    // This block's ticket, one for each block of the grid; every thread of the block must call.
     __device__ uint32_t take_ticket() {
         __shared__ uint32_t ticket;
-        if (threadIdx.x == 0) ticket = atomicAdd(&words[0], 1u);
+        if (threadIdx.x == 0) {
+            ticket = atomicAdd(&words[0], 1u);
+            if (ticket >= gridDim.x) give_up();
+        }
         __syncthreads();
         return ticket;
     }
@@ -35,11 +59,17 @@ public:
     // Waits until `blocks` blocks are done with `phase`.
     __device__ void wait(int phase, uint32_t blocks) {
         if (threadIdx.x == 0) {
-            for (;;) {
+            uint64_t since = 0;
+            for (uint32_t polls = 0;; ++polls) {
                 uint32_t done;
                 asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(done) : "l"(&words[1 + phase]) : "memory");
                 if (done >= blocks) break;
-                __nanosleep(64);
+                // The longer it has taken, the longer until the next look, by some 3 %; a millisecond is the most that there is.
+                __nanosleep(min(64 + polls / 16 * polls, 1000000u));
+                if (polls % 256 == 255) {
+                    if (since == 0) since = now();
+                    if (static_cast<int64_t>(now() - since) > PATIENCE) give_up();
+                }
             }
         }
         __syncthreads();

@@ -1,6 +1,8 @@
 //! One operation's launches: collects the tensors' addresses, checks where they are, and submits kernels.
 
-use cudarc::driver::{CudaViewMut, DeviceRepr, LaunchConfig, PushKernelArg, SyncOnDrop};
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaViewMut, DeviceRepr, SyncOnDrop, result};
 
 use super::Cuda;
 use super::memory::{View, context_of};
@@ -52,21 +54,8 @@ impl<'a> Launch<'a> {
         Ok(address as *mut T)
     }
 
-    fn check_context(
-        &self,
-        tensor: &'static str,
-        context: &std::sync::Arc<cudarc::driver::CudaContext>,
-    ) -> Result<()> {
-        let own = self.cuda.stream.context();
-        if context == own {
-            return Ok(());
-        }
-        Err(Error::WrongDevice {
-            operation: self.operation,
-            tensor,
-            expected: own.ordinal(),
-            given: context.ordinal(),
-        })
+    fn check_context(&self, tensor: &'static str, context: &Arc<CudaContext>) -> Result<()> {
+        check_context(self.cuda, self.operation, tensor, context)
     }
 
     fn check_alignment(&self, tensor: &'static str, address: u64, alignment: usize) -> Result<()> {
@@ -138,16 +127,13 @@ impl<'a> Launch<'a> {
         if grid.contains(&0) {
             return Ok(());
         }
-        let Some(function) = self.cuda.kernels.get(kernel) else {
+        let Some((function, own)) = self.cuda.kernels.get(kernel) else {
             return Err(Error::Unsupported {
                 operation: self.operation,
                 reason: format!("there is no kernel {kernel}"),
             });
         };
-        let (shared_limit, own) = (
-            self.cuda.kernels.shared_limit,
-            self.cuda.kernels.own_shared(kernel),
-        );
+        let shared_limit = self.cuda.kernels.shared_limit;
         if shared_bytes + own > shared_limit {
             return Err(Error::Unsupported {
                 operation: self.operation,
@@ -169,21 +155,26 @@ impl<'a> Launch<'a> {
             });
         }
         let [x, y, z] = grid.map(|blocks| blocks as u32);
-        let config = LaunchConfig {
-            grid_dim: (x, y, z),
-            block_dim: (threads as u32, 1, 1),
-            shared_mem_bytes: shared_bytes as u32,
-        };
-        // SAFETY: by this function's contract.
-        unsafe {
-            self.cuda
-                .stream
-                .launch_builder(function)
-                .arg(parameters)
-                .launch(config)
-        }
-        .map(|_| ())
-        .map_err(|error| self.failed(error))
+        let stream = &self.cuda.stream;
+        let mut arguments = [std::ptr::from_ref(parameters).cast_mut().cast()];
+        stream
+            .context()
+            .bind_to_thread()
+            .and_then(|()| {
+                self.cuda.kernels.keep_if_captured(stream);
+                // SAFETY: by this function's contract; the kernels are loaded while `cuda` is there.
+                unsafe {
+                    result::launch_kernel(
+                        function,
+                        (x, y, z),
+                        (threads as u32, 1, 1),
+                        shared_bytes as u32,
+                        stream.cu_stream(),
+                        &mut arguments,
+                    )
+                }
+            })
+            .map_err(|error| self.failed(error))
     }
 
     /// Sets `bytes` bytes to 0.
@@ -197,12 +188,7 @@ impl<'a> Launch<'a> {
             .bind_to_thread()
             // SAFETY: by this function's contract.
             .and_then(|()| unsafe {
-                cudarc::driver::result::memset_d8_async(
-                    address as u64,
-                    0,
-                    bytes,
-                    stream.cu_stream(),
-                )
+                result::memset_d8_async(address as u64, 0, bytes, stream.cu_stream())
             })
             .map_err(|error| self.failed(error))
     }
@@ -212,6 +198,34 @@ impl<'a> Launch<'a> {
             operation: self.operation,
             error,
         }
+    }
+}
+
+/// Refuses a tensor of another context. Contexts are compared as objects: the handle of a device's primary context is the same in
+/// all that hold it, but each manages only its own streams and events.
+pub(crate) fn check_context(
+    cuda: &Cuda,
+    operation: &'static str,
+    tensor: &'static str,
+    context: &Arc<CudaContext>,
+) -> Result<()> {
+    let own = cuda.stream.context();
+    let (expected, given) = (own.ordinal(), context.ordinal());
+    if Arc::ptr_eq(context, own) {
+        Ok(())
+    } else if expected == given {
+        Err(Error::WrongContext {
+            operation,
+            tensor,
+            ordinal: given,
+        })
+    } else {
+        Err(Error::WrongDevice {
+            operation,
+            tensor,
+            expected,
+            given,
+        })
     }
 }
 

@@ -16,13 +16,25 @@
 //! # Graphs
 //!
 //! Capture needs a stream of its own ([`CudaContext::new_stream`]) and memory without cudarc's event tracking: call
-//! [`CudaContext::disable_event_tracking`] before allocating. Scratch is part of what was captured: a graph in flight and another
-//! operation must not share it.
+//! [`CudaContext::disable_event_tracking`] before allocating. Scratch is part of what was captured: a captured step needs a workspace
+//! of its own, unless all that uses it runs in one stream. Where a graph in flight and another operation share one, the
+//! kernels that notice end with an assertion, which every later call reports: at once, or when they have waited for 10 seconds.
+//! A graph keeps the kernels loaded, for as long as its context is there.
+//!
+//! # Streams and memory
+//!
+//! A context has one [`CudaContext`], which every tensor of a backend must come from: [`CudaContext::new`] makes another one each time,
+//! even if the device's context is the same, and cudarc orders and frees memory by what one of them knows.
+//!
+//! cudarc notes for each [`CudaSlice`] its last write and its last read only. When two streams read the same slice, with nothing that
+//! orders them, only the later one is waited for before the slice is freed or written. Keep such a slice until both have been
+//! synchronised, or order the readers: `second.join(&first)` ([`CudaStream::join`]) after the first has read, before the second does.
 
 mod combine;
 mod dispatch;
 mod experts;
 mod launch;
+mod library;
 mod memory;
 mod module;
 mod permute;
@@ -33,6 +45,7 @@ mod sys;
 
 use std::sync::Arc;
 
+use cudarc::driver::sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaViewMut};
 
 pub use memory::View;
@@ -47,12 +60,35 @@ use crate::error::{Error, Result};
 /// Bytes that a kernel reads or writes at a time where rows allow it.
 const VECTOR: usize = 16;
 
-/// A CUDA device and one stream of it, in whose order the operations run. Clones share both.
+/// The handle of the stream that every thread has of its own.
+const PER_THREAD: usize = 2;
+
+/// A CUDA device and one stream of it, in whose order the operations run. Clones share both; dropping the last one waits for what
+/// the stream still has to do.
 #[derive(Debug, Clone)]
 pub struct Cuda {
+    // Dropped in this order.
+    _finish: Arc<Finish>,
     stream: Arc<CudaStream>,
     kernels: Arc<module::Kernels>,
     f32_products: F32Products,
+}
+
+/// Waits for the stream when the last clone of a backend goes: then the kernels are unloaded, and the stream may be destroyed.
+/// cudarc waits for what uses memory only while the context has streams; with the last one gone it would free tensors of the
+/// default stream under kernels that are still running.
+#[derive(Debug)]
+struct Finish(Arc<CudaStream>);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        let context = self.0.context();
+        let capturing = self.0.capture_status();
+        // What is being captured cannot be waited for, and has not begun.
+        if !matches!(capturing, Ok(status) if status != CU_STREAM_CAPTURE_STATUS_NONE) {
+            context.record_err(self.0.synchronize());
+        }
+    }
 }
 
 /// How tensor cores multiply the experts' f32 rows and weights; they have no f32 of their own.
@@ -70,9 +106,18 @@ impl Cuda {
     /// On this stream. Loads the kernels, once for a context.
     ///
     /// # Errors
-    /// When this build has no code for the device, or the driver refuses to load it.
+    /// When this build has no code for the device, or the driver refuses to load it; for the per-thread default stream.
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
+        if stream.cu_stream() as usize == PER_THREAD {
+            return Err(Error::Unsupported {
+                operation: "Cuda::new",
+                reason: "the per-thread default stream is another one in every thread, but a backend has one order; make a \
+                         stream with CudaContext::new_stream"
+                    .into(),
+            });
+        }
         Ok(Self {
+            _finish: Arc::new(Finish(stream.clone())),
             stream: stream.clone(),
             kernels: module::Kernels::load(stream.context())?,
             f32_products: F32Products::default(),
@@ -92,10 +137,8 @@ impl Cuda {
     /// When there is no CUDA driver or no such device; and as [`new`](Self::new).
     pub fn device(ordinal: usize) -> Result<Self> {
         let no_device = |reason| Error::NoDevice { ordinal, reason };
-        // cudarc panics where the driver's library is missing.
-        let context = std::panic::catch_unwind(|| CudaContext::new(ordinal))
-            .map_err(|_| no_device("the CUDA driver (libcuda) was not found".into()))?
-            .map_err(|error| no_device(error.to_string()))?;
+        library::find().map_err(no_device)?;
+        let context = CudaContext::new(ordinal).map_err(|error| no_device(error.to_string()))?;
         let stream = context
             .new_stream()
             .map_err(|error| no_device(error.to_string()))?;
@@ -150,6 +193,7 @@ impl Backend for Cuda {
     }
 
     fn read<T: Scalar>(&self, view: View<'_, T>) -> Result<Vec<T>> {
+        launch::check_context(self, "read", "view", view.context())?;
         view.to_host(&self.stream).map_err(self.failed("read"))
     }
 

@@ -1,15 +1,21 @@
 //! The kernels: loaded once for a context, found by name.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-use cudarc::driver::sys::{CUdevice_attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaFunction, DeviceRepr, DriverError};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::sys::CUfunction_attribute::{
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
+};
+use cudarc::driver::sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+use cudarc::driver::sys::{self as driver_sys, CUdevice_attribute, CUfunction, CUmodule, CUresult};
+use cudarc::driver::{CudaContext, CudaStream, DeviceRepr, DriverError, result};
 
 use super::{combine, dispatch, experts, permute, router, sys};
 use crate::error::{Error, Result};
+
+const LOADING: &str = "loading the kernels";
 
 /// One fat binary a file of `csrc/`, with the kernels in it.
 macro_rules! modules {
@@ -106,32 +112,46 @@ impl Mixed {
 }
 
 /// Every kernel, ready to launch.
+///
+/// By handles, not by cudarc's modules: those hold the context, and kernels that are kept for a graph must not.
 #[derive(Debug)]
 pub(crate) struct Kernels {
-    functions: HashMap<&'static str, (CudaFunction, usize)>,
+    context: Weak<CudaContext>,
+    modules: Vec<CUmodule>,
+    /// With the bytes of shared memory that each has of its own.
+    functions: HashMap<&'static str, (CUfunction, usize)>,
+    captured: AtomicBool,
     pub(crate) multiprocessors: u32,
     /// Bytes of shared memory that a block may have.
     pub(crate) shared_limit: usize,
 }
 
+// SAFETY: handles, which any thread may use once it has bound the context.
+unsafe impl Send for Kernels {}
+// SAFETY: as above; nothing changes them.
+unsafe impl Sync for Kernels {}
+
 /// Kernels of contexts in use: loading takes milliseconds, and a program may make a backend a stream.
-static LOADED: Mutex<Vec<(usize, Weak<Kernels>)>> = Mutex::new(Vec::new());
+static LOADED: Mutex<Vec<Weak<Kernels>>> = Mutex::new(Vec::new());
+
+/// Kernels that went into a graph, which has no more than their handles and may be launched after the last backend is gone. A
+/// graph holds its context, so they are kept while that is there.
+static CAPTURED: Mutex<Vec<Arc<Kernels>>> = Mutex::new(Vec::new());
 
 impl Kernels {
     /// Loads all modules, now: nothing is loaded while a graph is being captured.
     pub(crate) fn load(context: &Arc<CudaContext>) -> Result<Arc<Self>> {
-        const OPERATION: &str = "loading the kernels";
         let failed = |error| Error::Driver {
-            operation: OPERATION,
+            operation: LOADING,
             error,
         };
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.retain(|(_, kernels)| kernels.strong_count() > 0);
-        let key = context.cu_ctx() as usize;
+        locked(&CAPTURED).retain(|kernels| kernels.context.strong_count() > 0);
+        let mut loaded = locked(&LOADED);
+        loaded.retain(|kernels| kernels.strong_count() > 0);
         if let Some(kernels) = loaded
             .iter()
-            .find(|(context, _)| *context == key)
-            .and_then(|(_, kernels)| kernels.upgrade())
+            .filter_map(Weak::upgrade)
+            .find(|kernels| std::ptr::eq(kernels.context.as_ptr(), Arc::as_ptr(context)))
         {
             return Ok(kernels);
         }
@@ -140,69 +160,177 @@ impl Kernels {
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let multiprocessors =
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
-        let mut functions = HashMap::new();
+        // Unloads what it has if something fails.
+        let mut kernels = Self {
+            context: Arc::downgrade(context),
+            modules: Vec::new(),
+            functions: HashMap::new(),
+            captured: AtomicBool::new(false),
+            multiprocessors,
+            shared_limit: shared_limit as usize,
+        };
+        context.bind_to_thread().map_err(failed)?;
         for &(file, image, names) in MODULES {
             if image.is_empty() {
                 return Err(Error::Unsupported {
-                    operation: OPERATION,
+                    operation: LOADING,
                     reason: format!(
                         "this build has no code of {file}: it was made for documentation only"
                     ),
                 });
             }
-            let module = context
-                .load_module(Ptx::from_binary(image.to_vec()))
+            // A copy, which is aligned.
+            let image = image.to_vec();
+            // SAFETY: a fat binary that nvcc wrote.
+            let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
                 .map_err(|error| no_code(context, error))?;
+            kernels.modules.push(module);
             for &name in names.iter().copied().flatten() {
-                let function = module.load_function(name).map_err(failed)?;
-                let own = function.shared_size_bytes().map_err(failed)?;
-                function
-                    .set_attribute(
+                let c_name = CString::new(name).unwrap_or_default();
+                // SAFETY: the module is loaded, and the function is its.
+                let (function, own) = unsafe {
+                    let function = result::module::get_function(module, c_name).map_err(failed)?;
+                    let own = result::function::get_function_attribute(
+                        function,
+                        CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
+                    )
+                    .map_err(failed)?;
+                    result::function::set_function_attribute(
+                        function,
                         CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                         shared_limit - own,
                     )
                     .map_err(failed)?;
-                functions.insert(name, (function, own as usize));
+                    (function, own)
+                };
+                kernels.functions.insert(name, (function, own as usize));
             }
         }
-        let kernels = Arc::new(Self {
-            functions,
-            multiprocessors,
-            shared_limit: shared_limit as usize,
-        });
-        loaded.push((key, Arc::downgrade(&kernels)));
+        let kernels = Arc::new(kernels);
+        loaded.push(Arc::downgrade(&kernels));
         Ok(kernels)
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<&CudaFunction> {
-        self.functions.get(name).map(|(function, _)| function)
+    /// A kernel, and the bytes of shared memory that it has of its own beside what a launch adds.
+    pub(crate) fn get(&self, name: &str) -> Option<(CUfunction, usize)> {
+        self.functions.get(name).copied()
     }
 
-    /// Bytes of shared memory that a kernel has of its own, beside what a launch adds.
-    pub(crate) fn own_shared(&self, name: &str) -> usize {
-        self.functions.get(name).map_or(0, |&(_, own)| own)
+    /// Before a launch: what goes into a graph stays loaded. The context is bound to the thread.
+    pub(crate) fn keep_if_captured(self: &Arc<Self>, stream: &CudaStream) {
+        if self.captured.load(Ordering::Relaxed) {
+            return;
+        }
+        // SAFETY: a stream that is there.
+        let status = unsafe { result::stream::is_capturing(stream.cu_stream()) };
+        // Where the question is an error, so is the launch.
+        let captured = status.is_ok_and(|status| status != CU_STREAM_CAPTURE_STATUS_NONE);
+        if captured && !self.captured.swap(true, Ordering::Relaxed) {
+            locked(&CAPTURED).push(self.clone());
+        }
     }
 }
 
-/// A device that the fat binary has no code for is the likely mistake, so it gets its own sentence.
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        // Without its context: kept for a graph until the context was gone. The modules go with the driver's context.
+        let Some(context) = self.context.upgrade() else {
+            return;
+        };
+        context.record_err(context.bind_to_thread());
+        for &module in &self.modules {
+            // SAFETY: loaded once, and nothing runs it: backends wait for their streams before they let go of the kernels.
+            context.record_err(unsafe { result::module::unload(module) });
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the driver says where it cannot run the code: a device that the build was not for, or a driver older than the compiler.
+const NO_CODE: &[CUresult] = &[
+    CUresult::CUDA_ERROR_INVALID_IMAGE,
+    CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
+    CUresult::CUDA_ERROR_INVALID_PTX,
+    CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+    CUresult::CUDA_ERROR_INVALID_SOURCE,
+    CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND,
+    CUresult::CUDA_ERROR_JIT_COMPILATION_DISABLED,
+];
+
 fn no_code(context: &CudaContext, error: DriverError) -> Error {
-    const OPERATION: &str = "loading the kernels";
-    let missing = [
-        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
-        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
-    ];
-    match context.compute_capability() {
-        Ok((major, minor)) if missing.contains(&error.0) => Error::Unsupported {
-            operation: OPERATION,
-            reason: format!(
-                "this build has no code for the device, compute capability {major}.{minor} ({error}): kernels need 8.0 or \
-                 later and a driver as new as the compiler; MILLET_CUDA_ARCHS chooses what a build is for"
+    let mut driver = 0;
+    // SAFETY: an out parameter.
+    let version = unsafe { driver_sys::cuDriverGetVersion(&mut driver) };
+    match (context.compute_capability(), version.result()) {
+        (Ok(capability), Ok(())) if NO_CODE.contains(&error.0) => Error::Unsupported {
+            operation: LOADING,
+            reason: no_code_text(
+                capability,
+                driver,
+                env!("MILLET_NVCC_RELEASE"),
+                &error.to_string(),
             ),
         },
         _ => Error::Driver {
-            operation: OPERATION,
+            operation: LOADING,
             error,
         },
+    }
+}
+
+/// `driver` as `cuDriverGetVersion` gives it, `nvcc` as `12.4`.
+fn no_code_text((major, minor): (i32, i32), driver: i32, nvcc: &str, error: &str) -> String {
+    let version = (driver / 1000, driver % 1000 / 10);
+    let compiler = nvcc
+        .split_once('.')
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let advice = if compiler.is_some_and(|compiler| version < compiler) {
+        "the driver is older: a newer driver, or a build with an older nvcc, would do"
+    } else {
+        "kernels need 8.0 or later; MILLET_CUDA_ARCHS chooses what a build is for"
+    };
+    format!(
+        "the driver, for CUDA {}.{}, takes no code of this build, compiled by nvcc {nvcc}, for the device of compute capability \
+         {major}.{minor} ({error}): {advice}",
+        version.0, version.1
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_is_too_old_is_named_with_the_compiler() {
+        let text = no_code_text((9, 0), 12_040, "13.5", "invalid");
+        assert!(
+            text.contains("CUDA 12.4,") && text.contains("nvcc 13.5"),
+            "{text}"
+        );
+        assert!(
+            text.contains("9.0 (invalid)") && text.contains("newer driver"),
+            "{text}"
+        );
+        // Minor releases count too, and as numbers.
+        let older = |driver, nvcc| no_code_text((8, 0), driver, nvcc, "").contains("newer driver");
+        assert!(older(12_090, "12.10") && older(13_040, "13.5"));
+        assert!(!older(13_050, "13.5") && !older(13_000, "12.9"));
+        // A device that the build was not for.
+        let text = no_code_text((7, 5), 13_050, "13.5", "");
+        assert!(
+            text.contains("MILLET_CUDA_ARCHS") && !text.contains("newer driver"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_compiler_is_known() {
+        let (major, minor) = env!("MILLET_NVCC_RELEASE").split_once('.').unwrap();
+        let release: (u32, u32) = (major.parse().unwrap(), minor.parse().unwrap());
+        assert!(release >= (12, 4), "{release:?}");
     }
 }
 

@@ -1,10 +1,10 @@
 //! Capture of the whole routing pipeline in a CUDA graph: replayed on other inputs it computes what launches compute.
 
-use millet::Cuda;
 use millet::cudarc::driver::CudaContext;
 use millet::cudarc::driver::sys::CUgraphInstantiate_flags;
 use millet::cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 use millet::half::bf16;
+use millet::{Backend, Cuda, MoeConfig, RowMap};
 
 use crate::alone;
 use crate::pipeline::{Pipeline, Source, assert_same, config};
@@ -57,4 +57,48 @@ fn captured(source: Source) {
     // Once more on what the last replay left: nothing carries over.
     graph.launch().unwrap();
     assert_same(&pipeline.results(), &launched[0], "replayed twice");
+}
+
+/// The graph has the kernels' handles; the backends that loaded them may be gone.
+#[test]
+fn a_graph_outlives_the_backends() {
+    let _alone = alone();
+    let context = CudaContext::new(0).unwrap();
+    // SAFETY: everything here is in one stream.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream().unwrap();
+    let hidden = 64;
+    let x = stream.clone_htod(&vec![1.5f32; 4 * hidden]).unwrap();
+    let mut rows = stream.alloc_zeros::<f32>(8 * hidden).unwrap();
+    let map = stream.clone_htod(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+    let offsets = stream.clone_htod(&[0, 2, 4, 6, 8]).unwrap();
+    let config = MoeConfig::builder(hidden, 1, 4, 2).build().unwrap();
+    let tiles = stream.alloc_zeros(2 * config.max_row_tiles(4)).unwrap();
+    let map = RowMap::<Cuda> {
+        offsets: (&offsets).into(),
+        row_to_assignment: (&map).into(),
+        assignment_to_row: (&map).into(),
+        row_tiles: (&tiles).into(),
+    };
+    let cuda = Cuda::new(&stream).unwrap();
+    stream
+        .begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .unwrap();
+    cuda.permute::<f32>(&config, 4, (&x).into(), map, rows.as_view_mut())
+        .unwrap();
+    // The last backend; what is captured cannot be waited for.
+    drop(cuda);
+    let graph = stream
+        .end_capture(CUgraphInstantiate_flags(0))
+        .unwrap()
+        .unwrap();
+    graph.launch().unwrap();
+    stream.synchronize().unwrap();
+    assert_eq!(stream.clone_dtoh(&rows).unwrap(), vec![1.5; 8 * hidden]);
+    // Other backends come and go.
+    drop(Cuda::new(&stream).unwrap());
+    drop(Cuda::new(&CudaContext::new(0).unwrap().new_stream().unwrap()).unwrap());
+    stream.memset_zeros(&mut rows).unwrap();
+    graph.launch().unwrap();
+    assert_eq!(stream.clone_dtoh(&rows).unwrap(), vec![1.5; 8 * hidden]);
 }

@@ -5,13 +5,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use emulator_loader as _;
 
+mod contexts;
 mod graph;
 mod interleaving;
 mod leaks;
 mod misuse;
 mod misuse_by_type;
+#[cfg(target_os = "linux")]
+mod no_driver;
 mod pipeline;
 mod registers;
+mod scratch;
 mod strides;
 
 /// A test that has the device, and the emulator's options, to itself. When it is over there must be no findings; it is to be made

@@ -115,8 +115,11 @@ fn memory_of_another_context() {
         ),
     ] {
         let error = result.unwrap_err();
-        let wrong = matches!(error, Error::WrongDevice { tensor, .. } if tensor == name);
-        assert!(wrong && error.to_string().contains("context"), "{error}");
+        let wrong = matches!(error, Error::WrongContext { tensor, .. } if tensor == name);
+        assert!(
+            wrong && error.to_string().contains("CudaContext"),
+            "{error}"
+        );
     }
     // Each in its own.
     permute::<f32>(&cuda, 8, [0, 0], [&mut x, &mut rows]).unwrap();

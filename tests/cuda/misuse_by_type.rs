@@ -23,12 +23,12 @@ fn compile(library: &Path, source: &Path, configuration: &[&str]) -> Output {
         .unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Builds of the library beside this program, the newest first: one of them is with CUDA.
-fn libraries() -> Vec<PathBuf> {
+pub(crate) fn libraries() -> Vec<PathBuf> {
     let program = env::current_exe().unwrap();
     let entries = fs::read_dir(program.parent().unwrap()).unwrap();
     let mut found: Vec<_> = entries

@@ -13,7 +13,8 @@ use std::process::{Command, ExitCode, Stdio};
 const USAGE: &str = "\
 Usage: cargo xtask <task>
 
-  test         every test of the workspace, doc-tests and examples; ends with their number
+  test         every test of the workspace, doc-tests and examples; ends with their number. With MILLET_CUDA_ARCHS=80,90a
+               those of CUDA once more on an emulated H100
   check        rustfmt, clippy and rustdoc, warnings as errors, with and without CUDA; src/cuda/sys.rs is not stale; what would
                be published builds
   ci           check, then test
@@ -104,6 +105,19 @@ fn cargo_with_cuda() -> Command {
     command
 }
 
+/// CUDA's tests on an emulated H100, which runs what was compiled for it and not what was for sm_80. First those of the suite that are
+/// CUDA's, by their names, then whole programs.
+const ON_HOPPER: [&[&str]; 2] = [
+    &["--test=suite", "--", "cuda", "fuzz"],
+    &["--test=cuda", "--test=cuda_experts", "--test=cuda_layer"],
+];
+
+/// Whether this build is for Hopper too.
+fn is_for_hopper() -> bool {
+    env::var("MILLET_CUDA_ARCHS")
+        .is_ok_and(|list| list.split([',', ';', ' ']).any(|a| a.contains("90")))
+}
+
 /// Runs every test, and counts them by the summary line of each test program.
 fn test() -> Result<(), String> {
     wheels::nvcc()?;
@@ -111,8 +125,17 @@ fn test() -> Result<(), String> {
     let mut ok = true;
     // The first builds the examples as programs, which a test runs; the second runs the tests inside examples, and each bench
     // once.
-    for arguments in [&[][..], &["--examples", "--benches"]] {
+    let mut runs: Vec<(bool, &[&str])> = vec![(false, &[]), (false, &["--examples", "--benches"])];
+    if is_for_hopper() {
+        runs.extend(ON_HOPPER.map(|arguments| (true, arguments)));
+    }
+    for (on_hopper, arguments) in runs {
         let mut command = cargo_with_cuda();
+        if on_hopper {
+            command
+                .env("CUDA_EMULATOR", "1")
+                .env("CUDA_EMULATOR_DEVICE", "h100");
+        }
         command
             .args(["test", "--workspace", "--no-fail-fast"])
             .args(CUDA)

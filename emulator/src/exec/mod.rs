@@ -90,7 +90,6 @@ pub(crate) struct Grid<'a> {
     executed: AtomicU64,
     fault: Mutex<Option<Fault>>,
     printed: Mutex<String>,
-    start: Instant,
 }
 
 impl Grid<'_> {
@@ -306,7 +305,6 @@ impl<'a> Prepared<'a> {
             executed: AtomicU64::new(0),
             fault: Mutex::new(None),
             printed: Mutex::new(String::new()),
-            start: Instant::now(),
         }
     }
 
@@ -443,6 +441,7 @@ impl<'a> Grid<'a> {
             follows,
             next: 0,
             polls: 0,
+            slept: 0,
             exchanged: false,
         });
         block.index = index;
@@ -451,6 +450,7 @@ impl<'a> Grid<'a> {
         block.follows = follows;
         block.next = 0;
         block.polls = 0;
+        block.slept = 0;
         block.exchanged = false;
         block.barriers = Default::default();
         // What shared memory holds at the start is undefined; zero is the kindest, so checked runs get something else.
@@ -743,14 +743,12 @@ impl<'a> Worker<'a> {
 }
 
 impl Exec<'_> {
-    /// Nanoseconds, or instructions when the run has to be reproducible.
-    pub(crate) fn global_timer(&self) -> u64 {
+    /// Instructions for nanoseconds, so that a program that gives up after a time does not because we are slow. With a seed, when
+    /// blocks take turns, the time that this one slept too.
+    pub(crate) fn global_timer(&self, block: &Block<'_>) -> u64 {
         const SOME_DAY: u64 = 1_700_000_000_000_000_000;
-        SOME_DAY
-            + match self.grid.launch.options.seed {
-                Some(_) => self.clock + self.warp_instructions,
-                None => self.grid.start.elapsed().as_nanos() as u64,
-            }
+        let slept = self.grid.launch.options.seed.map_or(0, |_| block.slept);
+        SOME_DAY + self.clock + self.warp_instructions + slept
     }
 
     /// Runs a block for a while.

@@ -127,7 +127,9 @@ pub(crate) fn execute(
             let message = "the kernel executed `brkpt` and there is no debugger".into();
             x.fault(block, warp, FaultCode::LaunchFailed, message, pc, m)
         }
-        Slow::Nanosleep => {
+        Slow::Nanosleep { time } => {
+            // SAFETY: a slot of this frame.
+            block.slept += u64::from(unsafe { r.get32(*time) }[m.trailing_zeros() as usize]);
             *budget = 0;
             warp.backward += POLL;
             block.polls += 1;

@@ -50,8 +50,8 @@ pub(crate) fn read(
         Special::LanemaskGt => lane_bit(|l| !((!0u32) >> (31 - l))),
         Special::Clock => all(clock as u32),
         Special::ClockHi => all((clock >> 32) as u32),
-        Special::GlobalTimerLo => all(x.global_timer() as u32),
-        Special::GlobalTimerHi => all((x.global_timer() >> 32) as u32),
+        Special::GlobalTimerLo => all(x.global_timer(block) as u32),
+        Special::GlobalTimerHi => all((x.global_timer(block) >> 32) as u32),
         Special::DynamicSharedSize => all(launch.dynamic_shared),
         Special::TotalSharedSize => all(block.shared_len),
         // The grid's workspace, which cooperative groups find here: high half, low half.
@@ -62,7 +62,7 @@ pub(crate) fn read(
             let value = match special {
                 Special::GridId => x.grid.id,
                 Special::Clock64 => clock,
-                _ => x.global_timer(),
+                _ => x.global_timer(block),
             };
             // SAFETY: a slot of the running frame.
             unsafe { regs.set64(d, &[value; 32], m) };

@@ -387,6 +387,8 @@ pub(crate) struct Block<'a> {
     pub(crate) next: usize,
     /// Polls since the block last started its turn.
     pub(crate) polls: u64,
+    /// Nanoseconds that it has slept.
+    pub(crate) slept: u64,
     /// Whether it executed an atomic operation in its turn.
     pub(crate) exchanged: bool,
 }

@@ -133,8 +133,8 @@ impl FunctionLowering<'_, '_> {
             return Err(w.error("nanosleep is u32"));
         }
         let o = Self::operands(w, 1..=1)?;
-        self.src32(&o[0], Type::U32, w)?;
-        self.slow(Slow::Nanosleep);
+        let time = self.src32(&o[0], Type::U32, w)?;
+        self.slow(Slow::Nanosleep { time });
         Ok(())
     }
 

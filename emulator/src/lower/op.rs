@@ -744,7 +744,9 @@ pub(crate) enum Slow {
     AssertFail([u32; 4]),
     Trap,
     Brkpt,
-    Nanosleep,
+    Nanosleep {
+        time: u32,
+    },
     /// A hint.
     Prefetch,
     Discard {
