@@ -58,6 +58,11 @@ impl Backend for Cpu {
         Ok(view.to_vec())
     }
 
+    /// All memory is the host's.
+    fn check_place<T: Scalar>(&self, _: &'static str, _: &'static str, _: &[T]) -> Result<()> {
+        Ok(())
+    }
+
     /// A pure function of these and of how many threads the current rayon pool has. What was made under one pool serves any
     /// other, on no more threads than it was made for.
     fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize {

@@ -52,7 +52,7 @@ impl<'a> Launch<'a> {
         Ok(address as *mut T)
     }
 
-    fn check_context(
+    pub(crate) fn check_context(
         &self,
         tensor: &'static str,
         context: &std::sync::Arc<cudarc::driver::CudaContext>,
