@@ -50,8 +50,21 @@ pub trait Backend {
     /// When an earlier operation failed on the device.
     fn read<T: Scalar>(&self, view: Self::View<'_, T>) -> Result<Vec<T>>;
 
-    /// Elements of scratch that any one operation below needs for up to `tokens` tokens: a pure function
-    /// of these and the backend (on the CPU of its number of threads).
+    /// Refuses memory of another device or context. Looks at nothing on the device.
+    ///
+    /// # Errors
+    /// When `view`, called `tensor` in the message, is not of this backend's device and context.
+    fn check_place<T: Scalar>(
+        &self,
+        operation: &'static str,
+        tensor: &'static str,
+        view: Self::View<'_, T>,
+    ) -> Result<()>;
+
+    /// Elements of scratch with which any one operation below runs at full speed for up to `tokens` tokens. More tokens never
+    /// need less. Depends on the type, the configuration and the tokens; on the CPU also on how many threads the current rayon
+    /// pool has: made under one pool it serves any other, on no more threads than it was made for. On CUDA also on the device.
+    /// Numbers of tokens that no operation takes give a number all the same.
     fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize;
 
     /// Router: logits → experts, weights, statistics and losses.

@@ -26,6 +26,60 @@ pub(crate) fn tokens(operation: &'static str, config: &MoeConfig, tokens: usize)
     Ok(())
 }
 
+/// Memory of `given` has the sizes of `expected`.
+pub(crate) fn same_sizes(
+    operation: &'static str,
+    object: &'static str,
+    expected: &MoeConfig,
+    given: &MoeConfig,
+) -> Result<()> {
+    if expected == given {
+        return Ok(());
+    }
+    same_fields(
+        operation,
+        object,
+        &expected.size_fields(),
+        &given.size_fields(),
+    )
+}
+
+/// What a pass of `given` left means the same to `expected`.
+pub(crate) fn same_configuration(
+    operation: &'static str,
+    object: &'static str,
+    expected: &MoeConfig,
+    given: &MoeConfig,
+) -> Result<()> {
+    if expected == given {
+        return Ok(());
+    }
+    same_fields(operation, object, &expected.fields(), &given.fields())
+}
+
+fn same_fields(
+    operation: &'static str,
+    object: &'static str,
+    expected: &[(&'static str, String)],
+    given: &[(&'static str, String)],
+) -> Result<()> {
+    let listed = |fields: &[(&'static str, String)], others: &[(&'static str, String)]| {
+        let different = fields.iter().filter(|field| !others.contains(field));
+        let texts = different.map(|(name, value)| format!("{name} {value}"));
+        texts.collect::<Vec<_>>().join(", ")
+    };
+    let (expected, given) = (listed(expected, given), listed(given, expected));
+    if expected.is_empty() {
+        return Ok(());
+    }
+    Err(Error::WrongConfiguration {
+        operation,
+        object,
+        expected,
+        given,
+    })
+}
+
 /// `given` elements make a tensor of `shape`.
 pub(crate) fn elements(
     operation: &'static str,

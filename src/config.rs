@@ -406,6 +406,38 @@ impl MoeConfig {
     }
 }
 
+/// A field's name and value.
+type Field = (&'static str, String);
+
+impl MoeConfig {
+    /// What sizes memory: the same for two configurations that can share some.
+    pub(crate) fn size_fields(&self) -> Vec<Field> {
+        let factor = self.capacity.map(|capacity| capacity.factor);
+        vec![
+            ("hidden_size", self.hidden_size.to_string()),
+            ("intermediate_size", self.intermediate_size.to_string()),
+            ("num_experts", self.num_experts.to_string()),
+            ("top_k", self.top_k.to_string()),
+            ("capacity factor", format!("{factor:?}")),
+        ]
+    }
+
+    /// Every field.
+    pub(crate) fn fields(&self) -> Vec<Field> {
+        let router = &self.router;
+        let mut fields = self.size_fields();
+        fields.extend([
+            ("score_function", format!("{:?}", router.score_function)),
+            ("single_expert", format!("{:?}", router.single_expert)),
+            ("scaling_factor", router.scaling_factor.to_string()),
+            ("groups", format!("{:?}", router.groups)),
+            ("capacity", format!("{:?}", self.capacity)),
+            ("losses", format!("{:?}", self.losses)),
+        ]);
+        fields
+    }
+}
+
 impl MoeConfig {
     /// Rows of a tile of the experts' products: 128, or 64 where an expert gets fewer than 48 rows on average. Then hardly any
     /// has more than 64, and its weights are read by one tile of either size, of which the smaller one has less padding.

@@ -51,6 +51,21 @@ pub enum Error {
         have: usize,
     },
 
+    /// A `Saved` or a `Workspace` of a layer of another configuration.
+    #[error(
+        "{operation}: the `{object}` is of a layer with {given}, but this layer has {expected}"
+    )]
+    WrongConfiguration {
+        /// Operation that refused.
+        operation: &'static str,
+        /// `Saved` or `Workspace`.
+        object: &'static str,
+        /// The layer's fields that differ, and their values.
+        expected: String,
+        /// The object's.
+        given: String,
+    },
+
     /// Backward was asked for, but what it needs was not saved.
     #[error("{operation}: {reason}")]
     NotSaved {

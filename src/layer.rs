@@ -109,8 +109,13 @@ pub struct BackwardInput<'x, 'g, B: Backend, T: Element> {
 }
 
 /// One layer's memory between forward and backward. Many layers of a model have one each, and share a [`Workspace`].
+///
+/// Forward takes one that was made for the same sizes (H, I, E, K and capacity factor), whatever the layer's other choices;
+/// what reads it afterwards must have the whole configuration of that forward pass.
 #[derive(Debug)]
 pub struct Saved<B: Backend, T: Element> {
+    /// Of the layer that made it, then of the last that filled it.
+    config: MoeConfig,
     keep: Keep,
     max_tokens: usize,
     stage: Stage,
@@ -133,9 +138,11 @@ enum Stage {
     Backward { tokens: usize },
 }
 
-/// Memory that is free again when forward or backward returns.
+/// Memory that is free again when forward or backward returns. It serves every layer of the same sizes: H, I, E, K and capacity
+/// factor.
 #[derive(Debug)]
 pub struct Workspace<B: Backend, T: Element> {
+    config: MoeConfig,
     keep: Keep,
     max_tokens: usize,
     a: B::Buffer<T>,
@@ -175,6 +182,7 @@ impl<B: Backend> MoeLayer<B> {
         let h = (keep == Keep::Hidden)
             .then(|| backend.allocate(rows * 2 * self.config.intermediate_size()));
         Ok(Saved {
+            config: self.config.clone(),
             keep,
             max_tokens,
             stage: Stage::Empty,
@@ -191,8 +199,8 @@ impl<B: Backend> MoeLayer<B> {
         })
     }
 
-    /// Memory for forward and backward of up to `max_tokens` tokens, for all layers of this configuration: its size is a pure
-    /// function of the configuration and the backend.
+    /// Memory for forward and backward of up to `max_tokens` tokens, for all layers of these sizes; see
+    /// [`Backend::scratch_elements`] for what its size depends on.
     ///
     /// # Errors
     /// As [`saved`](Self::saved).
@@ -208,6 +216,7 @@ impl<B: Backend> MoeLayer<B> {
         let h = (keep == Keep::Routing).then(|| backend.allocate(rows * 2 * inner));
         let training = |elements: usize| if keep == Keep::Nothing { 0 } else { elements };
         Ok(Workspace {
+            config: self.config.clone(),
             keep,
             max_tokens,
             a: backend.allocate(rows * inner)?,
@@ -222,7 +231,7 @@ impl<B: Backend> MoeLayer<B> {
     /// `x` [T, H] → `output` [T, H]; T is taken from x's length.
     ///
     /// # Errors
-    /// When a shape does not fit, `saved` or `workspace` was made for fewer tokens, or the backend cannot do this
+    /// When a shape does not fit, `saved` or `workspace` was made for fewer tokens, for other sizes or in another context, or the backend cannot do this
     /// configuration.
     pub fn forward<T: Element, W: Element<Acc = T::Acc>>(
         &self,
@@ -234,6 +243,7 @@ impl<B: Backend> MoeLayer<B> {
     ) -> Result<()> {
         const OPERATION: &str = "layer forward";
         let config = &self.config;
+        self.check_memory(OPERATION, saved, workspace)?;
         let tokens = self.tokens(OPERATION, B::len(x), saved.max_tokens, workspace)?;
         check::experts_weights::<B, T, W>(OPERATION, config, &weights)?;
         let hidden = ("H", config.hidden_size());
@@ -245,6 +255,7 @@ impl<B: Backend> MoeLayer<B> {
             hidden,
         )?;
         saved.stage = Stage::Empty;
+        saved.config.clone_from(config);
 
         let size = Sizes::new(config, tokens);
         let router_output = RouterOutput {
@@ -314,7 +325,8 @@ impl<B: Backend> MoeLayer<B> {
     /// Uses `saved` up: dh takes the place of h.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); and when `saved` does not hold a forward pass that kept what backward needs.
+    /// As [`forward`](Self::forward); and when `saved` does not hold a forward pass of this configuration that kept what backward
+    /// needs.
     pub fn backward<T: Element, W: Element<Acc = T::Acc>>(
         &self,
         weights: Weights<'_, B, T, W>,
@@ -334,6 +346,7 @@ impl<B: Backend> MoeLayer<B> {
             operation: OPERATION,
             reason,
         };
+        self.check_memory(OPERATION, saved, workspace)?;
         let tokens = match saved.stage {
             Stage::Forward { tokens } => tokens,
             Stage::Empty => return Err(refuse("there was no forward pass with this `Saved`")),
@@ -343,14 +356,20 @@ impl<B: Backend> MoeLayer<B> {
                 ));
             }
         };
-        if saved.keep == Keep::Nothing || workspace.keep == Keep::Nothing {
+        check::same_configuration(OPERATION, "Saved", config, &saved.config)?;
+        if saved.keep == Keep::Nothing {
             return Err(refuse(
-                "made with Keep::Nothing; use Keep::Hidden or Keep::Routing to train",
+                "the `Saved` was made with Keep::Nothing; make it with Keep::Hidden or Keep::Routing to train",
+            ));
+        }
+        if workspace.keep == Keep::Nothing {
+            return Err(refuse(
+                "the `Workspace` was made with Keep::Nothing; make it with Keep::Hidden or Keep::Routing to train",
             ));
         }
         if saved.keep == Keep::Routing && workspace.h.is_none() {
             return Err(refuse(
-                "h was not kept, and the workspace was not made with Keep::Routing to make it again",
+                "the `Saved` was made with Keep::Routing and has no h, and the `Workspace` was not made with Keep::Routing to make it again",
             ));
         }
         let given = self.tokens(OPERATION, B::len(x), saved.max_tokens, workspace)?;
@@ -391,7 +410,7 @@ impl<B: Backend> MoeLayer<B> {
                 )?;
                 h
             }
-            (None, None) => return Err(refuse("h was not kept")),
+            (None, None) => return Err(refuse("neither the `Saved` nor the `Workspace` has h")),
         };
         // From here on h is being overwritten: an error leaves nothing to go back to.
         saved.stage = Stage::Backward { tokens };
@@ -470,7 +489,7 @@ impl<B: Backend> MoeLayer<B> {
     /// The losses of the last forward pass, coefficients included: (load balancing, z). Waits for the device.
     ///
     /// # Errors
-    /// When there was no forward pass, or one failed on the device.
+    /// When there was no forward pass of this configuration, or one failed on the device.
     pub fn losses<T: Element>(&self, saved: &Saved<B, T>) -> Result<(T::Acc, T::Acc)> {
         self.forward_tokens("losses", saved)?;
         let stats = self
@@ -524,6 +543,9 @@ impl<B: Backend> MoeLayer<B> {
         operation: &'static str,
         saved: &Saved<B, T>,
     ) -> Result<usize> {
+        check::same_configuration(operation, "Saved", &self.config, &saved.config)?;
+        self.backend
+            .check_place(operation, "Saved", B::view(&saved.counts, 1))?;
         match saved.stage {
             Stage::Forward { tokens } | Stage::Backward { tokens } => Ok(tokens),
             Stage::Empty => {
@@ -531,6 +553,23 @@ impl<B: Backend> MoeLayer<B> {
                 Err(Error::NotSaved { operation, reason })
             }
         }
+    }
+
+    /// Memory of these sizes, in the backend's device and context.
+    fn check_memory<T: Element>(
+        &self,
+        operation: &'static str,
+        saved: &Saved<B, T>,
+        workspace: &Workspace<B, T>,
+    ) -> Result<()> {
+        check::same_sizes(operation, "Saved", &self.config, &saved.config)?;
+        check::same_sizes(operation, "Workspace", &self.config, &workspace.config)?;
+        let (saved, workspace) = (
+            B::view(&saved.counts, 1),
+            B::view(&workspace.scratch, workspace.scratch_elements),
+        );
+        self.backend.check_place(operation, "Saved", saved)?;
+        self.backend.check_place(operation, "Workspace", workspace)
     }
 
     fn router_input<'x, 'w, T: Element, W: Element<Acc = T::Acc>>(

@@ -4,8 +4,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use millet::half::bf16;
 use millet::{
-    BackwardInput, Capacity, Cpu, Gradients, Keep, Losses, MoeConfig, MoeLayer, WeightGrad, Weights,
+    Backend, BackwardInput, Capacity, Cpu, Gradients, Keep, Losses, MoeConfig, MoeLayer,
+    WeightGrad, Weights,
 };
 
 struct Counting;
@@ -48,6 +50,38 @@ fn now() -> usize {
     NOW.load(Ordering::Relaxed)
 }
 
+/// Scratch of published layers in bf16: little for one token, and never less for more tokens.
+fn scratch_grows_with_the_tokens() {
+    let megabytes =
+        |config: &MoeConfig, tokens| Cpu.scratch_elements::<bf16>(config, tokens) as f64 * 4e-6;
+    for preset in millet::presets::all() {
+        let config = &preset.config;
+        let steps = [
+            1,
+            2,
+            16,
+            100,
+            256,
+            257,
+            1000,
+            4096,
+            1 << 17,
+            1 << 30,
+            usize::MAX,
+        ];
+        let sizes = steps.map(|tokens| megabytes(config, tokens));
+        println!("{}: {sizes:.1?} MB on 2 threads", preset.name);
+        assert!(sizes.is_sorted(), "{}: {sizes:?}", preset.name);
+        // The router's weight, and 8 MB per thread.
+        let router = (config.num_experts() * config.hidden_size()) as f64 * 4e-6;
+        assert!(sizes[0] < router + 2.0 * 8.0, "{}: {sizes:?}", preset.name);
+    }
+    let largest = MoeConfig::builder(1 << 20, 1 << 20, 1 << 16, 64)
+        .build()
+        .unwrap();
+    assert!(megabytes(&largest, usize::MAX) >= megabytes(&largest, 1 << 20));
+}
+
 /// One test, so that nothing else allocates meanwhile.
 #[test]
 fn a_layer_keeps_what_it_says_and_takes_little_more() {
@@ -57,6 +91,7 @@ fn a_layer_keeps_what_it_says_and_takes_little_more() {
         .build()
         .unwrap();
     pool.install(|| {
+        scratch_grows_with_the_tokens();
         saved_is_what_the_configuration_counts();
         peak_is_within_a_fifth_of_the_floor();
     });

@@ -4,10 +4,11 @@
 //! appears, so forward and backward see the same a. y, w·a, dh and dX̃ are rounded once, when they would be stored; dA'
 //! never is.
 
+use half::bf16;
 use pulp::Arch;
 
 use super::combine::combine_token;
-use super::parallel::{self, Disjoint, Inlined, locate};
+use super::parallel::{self, Disjoint, Inlined, Scratch, locate};
 use super::product::{Matrix, Store, padded, product};
 use super::{Cpu, GradTarget};
 use crate::backend::{RouterPart, RowMap, WeightGrad};
@@ -30,14 +31,126 @@ fn block_tokens(config: &MoeConfig) -> usize {
         .clamp(64, 1024)
 }
 
-/// Scratch of the operations of this file, in elements of the accumulation type.
-pub(crate) fn scratch_elements<T: Element>(config: &MoeConfig, tokens: usize) -> usize {
-    let lane = up_lane::<T>(config)
-        .max(down_backward_lane::<T>(config))
-        .max(weight_grad_lane::<T>(config))
-        .max(CombineLayout::new::<T, T>(config, tokens).lane)
-        .max(CombineLayout::new::<T, T::Acc>(config, tokens).lane);
-    padded(config.max_rows(tokens)) + parallel::lanes() * lane
+/// Elements of an expert's weight that are widened at a time, about: enough for a product to be worth its start, few enough
+/// to stay in cache.
+const WEIGHT_BLOCK: usize = 1 << 20;
+/// Columns of h, or of a, that a weight gradient's task owns at most.
+const GRAD_INNER: usize = 4096;
+
+/// Scratch of every operation of this file.
+pub(crate) fn scratch<T: Element>(config: &MoeConfig, tokens: usize) -> [Scratch; 4] {
+    [
+        up_scratch::<T>(config, tokens),
+        CombineLayout::new::<T>(config, tokens).scratch(tokens),
+        down_backward_scratch::<T>(config, tokens),
+        weight_grad_scratch::<T>(config, tokens),
+    ]
+}
+
+/// Most rows of a panel of up to `limit`: an expert has no more than there are in all.
+fn panel_rows(config: &MoeConfig, tokens: usize, limit: usize) -> usize {
+    limit.min(config.max_rows(tokens))
+}
+
+/// Most panels that [`for_each_panel`] makes.
+fn max_panels(config: &MoeConfig, tokens: usize) -> usize {
+    let rows = config.max_rows(tokens);
+    rows.min(rows / PANEL + config.num_experts())
+}
+
+/// Rows of a block of a weight [rows, columns].
+fn block_rows<W: Element>(rows: usize, columns: usize) -> usize {
+    if W::widen_scratch(1) == 0 {
+        return rows;
+    }
+    // Whole tiles of the products.
+    let block = (WEIGHT_BLOCK / columns / 48 * 48).max(48);
+    if rows * columns <= WEIGHT_BLOCK {
+        rows
+    } else {
+        block.min(rows)
+    }
+}
+
+/// Scratch of [`for_each_block`].
+fn block_scratch<W: Element>(rows: usize, columns: usize) -> usize {
+    padded(W::widen_scratch(block_rows::<W>(rows, columns) * columns))
+}
+
+/// Runs `each(first row, block)` for every block of rows of a weight [rows, columns], in order. Widened whole, an expert of
+/// Mixtral-8x22B would take 800 MB.
+fn for_each_block<W: Element>(
+    weight: &[W],
+    columns: usize,
+    scratch: &mut [W::Acc],
+    mut each: impl FnMut(usize, Matrix<'_, W::Acc>),
+) {
+    let rows = block_rows::<W>(weight.len() / columns, columns);
+    for (index, block) in weight.chunks(rows * columns).enumerate() {
+        let count = block.len() / columns;
+        let block = Matrix::new(W::widen_slice(block, scratch), count, columns);
+        each(index * rows, block);
+    }
+}
+
+/// `out` = `a`·`weight`, `weight` [a's columns, columns] a block of rows at a time: `out` takes up the sums in row order.
+/// `a` is [rows, weight's rows].
+fn product_by_rows<W: Element>(
+    out: &mut [W::Acc],
+    a: &[W::Acc],
+    rows: usize,
+    weight: &[W],
+    columns: usize,
+    scratch: &mut [W::Acc],
+) {
+    let reduction = weight.len() / columns;
+    for_each_block(weight, columns, scratch, |first, block| {
+        let a = Matrix::with_stride(&a[first..], rows, block.rows(), reduction);
+        let store = match first {
+            0 => Store::Overwrite,
+            _ => Store::Add,
+        };
+        product(out, columns, store, a, block);
+    });
+}
+
+/// `out` = `a`·`weight`ᵀ, `weight` [out's columns, reduction] a block of rows, which are `out`'s columns, at a time.
+fn product_by_columns<W: Element>(
+    out: &mut [W::Acc],
+    a: &[W::Acc],
+    rows: usize,
+    weight: &[W],
+    reduction: usize,
+    scratch: &mut [W::Acc],
+) {
+    let columns = weight.len() / reduction;
+    for_each_block(weight, reduction, scratch, |first, block| {
+        let a = Matrix::new(a, rows, reduction);
+        product(&mut out[first..], columns, Store::Overwrite, a, block.t());
+    });
+}
+
+/// Columns `first..first + columns` of `rows` [count, stride] in the accumulation type.
+fn widen_columns<'s, T: Element>(
+    rows: &'s [T],
+    stride: usize,
+    first: usize,
+    columns: usize,
+    scratch: &'s mut [T::Acc],
+) -> Matrix<'s, T::Acc> {
+    let count = rows.len() / stride;
+    if T::widen_scratch(1) == 0 {
+        let rows = T::widen_slice(rows, scratch);
+        return Matrix::with_stride(&rows[first..], count, columns, stride);
+    }
+    let scratch = &mut scratch[..count * columns];
+    for (row, out) in rows
+        .chunks_exact(stride)
+        .zip(scratch.chunks_exact_mut(columns))
+    {
+        T::widen_into(&row[first..first + columns], out);
+    }
+    Matrix::new(scratch, count, columns)
 }
 
 /// Rows of expert `e`.
@@ -80,11 +193,16 @@ fn gather<T: Element>(
     }
 }
 
-fn up_lane<T: Element>(config: &MoeConfig) -> usize {
+fn up_scratch<T: Element>(config: &MoeConfig, tokens: usize) -> Scratch {
     let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
-    padded(PANEL * hidden)
-        + padded(PANEL * 2 * inner)
-        + padded(T::widen_scratch(2 * inner * hidden))
+    let rows = panel_rows(config, tokens, PANEL);
+    Scratch {
+        shared: 0,
+        lane: padded(rows * hidden)
+            + padded(rows * 2 * inner)
+            + block_scratch::<T>(2 * inner, hidden),
+        tasks: max_panels(config, tokens),
+    }
 }
 
 /// See [`Backend::experts_up`](crate::Backend::experts_up).
@@ -122,59 +240,49 @@ pub(crate) fn up<T: Element>(
             &map,
         )?;
     }
-    check::workspace(
-        OPERATION,
-        scratch.len(),
-        scratch_elements::<T>(config, tokens),
-    )?;
+    let need = up_scratch::<T>(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need.least())?;
 
+    let most_rows = panel_rows(config, tokens, PANEL);
     let (h, a) = (h.map(Disjoint::new), Disjoint::new(a));
     let arch = Arch::new();
-    for_each_panel(
-        config,
-        &map,
-        scratch,
-        up_lane::<T>(config),
-        |e, rows, scratch| {
-            let (x_panel, scratch) = scratch.split_at_mut(padded(PANEL * hidden));
-            let (h_panel, scratch) = scratch.split_at_mut(padded(PANEL * 2 * inner));
-            gather(
-                config,
-                x,
-                0,
-                hidden,
-                &map.row_to_assignment[rows.clone()],
-                x_panel,
-            );
-            let weight = &gate_up[e * 2 * inner * hidden..(e + 1) * 2 * inner * hidden];
-            let weight = Matrix::new(T::widen_slice(weight, scratch), 2 * inner, hidden);
-            let x_panel = Matrix::new(x_panel, rows.len(), hidden);
-            product(h_panel, 2 * inner, Store::Overwrite, x_panel, weight.t());
+    for_each_panel(config, &map, scratch, need.lane, |e, rows, scratch| {
+        let (x_panel, scratch) = scratch.split_at_mut(padded(most_rows * hidden));
+        let (h_panel, scratch) = scratch.split_at_mut(padded(most_rows * 2 * inner));
+        gather(
+            config,
+            x,
+            0,
+            hidden,
+            &map.row_to_assignment[rows.clone()],
+            x_panel,
+        );
+        let weight = &gate_up[e * 2 * inner * hidden..(e + 1) * 2 * inner * hidden];
+        product_by_columns(h_panel, x_panel, rows.len(), weight, hidden, scratch);
 
-            // SAFETY: panels do not overlap.
-            let a = unsafe { a.part(rows.start * inner, rows.len() * inner) };
-            arch.dispatch(Inlined(
-                #[inline(always)]
-                || {
-                    for (h, a) in h_panel
-                        .chunks_exact_mut(2 * inner)
-                        .zip(a.chunks_exact_mut(inner))
-                    {
-                        round::<T>(h);
-                        let (gate, up) = h.split_at(inner);
-                        for ((a, &gate), &up) in a.iter_mut().zip(gate).zip(up) {
-                            *a = T::narrow(gate * gate.sigmoid() * up);
-                        }
+        // SAFETY: panels do not overlap.
+        let a = unsafe { a.part(rows.start * inner, rows.len() * inner) };
+        arch.dispatch(Inlined(
+            #[inline(always)]
+            || {
+                for (h, a) in h_panel
+                    .chunks_exact_mut(2 * inner)
+                    .zip(a.chunks_exact_mut(inner))
+                {
+                    round::<T>(h);
+                    let (gate, up) = h.split_at(inner);
+                    for ((a, &gate), &up) in a.iter_mut().zip(gate).zip(up) {
+                        *a = T::narrow(gate * gate.sigmoid() * up);
                     }
-                },
-            ));
-            if let Some(h) = &h {
-                // SAFETY: panels do not overlap.
-                let h = unsafe { h.part(rows.start * 2 * inner, rows.len() * 2 * inner) };
-                T::narrow_into(&h_panel[..h.len()], h);
-            }
-        },
-    );
+                }
+            },
+        ));
+        if let Some(h) = &h {
+            // SAFETY: panels do not overlap.
+            let h = unsafe { h.part(rows.start * 2 * inner, rows.len() * 2 * inner) };
+            T::narrow_into(&h_panel[..h.len()], h);
+        }
+    });
     Ok(())
 }
 
@@ -225,11 +333,8 @@ pub(crate) fn down<T: Element>(
         ("T", tokens),
         ("H", hidden),
     )?;
-    check::workspace(
-        OPERATION,
-        scratch.len(),
-        scratch_elements::<T>(config, tokens),
-    )?;
+    let need = CombineLayout::new::<T>(config, tokens).scratch(tokens);
+    check::workspace(OPERATION, scratch.len(), need.least())?;
 
     let weight = |assignment: usize| weights[assignment];
     let no_residual = None::<RouterPart<'_, '_, Cpu, T::Acc>>;
@@ -239,7 +344,9 @@ pub(crate) fn down<T: Element>(
         a,
         inner,
         down,
-        |weight| Matrix::new(weight, hidden, inner).t(),
+        |out, rows, count, weight, scratch| {
+            product_by_columns(out, rows, count, weight, inner, scratch);
+        },
         weight,
         no_residual,
         &map,
@@ -288,11 +395,8 @@ pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
         ("T", tokens),
         ("H", hidden),
     )?;
-    check::workspace(
-        OPERATION,
-        scratch.len(),
-        scratch_elements::<T>(config, tokens),
-    )?;
+    let need = CombineLayout::new::<T>(config, tokens).scratch(tokens);
+    check::workspace(OPERATION, scratch.len(), need.least())?;
 
     let one = |_| T::Acc::ONE;
     let residual = Some(router);
@@ -302,7 +406,9 @@ pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
         h_grad,
         inner,
         gate_up,
-        |weight| Matrix::new(weight, inner, hidden),
+        |out, rows, count, weight, scratch| {
+            product_by_rows(out, rows, count, weight, hidden, scratch);
+        },
         one,
         residual,
         &map,
@@ -324,16 +430,19 @@ struct CombineLayout {
 }
 
 impl CombineLayout {
-    fn new<T: Element, W: Element<Acc = T::Acc>>(config: &MoeConfig, tokens: usize) -> Self {
-        let (hidden, inner) = (config.hidden_size(), 2 * config.intermediate_size());
+    fn new<T: Element>(config: &MoeConfig, tokens: usize) -> Self {
+        let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
         let block = block_tokens(config).min(tokens);
         let rows = block * config.top_k();
         let products = padded(rows * hidden);
         let places = padded(rows);
         let residual = padded(block * hidden);
-        let panel = padded(T::widen_scratch(PANEL * inner));
-        let router = W::widen_scratch(config.num_experts() * hidden);
-        let weight = padded(T::widen_scratch(inner * hidden).max(router));
+        let panel = padded(T::widen_scratch(PANEL.min(rows) * 2 * inner));
+        // A block of down [H, I], of gate_up [2I, H], or of a router weight [E, H] of whatever type.
+        let router = block_rows::<bf16>(config.num_experts(), hidden) * hidden;
+        let weight = block_scratch::<T>(hidden, inner)
+            .max(block_scratch::<T>(2 * inner, hidden))
+            .max(padded(router));
         let lane = products + places + residual + panel + weight;
         Self {
             block,
@@ -345,12 +454,20 @@ impl CombineLayout {
             lane,
         }
     }
+
+    fn scratch(&self, tokens: usize) -> Scratch {
+        Scratch {
+            shared: 0,
+            lane: self.lane,
+            tasks: tokens.div_ceil(self.block.max(1)),
+        }
+    }
 }
 
 /// output\[t\] = Σ_slot weight·(rows\[r\]·expert's matrix) + residual, a block of tokens at a time: the products of a block are
 /// combined while they are in cache, and the whole of them never exists.
 ///
-/// `rows` [R, inner]; `expert` makes a matrix [inner, H] of an expert's weight.
+/// `rows` [R, inner]; `multiply(out, rows, their number, an expert's weight, scratch)` makes [rows, H] of them.
 #[allow(clippy::too_many_arguments)]
 fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
     config: &MoeConfig,
@@ -358,7 +475,7 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
     rows: &[T],
     inner: usize,
     weight: &[T],
-    expert: impl Fn(&[T::Acc]) -> Matrix<'_, T::Acc> + Sync,
+    multiply: impl Fn(&mut [T::Acc], &[T::Acc], usize, &[T], &mut [T::Acc]) + Sync,
     combine_weight: impl Fn(usize) -> T::Acc + Sync,
     residual: Option<RouterPart<'_, '_, Cpu, W>>,
     map: &RowMap<'_, Cpu>,
@@ -366,7 +483,7 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
     scratch: &mut [T::Acc],
 ) {
     let (hidden, experts, top_k) = (config.hidden_size(), config.num_experts(), config.top_k());
-    let layout = CombineLayout::new::<T, W>(config, tokens);
+    let layout = CombineLayout::new::<T>(config, tokens);
     let output = Disjoint::new(output);
     let arch = Arch::new();
     let blocks = tokens.div_ceil(layout.block.max(1));
@@ -396,13 +513,13 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
                 places[assignment as usize - first * top_k] = (filled + row) as i32;
             }
             let size = inner * hidden;
-            let matrix = T::widen_slice(&weight[e * size..(e + 1) * size], weight_scratch);
+            let expert = &weight[e * size..(e + 1) * size];
             for panel in (start..end).step_by(PANEL) {
                 let count = PANEL.min(end - panel);
                 let rows = &rows[panel * inner..(panel + count) * inner];
-                let rows = Matrix::new(T::widen_slice(rows, panel_scratch), count, inner);
+                let rows = T::widen_slice(rows, panel_scratch);
                 let out = &mut products[filled * hidden..(filled + count) * hidden];
-                product(out, hidden, Store::Overwrite, rows, expert(matrix));
+                multiply(out, rows, count, expert, weight_scratch);
                 arch.dispatch(Inlined(
                     #[inline(always)]
                     || round::<T>(out),
@@ -415,9 +532,15 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
             weight,
         }) = &residual
         {
-            let router = Matrix::new(W::widen_slice(weight, weight_scratch), experts, hidden);
-            let dz = Matrix::new(&logits_grad[first * experts..], last - first, experts);
-            product(residual_sum, hidden, Store::Overwrite, dz, router);
+            let dz = &logits_grad[first * experts..last * experts];
+            product_by_rows(
+                residual_sum,
+                dz,
+                last - first,
+                weight,
+                hidden,
+                weight_scratch,
+            );
         }
 
         let products = &*products;
@@ -446,12 +569,17 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
     });
 }
 
-fn down_backward_lane<T: Element>(config: &MoeConfig) -> usize {
+fn down_backward_scratch<T: Element>(config: &MoeConfig, tokens: usize) -> Scratch {
     let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
-    padded(PANEL * hidden)
-        + padded(PANEL * inner)
-        + padded(2 * inner)
-        + padded(T::widen_scratch(inner * hidden))
+    let rows = panel_rows(config, tokens, PANEL);
+    Scratch {
+        shared: padded(config.max_rows(tokens)),
+        lane: padded(rows * hidden)
+            + padded(rows * inner)
+            + padded(2 * inner)
+            + block_scratch::<T>(hidden, inner),
+        tasks: max_panels(config, tokens),
+    }
 }
 
 /// See [`Backend::experts_down_backward`](crate::Backend::experts_down_backward).
@@ -506,28 +634,23 @@ pub(crate) fn down_backward<T: Element>(
         &map,
     )?;
     check::matrix(OPERATION, "weights_grad", weights_grad.len(), t, k)?;
-    check::workspace(
-        OPERATION,
-        scratch.len(),
-        scratch_elements::<T>(config, tokens),
-    )?;
+    let need = down_backward_scratch::<T>(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need.least())?;
 
-    let (row_grads, scratch) = scratch.split_at_mut(padded(config.max_rows(tokens)));
+    let (row_grads, scratch) = scratch.split_at_mut(need.shared);
+    let most_rows = panel_rows(config, tokens, PANEL);
     {
         let (h, weighted_a) = (Disjoint::new(h), Disjoint::new(weighted_a));
         let row_grads = Disjoint::new(row_grads);
         let arch = Arch::new();
-        let lane = down_backward_lane::<T>(config);
-        for_each_panel(config, &map, scratch, lane, |e, rows, scratch| {
-            let (grad_panel, scratch) = scratch.split_at_mut(padded(PANEL * hidden));
-            let (a_grads, scratch) = scratch.split_at_mut(padded(PANEL * inner));
+        for_each_panel(config, &map, scratch, need.lane, |e, rows, scratch| {
+            let (grad_panel, scratch) = scratch.split_at_mut(padded(most_rows * hidden));
+            let (a_grads, scratch) = scratch.split_at_mut(padded(most_rows * inner));
             let (h_row, scratch) = scratch.split_at_mut(padded(2 * inner));
             let assignments = &map.row_to_assignment[rows.clone()];
             gather(config, output_grad, 0, hidden, assignments, grad_panel);
             let weight = &down[e * hidden * inner..(e + 1) * hidden * inner];
-            let weight = Matrix::new(T::widen_slice(weight, scratch), hidden, inner);
-            let grads = Matrix::new(grad_panel, rows.len(), hidden);
-            product(a_grads, inner, Store::Overwrite, grads, weight);
+            product_by_rows(a_grads, grad_panel, rows.len(), weight, inner, scratch);
 
             // SAFETY: panels do not overlap.
             let (h, weighted_a, row_grads) = unsafe {
@@ -589,12 +712,18 @@ fn swiglu_backward<T: Element>(
     row_sum(a_grad.iter().copied())
 }
 
-fn weight_grad_lane<T: Element>(config: &MoeConfig) -> usize {
-    let inner = 2 * config.intermediate_size();
-    let columns = GRAD_COLUMNS.min(config.hidden_size());
-    padded(GRAD_ROWS * columns)
-        + padded(columns * inner)
-        + padded(T::widen_scratch(GRAD_ROWS * inner))
+fn weight_grad_scratch<T: Element>(config: &MoeConfig, tokens: usize) -> Scratch {
+    let (hidden, inner) = (config.hidden_size(), 2 * config.intermediate_size());
+    let columns = GRAD_COLUMNS.min(hidden);
+    let rows = panel_rows(config, tokens, GRAD_ROWS);
+    let part = GRAD_INNER.min(inner);
+    Scratch {
+        shared: 0,
+        lane: padded(rows * columns)
+            + padded(columns * part)
+            + padded(T::widen_scratch(rows * part)),
+        tasks: config.num_experts() * hidden.div_ceil(GRAD_COLUMNS) * inner.div_ceil(GRAD_INNER),
+    }
 }
 
 /// See [`Backend::experts_down_weight_grad`](crate::Backend::experts_down_weight_grad).
@@ -633,28 +762,27 @@ pub(crate) fn down_weight_grad<T: Element>(
         experts * hidden * inner,
         || format!("[E={experts}, H={hidden}, I={inner}]"),
     )?;
-    check::workspace(
-        OPERATION,
-        scratch.len(),
-        scratch_elements::<T>(config, tokens),
-    )?;
+    let need = weight_grad_scratch::<T>(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need.least())?;
 
     let grad = GradTarget::new(grad);
     weight_grad(
         config,
+        tokens,
         output_grad,
         weighted_a,
         inner,
         &map,
         scratch,
-        |e, first, columns, x, rows, sum| {
-            // A task owns the rows first.. of the expert's [H, I].
-            match rows {
-                Some(rows) => product(sum, inner, Store::Add, x.t(), rows),
-                // SAFETY: tasks differ in expert or slice.
-                None => unsafe {
-                    grad.store((e * hidden + first) * inner, &sum[..columns * inner])
-                },
+        |part, x, rows, sum| match rows {
+            Some(rows) => product(sum, part.inner.len(), Store::Add, x.t(), rows),
+            None => {
+                let rows = sum.chunks_exact(part.inner.len());
+                for (column, row) in part.hidden.clone().zip(rows) {
+                    let start = (part.expert * hidden + column) * inner + part.inner.start;
+                    // SAFETY: tasks differ in expert or part.
+                    unsafe { grad.store(start, row) };
+                }
             }
         },
     );
@@ -691,29 +819,26 @@ pub(crate) fn up_weight_grad<T: Element>(
         experts * inner * hidden,
         || format!("[E={experts}, 2I={inner}, H={hidden}]"),
     )?;
-    check::workspace(
-        OPERATION,
-        scratch.len(),
-        scratch_elements::<T>(config, tokens),
-    )?;
+    let need = weight_grad_scratch::<T>(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need.least())?;
 
     let grad = GradTarget::new(grad);
     weight_grad(
         config,
+        tokens,
         x,
         h_grad,
         inner,
         &map,
         scratch,
-        |e, first, columns, x, rows, sum| {
-            // A task owns the columns first.. of the expert's [2I, H].
-            match rows {
-                Some(rows) => product(sum, columns, Store::Add, rows.t(), x),
-                None => {
-                    for (i, row) in sum[..inner * columns].chunks_exact(columns).enumerate() {
-                        // SAFETY: tasks differ in expert or slice.
-                        unsafe { grad.store((e * inner + i) * hidden + first, row) };
-                    }
+        |part, x, rows, sum| match rows {
+            Some(rows) => product(sum, part.hidden.len(), Store::Add, rows.t(), x),
+            None => {
+                let rows = sum.chunks_exact(part.hidden.len());
+                for (column, row) in part.inner.clone().zip(rows) {
+                    let start = (part.expert * inner + column) * hidden + part.hidden.start;
+                    // SAFETY: tasks differ in expert or part.
+                    unsafe { grad.store(start, row) };
                 }
             }
         },
@@ -721,42 +846,54 @@ pub(crate) fn up_weight_grad<T: Element>(
     Ok(())
 }
 
-/// Weight gradients: for each expert and slice of H, `step` gets panels of the gathered slice of `source` [rows, columns] and of
-/// `rows` [rows, inner] to add to the sum, then `None` to store it.
+/// What one task of a weight gradient owns: these columns of H and of the rows, of one expert.
+struct GradPart {
+    expert: usize,
+    hidden: std::ops::Range<usize>,
+    inner: std::ops::Range<usize>,
+}
+
+/// Weight gradients: for each part, `step` gets panels of the gathered slice of `source` [rows, part of H] and of
+/// `rows` [rows, part of inner] to add to the sum, then `None` to store it.
+#[allow(clippy::too_many_arguments)]
 fn weight_grad<T: Element>(
     config: &MoeConfig,
+    tokens: usize,
     source: &[T],
     rows: &[T],
     inner: usize,
     map: &RowMap<'_, Cpu>,
     scratch: &mut [T::Acc],
-    step: impl Fn(usize, usize, usize, Matrix<'_, T::Acc>, Option<Matrix<'_, T::Acc>>, &mut [T::Acc])
-    + Sync,
+    step: impl Fn(&GradPart, Matrix<'_, T::Acc>, Option<Matrix<'_, T::Acc>>, &mut [T::Acc]) + Sync,
 ) {
     let hidden = config.hidden_size();
-    let slices = hidden.div_ceil(GRAD_COLUMNS);
-    let lane = weight_grad_lane::<T>(config);
-    parallel::for_each(
-        config.num_experts() * slices,
-        scratch,
-        lane,
-        |task, scratch| {
-            let (e, first) = (task / slices, task % slices * GRAD_COLUMNS);
-            let columns = GRAD_COLUMNS.min(hidden - first);
-            let (gathered, scratch) = scratch.split_at_mut(padded(GRAD_ROWS * columns));
-            let (sum, scratch) = scratch.split_at_mut(padded(columns * inner));
-            sum.fill(T::Acc::ZERO);
-            let range = rows_of(map, e);
-            for start in range.clone().step_by(GRAD_ROWS) {
-                let count = GRAD_ROWS.min(range.end - start);
-                let assignments = &map.row_to_assignment[start..start + count];
-                gather(config, source, first, columns, assignments, gathered);
-                let rows = &rows[start * inner..(start + count) * inner];
-                let rows = Matrix::new(T::widen_slice(rows, scratch), count, inner);
-                let x = Matrix::new(gathered, count, columns);
-                step(e, first, columns, x, Some(rows), sum);
-            }
-            step(e, first, columns, Matrix::new(&[], 0, columns), None, sum);
-        },
-    );
+    let (slices, inner_slices) = (hidden.div_ceil(GRAD_COLUMNS), inner.div_ceil(GRAD_INNER));
+    let most_rows = panel_rows(config, tokens, GRAD_ROWS);
+    let lane = weight_grad_scratch::<T>(config, tokens).lane;
+    let tasks = config.num_experts() * slices * inner_slices;
+    parallel::for_each(tasks, scratch, lane, |task, scratch| {
+        let first = task / inner_slices % slices * GRAD_COLUMNS;
+        let first_inner = task % inner_slices * GRAD_INNER;
+        let part = GradPart {
+            expert: task / inner_slices / slices,
+            hidden: first..hidden.min(first + GRAD_COLUMNS),
+            inner: first_inner..inner.min(first_inner + GRAD_INNER),
+        };
+        let columns = part.hidden.len();
+        let (gathered, scratch) = scratch.split_at_mut(padded(most_rows * columns));
+        let (sum, scratch) = scratch.split_at_mut(padded(columns * part.inner.len()));
+        let sum = &mut sum[..columns * part.inner.len()];
+        sum.fill(T::Acc::ZERO);
+        let range = rows_of(map, part.expert);
+        for start in range.clone().step_by(GRAD_ROWS) {
+            let count = GRAD_ROWS.min(range.end - start);
+            let assignments = &map.row_to_assignment[start..start + count];
+            gather(config, source, first, columns, assignments, gathered);
+            let rows = &rows[start * inner..(start + count) * inner];
+            let rows = widen_columns(rows, inner, first_inner, part.inner.len(), scratch);
+            let x = Matrix::new(gathered, count, columns);
+            step(&part, x, Some(rows), sum);
+        }
+        step(&part, Matrix::new(&[], 0, columns), None, sum);
+    });
 }

@@ -58,13 +58,26 @@ impl Backend for Cpu {
         Ok(view.to_vec())
     }
 
+    /// All memory is the host's.
+    fn check_place<T: Scalar>(&self, _: &'static str, _: &'static str, _: &[T]) -> Result<()> {
+        Ok(())
+    }
+
+    /// A pure function of these and of how many threads the current rayon pool has. What was made under one pool serves any
+    /// other, on no more threads than it was made for.
     fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize {
-        router::scratch_elements::<T, T>(config, tokens)
-            .max(router::scratch_elements::<T, T::Acc>(config, tokens))
-            .max(dispatch::scratch_elements::<T::Acc>(config, tokens))
-            .max(permute::scratch_elements::<T, T>(config))
-            .max(permute::scratch_elements::<T, T::Acc>(config))
-            .max(experts::scratch_elements::<T>(config, tokens))
+        // No operation takes more.
+        let tokens = tokens.min(i32::MAX as usize);
+        let dispatch = dispatch::scratch_elements::<T::Acc>(config, tokens);
+        [
+            router::scratch::<T>(config, tokens),
+            router::weight_grad_scratch(config),
+            permute::scratch(config, tokens),
+        ]
+        .into_iter()
+        .chain(experts::scratch::<T>(config, tokens))
+        .map(|scratch| scratch.for_all_threads())
+        .fold(dispatch, usize::max)
     }
 
     fn router_forward<T: Element, W: Element<Acc = T::Acc>>(

@@ -6,13 +6,34 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-/// Number of lanes that run tasks side by side: what scratch must be multiplied by.
-pub(crate) fn lanes() -> usize {
-    rayon::current_num_threads()
+/// Scratch of an operation, in elements.
+pub(crate) struct Scratch {
+    /// What all tasks share.
+    pub(crate) shared: usize,
+    /// What a lane, which runs one task at a time, has of its own.
+    pub(crate) lane: usize,
+    /// Most tasks that there can be.
+    pub(crate) tasks: usize,
+}
+
+impl Scratch {
+    /// Enough to work, on one thread.
+    pub(crate) fn least(&self) -> usize {
+        self.shared + self.lane
+    }
+
+    /// A lane for every thread of the current pool that can have a task.
+    pub(crate) fn for_all_threads(&self) -> usize {
+        let lanes = rayon::current_num_threads().min(self.tasks).max(1);
+        self.shared + lanes * self.lane
+    }
 }
 
 /// Runs `task(index, scratch)` for every index below `tasks`, each lane with `per_lane` elements of scratch of its own.
 /// A lane takes the next task when it is done with one, so uneven tasks balance.
+///
+/// There are as many lanes as threads in the current pool, or fewer where there are fewer tasks or less scratch: memory made
+/// under one pool serves any other.
 pub(crate) fn for_each<A: Send>(
     tasks: usize,
     scratch: &mut [A],
@@ -29,12 +50,14 @@ pub(crate) fn for_each<A: Send>(
             task(index, scratch);
         }
     };
-    if tasks <= 1 || lanes() == 1 {
+    let room = scratch.len().checked_div(per_lane).unwrap_or(tasks);
+    let lanes = rayon::current_num_threads().min(tasks).min(room);
+    if lanes <= 1 {
         run(&mut scratch[..per_lane]);
     } else if per_lane == 0 {
-        (0..lanes()).into_par_iter().for_each(|_| run(&mut []));
+        (0..lanes).into_par_iter().for_each(|_| run(&mut []));
     } else {
-        scratch[..lanes() * per_lane]
+        scratch[..lanes * per_lane]
             .par_chunks_exact_mut(per_lane)
             .for_each(run);
     }

@@ -2,7 +2,7 @@
 
 use super::Cpu;
 use super::combine;
-use super::parallel::{self, Disjoint};
+use super::parallel::{self, Disjoint, Scratch};
 use super::product::{Matrix, Store, padded, product};
 use crate::backend::{RouterPart, RowMap};
 use crate::check;
@@ -54,10 +54,14 @@ pub(crate) fn forward<T: Element>(
     Ok(())
 }
 
-/// Scratch of the backward pass with the router's part: its weight, and per lane a panel of dz·Wᵣ.
-pub(crate) fn scratch_elements<T: Element, W: Element<Acc = T::Acc>>(config: &MoeConfig) -> usize {
+/// Scratch of the backward pass with the router's part: its weight, of whatever type, and per lane a panel of dz·Wᵣ.
+pub(crate) fn scratch(config: &MoeConfig, tokens: usize) -> Scratch {
     let (experts, hidden) = (config.num_experts(), config.hidden_size());
-    padded(W::widen_scratch(experts * hidden)) + parallel::lanes() * padded(PANEL * hidden)
+    Scratch {
+        shared: padded(experts * hidden),
+        lane: padded(PANEL.min(tokens) * hidden),
+        tasks: tokens.div_ceil(PANEL),
+    }
 }
 
 /// See [`Backend::permute_backward`](crate::Backend::permute_backward).
@@ -94,11 +98,11 @@ pub(crate) fn backward<T: Element, W: Element<Acc = T::Acc>>(
         return Ok(());
     };
     check::router_part(OPERATION, config, tokens, &router)?;
-    check::workspace(OPERATION, scratch.len(), scratch_elements::<T, W>(config))?;
+    let need = self::scratch(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need.least())?;
 
     let experts = config.num_experts();
-    let weight_scratch = padded(W::widen_scratch(experts * hidden));
-    let (weight_scratch, scratch) = scratch.split_at_mut(weight_scratch);
+    let (weight_scratch, scratch) = scratch.split_at_mut(need.shared);
     let weight = Matrix::new(
         W::widen_slice(router.weight, weight_scratch),
         experts,
@@ -109,8 +113,7 @@ pub(crate) fn backward<T: Element, W: Element<Acc = T::Acc>>(
         let row = usize::try_from(map.assignment_to_row[assignment]).ok()?;
         Some(&rows_grad[row * hidden..(row + 1) * hidden])
     };
-    let lane = padded(PANEL * hidden);
-    parallel::for_each(tokens.div_ceil(PANEL), scratch, lane, |task, part| {
+    parallel::for_each(need.tasks, scratch, need.lane, |task, part| {
         let first = task * PANEL;
         let last = tokens.min(first + PANEL);
         let dz = &router.logits_grad[first * experts..];

@@ -7,7 +7,7 @@ use pulp::Arch;
 
 use super::Cpu;
 use super::losses::{self, LossGrad};
-use super::parallel::{self, Disjoint, Inlined};
+use super::parallel::{self, Disjoint, Inlined, Scratch};
 use super::product::{Matrix, Store, padded, product};
 use crate::backend::{
     Logits, RouterInput, RouterOutput, RouterSaved, WeightGrad, stats, stats_elements,
@@ -26,18 +26,28 @@ const ROWS: usize = 3;
 /// Added to a sigmoid row's sum before dividing, as DeepSeek-V3 does.
 const SIGMOID_EPSILON: f64 = 1e-20;
 
-/// Scratch of forward, backward and the weight gradient, in elements.
-pub(crate) fn scratch_elements<T: Element, W: Element<Acc = T::Acc>>(
-    config: &MoeConfig,
-    tokens: usize,
-) -> usize {
-    let statistics = tokens.div_ceil(PANEL) * padded(stats_elements(config));
-    let routing = Layout::new::<T, W>(config);
-    let forward = statistics + routing.weight + parallel::lanes() * routing.lane;
-    forward.max(weight_grad_lane(config) * parallel::lanes())
+/// Scratch of forward and backward; see [`Layout`]. Forward also has the panels' statistics, which come first.
+pub(crate) fn scratch<T: Element>(config: &MoeConfig, tokens: usize) -> Scratch {
+    let tasks = tokens.div_ceil(PANEL);
+    let routing = Layout::new::<T>(config, tokens);
+    Scratch {
+        shared: tasks * padded(stats_elements(config)) + routing.weight,
+        lane: routing.lane,
+        tasks,
+    }
 }
 
-/// Pieces of scratch: the router weight in the accumulation type, and per lane a panel of logits, of tokens, and three rows.
+/// Scratch of the weight gradient.
+pub(crate) fn weight_grad_scratch(config: &MoeConfig) -> Scratch {
+    Scratch {
+        shared: 0,
+        lane: weight_grad_lane(config),
+        tasks: config.hidden_size().div_ceil(GRAD_COLUMNS),
+    }
+}
+
+/// Pieces of scratch: the router weight in the accumulation type, whatever type it is in, and per lane a panel of logits, of
+/// tokens, and three rows.
 struct Layout {
     weight: usize,
     logits: usize,
@@ -46,14 +56,14 @@ struct Layout {
 }
 
 impl Layout {
-    fn new<T: Element, W: Element<Acc = T::Acc>>(config: &MoeConfig) -> Self {
+    fn new<T: Element>(config: &MoeConfig, tokens: usize) -> Self {
         let (experts, hidden) = (config.num_experts(), config.hidden_size());
-        let logits = padded(PANEL * experts);
+        let rows = PANEL.min(tokens);
+        let logits = padded(rows * experts);
         let row = padded(experts);
-        let tokens = padded(T::widen_scratch(PANEL * hidden));
-        let weight = padded(W::widen_scratch(experts * hidden));
+        let tokens = padded(T::widen_scratch(rows * hidden));
         Self {
-            weight,
+            weight: padded(experts * hidden),
             logits,
             row,
             lane: logits + ROWS * row + tokens,
@@ -81,11 +91,8 @@ pub(crate) fn forward<T: Element, W: Element<Acc = T::Acc>>(
         stats,
         logits: logits_out,
     } = output;
-    check::workspace(
-        OPERATION,
-        scratch.len(),
-        scratch_elements::<T, W>(config, tokens),
-    )?;
+    let need = self::scratch::<T>(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need.least())?;
 
     let panels = tokens.div_ceil(PANEL);
     let row_of_stats = padded(stats_elements(config));
@@ -169,11 +176,8 @@ pub(crate) fn backward<T: Element, W: Element<Acc = T::Acc>>(
         lse,
         counts,
     } = saved;
-    check::workspace(
-        OPERATION,
-        scratch.len(),
-        scratch_elements::<T, W>(config, tokens),
-    )?;
+    let need = self::scratch::<T>(config, tokens);
+    check::workspace(OPERATION, scratch.len(), need.least())?;
 
     let loss = LossGrad::<T::Acc>::new(config, tokens, loss_gradient);
     let logits_grad = Disjoint::new(logits_grad);
@@ -224,7 +228,7 @@ pub(crate) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
     let (experts, hidden) = (config.num_experts(), config.hidden_size());
     check::router_weight_grad(OPERATION, config, tokens, logits_grad.len(), x.len(), &grad)?;
     let lane = weight_grad_lane(config);
-    check::workspace(OPERATION, scratch.len(), lane * parallel::lanes())?;
+    check::workspace(OPERATION, scratch.len(), lane)?;
 
     // A task is a slice of columns; tokens are gone through in order, so the sum is the same however many lanes there are.
     let grad = super::GradTarget::new(grad);
@@ -280,7 +284,7 @@ fn for_each_panel<T: Element, W: Element<Acc = T::Acc>>(
     each: impl Fn(usize, usize, usize, &mut [T::Acc], &mut [T::Acc]) + Sync,
 ) {
     let (experts, hidden) = (config.num_experts(), config.hidden_size());
-    let layout = Layout::new::<T, W>(config);
+    let layout = Layout::new::<T>(config, tokens);
     let (weight_scratch, scratch) = scratch.split_at_mut(layout.weight);
     let weight = match &input.logits {
         Logits::FromTokens { weight, .. } => W::widen_slice(weight, weight_scratch),

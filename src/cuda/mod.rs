@@ -193,8 +193,17 @@ impl Backend for Cuda {
     }
 
     fn read<T: Scalar>(&self, view: View<'_, T>) -> Result<Vec<T>> {
-        launch::check_context(self, "read", "view", view.context())?;
+        self.check_place("read", "view", view)?;
         view.to_host(&self.stream).map_err(self.failed("read"))
+    }
+
+    fn check_place<T: Scalar>(
+        &self,
+        operation: &'static str,
+        tensor: &'static str,
+        view: View<'_, T>,
+    ) -> Result<()> {
+        launch::check_context(self, operation, tensor, view.context())
     }
 
     fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize {

@@ -6,7 +6,11 @@ use millet::{Capacity, DropPolicy, Element, Keep, MoeConfig, MoeLayer, ScoreFunc
 use crate::generate::{SCORES, base};
 use crate::harness::{Outcome, Problem, TestBackend, run, run_with};
 
-cpu_tests!(threads_change_no_bit);
+cpu_tests!(
+    threads_change_no_bit,
+    memory_of_one_pool_serves_another,
+    weights_in_blocks_change_little,
+);
 
 layer_tests!(
     repeats_change_no_bit,
@@ -70,6 +74,43 @@ fn threads_change_no_bit<B: TestBackend>() {
     check::<B, B::Exact, B::Exact>();
     check::<B, f32, f32>();
     check::<B, bf16, f32>();
+}
+
+fn memory_of_one_pool_serves_another<B: TestBackend + Sync>() {
+    for (config, tokens) in configs::<B>() {
+        let problem = Problem::random(&config, tokens, 5).rounded::<bf16, f32>();
+        let expected = on_threads(1, || {
+            run::<B, bf16, f32>(&config, &problem, Keep::Routing, 1.0)
+        });
+        let layer = MoeLayer::new(B::create(), config.clone());
+        for (made, used) in [(1, 4), (2, 3), (4, 1), (3, 2)] {
+            let (mut saved, mut workspace) = on_threads(made, || {
+                (
+                    layer.saved::<bf16>(tokens, Keep::Routing).unwrap(),
+                    layer.workspace::<bf16>(tokens, Keep::Routing).unwrap(),
+                )
+            });
+            let outcome = on_threads(used, || {
+                run_with::<B, bf16, f32>(&layer, &problem, &mut saved, &mut workspace, 1.0)
+            });
+            expected.assert_same_bits(&outcome, &format!("made by {made}, used by {used}"));
+        }
+    }
+}
+
+/// Weights of more than a block, widened in parts, against the same values in f32, which are multiplied whole.
+fn weights_in_blocks_change_little<B: TestBackend>() {
+    let config = base(1100, 2100, 2, 2).build().unwrap();
+    let problem = Problem::random(&config, 5, 6).rounded::<bf16, bf16>();
+    let wide = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
+    let narrow = run::<B, bf16, bf16>(&config, &problem, Keep::Hidden, 1.0);
+    narrow.assert_same_routing(&wide, "bf16");
+    for ((name, narrow), (_, wide)) in narrow.floats().into_iter().zip(wide.floats()) {
+        let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
+        let error = square(&mut narrow.iter().zip(wide).map(|(n, w)| n - w));
+        let scale = square(&mut wide.iter().copied());
+        assert!(error <= 1e-3 * scale, "{name}: {error} of {scale}");
+    }
 }
 
 fn repeats_change_no_bit<B: TestBackend>() {

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use millet::half::{bf16, f16};
 use millet::{
-    AuxScale, BackwardInput, Capacity, ConfigError, DispatchOutput, DropPolicy, Error, Gradients,
-    GroupLimit, Keep, Logits, Losses, MoeConfig, MoeLayer, Renormalize, Result, RouterInput,
-    RouterOutput, RouterPart, RouterSaved, RowMap, ScoreFunction, SingleExpert, WeightGrad,
-    Weights, stats_elements,
+    AuxScale, BackwardInput, Capacity, ConfigError, DispatchOutput, DropPolicy, Element, Error,
+    Gradients, GroupLimit, Keep, Logits, Losses, MoeConfig, MoeLayer, Renormalize, Result,
+    RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap, ScoreFunction, SingleExpert,
+    WeightGrad, Weights, stats_elements,
 };
 
 use crate::harness::{Outcome, Problem, Tensor, TestBackend, dispatch, run};
@@ -23,6 +24,8 @@ layer_tests!(
     the_layer_checks_before_it_writes,
     a_pass_in_too_little_memory_is_refused,
     backward_needs_what_forward_kept,
+    memory_of_another_configuration_is_refused,
+    every_pair_of_types_has_its_scratch,
     experts_split_unevenly_over_ranks,
 );
 
@@ -769,12 +772,12 @@ fn backward_needs_what_forward_kept<B: TestBackend>() {
 
     layer.saved = layer.layer.saved(TOKENS, Keep::Nothing).unwrap();
     layer.forward(None).unwrap();
-    refused(&mut layer, "Keep::Nothing");
+    refused(&mut layer, "the `Saved` was made with Keep::Nothing");
 
     layer.saved = layer.layer.saved(TOKENS, Keep::Hidden).unwrap();
     layer.workspace = layer.layer.workspace(TOKENS, Keep::Nothing).unwrap();
     layer.forward(None).unwrap();
-    refused(&mut layer, "Keep::Nothing");
+    refused(&mut layer, "the `Workspace` was made with Keep::Nothing");
 
     layer.saved = layer.layer.saved(TOKENS, Keep::Routing).unwrap();
     layer.workspace = layer.layer.workspace(TOKENS, Keep::Hidden).unwrap();
@@ -786,6 +789,178 @@ fn backward_needs_what_forward_kept<B: TestBackend>() {
     layer.forward(None).unwrap();
     layer.forward(Some(("gate_up", 47))).unwrap_err();
     layer.backward(None, 1.0).unwrap();
+}
+
+fn memory_of_another_configuration_is_refused<B: TestBackend>() {
+    let sizes = |h, i, e, k| MoeConfig::builder(h, i, e, k).losses(Losses::new(1e-2, 1e-3));
+    let own = || sizes(16, 8, 8, 2);
+    let others = [
+        (sizes(24, 8, 8, 2), ["hidden_size 16", "hidden_size 24"]),
+        (
+            sizes(16, 24, 8, 2),
+            ["intermediate_size 8", "intermediate_size 24"],
+        ),
+        (sizes(16, 8, 4, 2), ["num_experts 8", "num_experts 4"]),
+        (sizes(16, 8, 600, 2), ["num_experts 8", "num_experts 600"]),
+        (sizes(16, 8, 8, 4), ["top_k 2", "top_k 4"]),
+        (
+            own().capacity(Capacity::new(0.5)),
+            ["capacity factor None", "capacity factor Some(0.5)"],
+        ),
+    ];
+    let names = |error: Error, object: &str, parts: [&str; 2], operation: &str| {
+        let Error::WrongConfiguration {
+            expected, given, ..
+        } = &error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!([&expected[..], &given[..]], parts);
+        let message = error.to_string();
+        for part in [operation, object, parts[0], parts[1]] {
+            assert!(message.contains(part), "`{message}` does not say {part}");
+        }
+    };
+    for (other, parts) in others {
+        let other = MoeLayer::new(B::create(), other.build().unwrap());
+        let mut layer = Layer::<B>::new(own().build().unwrap());
+        layer.forward(None).unwrap();
+        layer.workspace = other.workspace(TOKENS, Keep::Hidden).unwrap();
+        names(
+            layer.backward(None, 1.0).unwrap_err(),
+            "`Workspace`",
+            parts,
+            "layer backward",
+        );
+        names(
+            layer.forward(None).unwrap_err(),
+            "`Workspace`",
+            parts,
+            "layer forward",
+        );
+        layer.workspace = layer.layer.workspace(TOKENS, Keep::Hidden).unwrap();
+        layer.backward(None, 1.0).unwrap();
+        layer.saved = other.saved(TOKENS, Keep::Hidden).unwrap();
+        names(
+            layer.forward(None).unwrap_err(),
+            "`Saved`",
+            parts,
+            "layer forward",
+        );
+    }
+
+    // Other choices of the same sizes: memory may be shared, but what a pass left is read by its own configuration only.
+    let choices = [
+        (own().losses(Losses::new(0.0, 1e-3)), "losses"),
+        (own().scaling_factor(2.5), "scaling_factor 2.5"),
+        (
+            own().score_function(ScoreFunction::SoftmaxBeforeTopK),
+            "score_function SoftmaxBeforeTopK",
+        ),
+        (
+            own().groups(GroupLimit {
+                groups: 2,
+                selected: 1,
+            }),
+            "groups",
+        ),
+    ];
+    for (choice, part) in choices {
+        let mut layer = Layer::<B>::new(own().build().unwrap());
+        layer.forward(None).unwrap();
+        let own = std::mem::replace(
+            &mut layer.layer,
+            MoeLayer::new(B::create(), choice.build().unwrap()),
+        );
+        let errors = [
+            layer.backward(None, 1.0).unwrap_err(),
+            layer.layer.losses(&layer.saved).unwrap_err(),
+            layer.layer.diagnostics(&layer.saved).unwrap_err(),
+            layer.layer.routing(&layer.saved).unwrap_err(),
+        ];
+        for error in errors {
+            assert!(
+                matches!(
+                    error,
+                    Error::WrongConfiguration {
+                        object: "Saved",
+                        ..
+                    }
+                ),
+                "{error}"
+            );
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        own.losses(&layer.saved).unwrap();
+        layer.forward(None).unwrap();
+        layer.backward(None, 1.0).unwrap();
+        own.losses(&layer.saved).unwrap_err();
+    }
+}
+
+/// Tokens and router weights of all types, where the widened router weight is most of the scratch.
+fn every_pair_of_types_has_its_scratch<B: TestBackend>() {
+    fn pass<B: TestBackend, T: Element<Acc = f32>, W: Element<Acc = f32>>() {
+        let config = MoeConfig::builder(256, 8, 256, 2).build().unwrap();
+        let problem = Problem::random(&config, 3, 4);
+        let layer = MoeLayer::new(B::create(), config);
+        let backend = layer.backend();
+        let tensor = |values: &[f64]| Tensor::<B, T>::from_f64(backend, values);
+        let (x, gate_up) = (tensor(&problem.x), tensor(&problem.gate_up));
+        let down = tensor(&problem.down);
+        let router = Tensor::<B, W>::from_f64(backend, &problem.router);
+        let weights = Weights {
+            router: router.view(),
+            selection_bias: None,
+            gate_up: gate_up.view(),
+            down: down.view(),
+        };
+        let mut saved = layer.saved::<T>(3, Keep::Hidden).unwrap();
+        let mut workspace = layer.workspace::<T>(3, Keep::Hidden).unwrap();
+        let (mut output, mut x_grad) = (tensor(&problem.x), tensor(&problem.x));
+        let (mut gate_up_grad, mut down_grad) = (tensor(&problem.gate_up), tensor(&problem.down));
+        let mut router_grad = Tensor::<B, W>::from_f64(backend, &problem.router);
+        let forward = layer.forward(
+            weights,
+            x.view(),
+            output.view_mut(),
+            &mut saved,
+            &mut workspace,
+        );
+        let taken = T::NAME == W::NAME || W::NAME == "f32";
+        if std::any::type_name::<B>() != std::any::type_name::<millet::Cpu>() && !taken {
+            let error = forward.unwrap_err();
+            assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+            for name in [T::NAME, W::NAME] {
+                assert!(error.to_string().contains(name), "{error}");
+            }
+            return;
+        }
+        forward.unwrap_or_else(|error| panic!("{} with {}: {error}", T::NAME, W::NAME));
+        let gradients = Gradients {
+            x: x_grad.view_mut(),
+            router: WeightGrad::Overwrite(router_grad.view_mut()),
+            gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
+            down: WeightGrad::Overwrite(down_grad.view_mut()),
+        };
+        let input = BackwardInput {
+            x: x.view(),
+            output_grad: x.view(),
+            loss_gradient: 1.0,
+        };
+        layer
+            .backward(weights, input, &mut saved, &mut workspace, gradients)
+            .unwrap_or_else(|error| panic!("{} with {}: {error}", T::NAME, W::NAME));
+    }
+    pass::<B, f32, f32>();
+    pass::<B, f32, bf16>();
+    pass::<B, f32, f16>();
+    pass::<B, bf16, f32>();
+    pass::<B, bf16, bf16>();
+    pass::<B, bf16, f16>();
+    pass::<B, f16, f32>();
+    pass::<B, f16, bf16>();
+    pass::<B, f16, f16>();
 }
 
 fn experts_split_unevenly_over_ranks<B: TestBackend>() {
