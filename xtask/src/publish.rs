@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{cargo, run};
+use super::{cargo, run, target_directory};
 
 /// Packages and their folders; all other members have `publish = false`.
 const PACKAGES: [(&str, &str); 3] = [
@@ -25,14 +25,18 @@ pub(super) fn check() -> Result<(), String> {
             .map_err(|error| format!("{}: {error}", readme.display()))?;
         check_package(&text, &files(package)?).map_err(|error| format!("{package}: {error}"))?;
     }
-    // Builds each package from what would be uploaded.
-    run(cargo().args([
-        "publish",
-        "--quiet",
-        "--workspace",
-        "--dry-run",
-        "--allow-dirty",
-    ]))
+    // Builds each package from what would be uploaded. In a folder of its own: the emulator's library has one name in every build,
+    // and the tests want that of the workspace.
+    run(cargo()
+        .args([
+            "publish",
+            "--quiet",
+            "--workspace",
+            "--dry-run",
+            "--allow-dirty",
+            "--target-dir",
+        ])
+        .arg(target_directory()?.join("publish")))
 }
 
 /// The files of a package, by their paths in it.
