@@ -9,7 +9,7 @@ use pulp::Arch;
 use super::combine::combine_token;
 use super::parallel::{self, Disjoint, Inlined, locate};
 use super::product::{Matrix, Store, padded, product};
-use super::{Cpu, GradTarget};
+use super::{Cpu, GradTarget, router};
 use crate::backend::{RouterPart, RowMap, WeightGrad};
 use crate::check;
 use crate::config::MoeConfig;
@@ -294,7 +294,14 @@ pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
         scratch_elements::<T>(config, tokens),
     )?;
 
-    let one = |_| T::Acc::ONE;
+    // A dh of 0 gives 0, whatever the weight.
+    let one_or_zero = |assignment: usize| {
+        let row = map.assignment_to_row[assignment] as usize; // asked of kept ones only
+        match is_zero(&h_grad[row * inner..(row + 1) * inner]) {
+            true => T::Acc::ZERO,
+            false => T::Acc::ONE,
+        }
+    };
     let residual = Some(router);
     product_combine(
         config,
@@ -303,13 +310,18 @@ pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
         inner,
         gate_up,
         |weight| Matrix::new(weight, inner, hidden),
-        one,
+        one_or_zero,
         residual,
         &map,
         x_grad,
         scratch,
     );
     Ok(())
+}
+
+/// Is a row exactly 0?
+fn is_zero<T: Element>(row: &[T]) -> bool {
+    row.iter().all(|v| v.widen() == T::Acc::ZERO)
 }
 
 /// Pieces of a lane's scratch for [`product_combine`].
@@ -415,9 +427,9 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
             weight,
         }) = &residual
         {
-            let router = Matrix::new(W::widen_slice(weight, weight_scratch), experts, hidden);
-            let dz = Matrix::new(&logits_grad[first * experts..], last - first, experts);
-            product(residual_sum, hidden, Store::Overwrite, dz, router);
+            let dz = &logits_grad[first * experts..last * experts];
+            let weight = W::widen_slice(weight, weight_scratch);
+            router::input_grad(config, dz, weight, residual_sum);
         }
 
         let products = &*products;
@@ -560,7 +572,8 @@ pub(crate) fn down_backward<T: Element>(
     Ok(())
 }
 
-/// One row: h becomes dh, `weighted_a` = w·a; returns ⟨dA', a⟩. `a_grad` holds dA' and is used up.
+/// One row: h becomes dh, `weighted_a` = w·a, both 0 where the weight is, whatever it would be multiplied by; returns ⟨dA', a⟩.
+/// `a_grad` holds dA' and is used up.
 #[inline(always)]
 fn swiglu_backward<T: Element>(
     weight: T::Acc,
@@ -584,6 +597,10 @@ fn swiglu_backward<T: Element>(
         a_grad[i] = grad * a;
         gates[i] = d * up * (sigmoid * (one + gate * (one - sigmoid)));
         ups[i] = d * silu;
+    }
+    if weight == T::Acc::ZERO {
+        h_row.fill(T::Acc::ZERO);
+        weighted_a.fill(T::zeroed());
     }
     T::narrow_into(h_row, h);
     row_sum(a_grad.iter().copied())
@@ -752,6 +769,15 @@ fn weight_grad<T: Element>(
                 let assignments = &map.row_to_assignment[start..start + count];
                 gather(config, source, first, columns, assignments, gathered);
                 let rows = &rows[start * inner..(start + count) * inner];
+                // A row of 0 leaves out what it is multiplied by.
+                for (gathered, row) in gathered
+                    .chunks_exact_mut(columns)
+                    .zip(rows.chunks_exact(inner))
+                {
+                    if is_zero(row) {
+                        gathered.fill(T::Acc::ZERO);
+                    }
+                }
                 let rows = Matrix::new(T::widen_slice(rows, scratch), count, inner);
                 let x = Matrix::new(gathered, count, columns);
                 step(e, first, columns, x, Some(rows), sum);
