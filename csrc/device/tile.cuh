@@ -209,7 +209,8 @@ public:
         for (int i = 0; i < COPIES; i++) {
             int k = step * STEP<T> + row + i * ROWS;
             const bool exists = ORDER == Order::Gathered ? next[i] >= 0 : k < depth;
-            uint32_t source = ORDER == Order::Gathered ? top_k.divide(next[i]) : k;
+            // An address that is not read from is one of the matrix all the same.
+            uint32_t source = ORDER == Order::Gathered ? top_k.divide(max(next[i], 0)) : k;
             const T *from = row_of(matrix, source, stride * sizeof(T));
             uint32_t to = tile + Across<T>::place(row, threadIdx.x % PIECES) + i * (ROWS * 128);
             copy_piece<T, ACCESS>(to, from, exists ? columns : 0);
