@@ -16,12 +16,12 @@ template <typename T, int N> __device__ __forceinline__ void unpermute(const Mil
     T *out = static_cast<T *>(p.tokens_out);
     int64_t t = warp_token();
     if (t >= p.tokens) return;  // guard: the last block's spare warps
-    Slots slots = Slots::load(p, t, 0);
+    Slots slots = Slots::load(p, t, 0).that_count();
     for_columns<N>(p, [&](int64_t column, bool inside) {
         float sum[N] = {};
         const T *from = &rows[inside ? column : 0];  // so that all lanes do the same
         for (int first = 0; first < p.top_k; first += WARP) {
-            if (p.top_k > WARP) slots = Slots::load(p, t, first);
+            if (p.top_k > WARP) slots = Slots::load(p, t, first).that_count();
             // A batch may pass the last slot: lanes there have no row.
             for (int batch = 0; batch < min(WARP, p.top_k - first); batch += BATCH) {
                 Vector<T, N> values[BATCH];
@@ -80,7 +80,7 @@ template <typename T, int N> __device__ __forceinline__ void unpermute_backward(
                     for (int j = 0; j < N; ++j) {
                         float g = widen(token.v[j]);
                         dot[i] += g * widen(values.v[j]);
-                        result.v[j] = narrow<T>(weight[i] * g);
+                        result.v[j] = narrow<T>(weight[i] == 0.0f ? 0.0f : weight[i] * g);
                     }
                     result.store(&rows_grad[row[i] * p.hidden + column]);
                 }

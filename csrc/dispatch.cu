@@ -223,7 +223,8 @@ __device__ void tile_rows(const MilletDispatch &p, int *shared) {
 // Larger is kept first; equal keys by the lower assignment.
 __device__ __forceinline__ uint32_t choice_key(const MilletDispatch &p, int assignment) {
     if (p.policy == MILLET_KEEP_SLOT_MAJOR) return p.top_k - 1 - assignment % p.top_k;
-    return order_key(p.weights[assignment]);
+    const float weight = p.weights[assignment];
+    return order_key(weight != weight ? -infinity() : weight);  // NaN is the least, as among logits
 }
 
 // The C best of an expert's assignments, which are in `sorted` in ascending order.

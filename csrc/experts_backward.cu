@@ -129,8 +129,24 @@ template <typename T, int ROWS_, Access ACCESS> struct InputGrad : RowTiles<ROWS
         b.open(static_cast<const T *>(p.weight) + tile.expert * size, p.hidden, depth, tile.column, p.hidden);
     }
 
-    __device__ __forceinline__ void store(const Tile &tile, const Sum<ROWS> &sum) const {
+    __device__ __forceinline__ void store(const Tile &tile, Sum<ROWS> &sum) const {
+        if (!sum.finite()) clear_zero_rows(tile, sum);
         store_rows<T, ROWS, ACCESS>(static_cast<T *>(p.rows_out), p.hidden, tile, sum);
+    }
+
+    // A dh of 0 gives 0, whatever the weight.
+    __device__ __forceinline__ void clear_zero_rows(const Tile &tile, Sum<ROWS> &sum) const {
+        const int depth = 2 * p.inner;
+#pragma unroll
+        for (int i = 0; i < Sum<ROWS>::DOWN; i++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int row = Position::warp_down() * (ROWS / 2) + i * 16 + half * 8 + Position::row();
+                const T *h_grad = static_cast<const T *>(p.rows_in) + static_cast<int64_t>(tile.row + row) * depth;
+                if (row >= tile.rows || !is_zero(h_grad, depth)) continue;
+#pragma unroll
+                for (int j = 0; j < Sum<ROWS>::ACROSS; j++) sum.at[i][j][2 * half] = sum.at[i][j][2 * half + 1] = 0.0f;
+            }
     }
 };
 
@@ -165,6 +181,9 @@ template <typename T, int ROWS_, Access ACCESS> struct DownWeightGrad : WeightTi
         const T *rows = static_cast<const T *>(p.rows_in) + static_cast<int64_t>(tile.first) * p.inner;
         b.open(rows, p.inner, tile.depth, tile.column, p.inner);
     }
+    __device__ __forceinline__ void leave_out(const Tile &tile, OperandA &a, OperandB &) const {
+        a.leave_out(static_cast<const T *>(p.rows_in) + static_cast<int64_t>(tile.first) * p.inner, p.inner);
+    }
 
     __device__ __forceinline__ void store(const Tile &tile, const Sum<ROWS> &sum) const {
         store_gradient<T, ROWS, ACCESS>(p, tile, p.hidden, p.inner, sum);
@@ -190,6 +209,10 @@ template <typename T, int ROWS_, Access ACCESS> struct UpWeightGrad : WeightTile
         a.open(static_cast<const T *>(p.rows_in) + static_cast<int64_t>(tile.first) * rows, rows, tile.depth, tile.row, rows);
         b.open(static_cast<const T *>(p.tokens), p.hidden, tile.depth, tile.column, p.hidden,
                p.row_to_assignment + tile.first, {p.top_k_multiplier, p.top_k_shift});
+    }
+    __device__ __forceinline__ void leave_out(const Tile &tile, OperandA &, OperandB &b) const {
+        const int rows = 2 * p.inner;
+        b.leave_out(static_cast<const T *>(p.rows_in) + static_cast<int64_t>(tile.first) * rows, rows);
     }
 
     __device__ __forceinline__ void store(const Tile &tile, const Sum<ROWS> &sum) const {

@@ -74,6 +74,10 @@ template <typename X, typename W> __device__ __forceinline__ void router_weight_
     };
     Tile tile;
     tile.template run<sizeof(X) == 2>(0, steps, shared, fetch, put);
+    tile.leave_out(
+        last_token - first_token, p.experts - first_expert, p.hidden - first_column,
+        [&](int64_t k, int m) { return __ldg(&p.logits_grad[(first_token + k) * p.experts + first_expert + m]); },
+        [&](int64_t k, int n) { return widen(__ldg(&x[(first_token + k) * p.hidden + first_column + n])); });
 
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -169,6 +173,10 @@ template <typename X, typename W> __device__ __forceinline__ void router_input_g
     };
     Tile tile;
     tile.template run<sizeof(W) == 2>(0, (p.experts + PRODUCT_K - 1) / PRODUCT_K, shared, fetch, put);
+    tile.leave_out(
+        p.experts, static_cast<int>(min(static_cast<int64_t>(PRODUCT_M), p.tokens - first_token)), p.hidden - first_column,
+        [&](int64_t k, int m) { return __ldg(&p.logits_grad[(first_token + m) * p.experts + k]); },
+        [&](int64_t k, int n) { return widen(__ldg(&weight[k * p.hidden + first_column + n])); });
 
 #pragma unroll
     for (int i = 0; i < 2; ++i) {

@@ -99,7 +99,7 @@ pub trait Backend {
         scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
 
-    /// dWᵣ = dzᵀ·x: `logits_grad` [T, E], `x` [T, H] → [E, H].
+    /// dWᵣ = dzᵀ·x: `logits_grad` [T, E], `x` [T, H] → [E, H]. A dz of exactly 0 leaves out what it is multiplied by, NaN too.
     ///
     /// # Errors
     /// When a shape does not fit.
@@ -226,7 +226,8 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// Backward through combine, down product and SwiGLU, by row: `output_grad` [T, H] gathered, `h` [R, 2I] in and dh out, →
-    /// `weighted_a` [R, I] = w·a, and `weights_grad` [T, K] = ⟨dO·down, a⟩, 0 for a dropped assignment.
+    /// `weighted_a` [R, I] = w·a, and `weights_grad` [T, K] = ⟨dO·down, a⟩, 0 for a dropped assignment. dh and w·a of a weight of 0 are
+    /// exactly 0, whatever it would be multiplied by.
     ///
     /// # Errors
     /// When a shape does not fit.
@@ -245,7 +246,8 @@ pub trait Backend {
         scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
 
-    /// `d_down[e] = Σ dO[t]ᵀ·(w·a)[r]`: → [E, H, I]. An expert without rows gets exactly 0, written.
+    /// `d_down[e] = Σ dO[t]ᵀ·(w·a)[r]`: → [E, H, I]. An expert without rows gets exactly 0, written. A row of w·a that is exactly 0
+    /// is left out, whatever dO.
     ///
     /// # Errors
     /// When a shape does not fit.
@@ -261,7 +263,8 @@ pub trait Backend {
         scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
 
-    /// `d_gate_up[e] = Σ dh[r]ᵀ·x[t]`: → [E, 2I, H]. An expert without rows gets exactly 0, written.
+    /// `d_gate_up[e] = Σ dh[r]ᵀ·x[t]`: → [E, 2I, H]. An expert without rows gets exactly 0, written. A row of dh that is exactly 0 is
+    /// left out, whatever x.
     ///
     /// # Errors
     /// When a shape does not fit.
@@ -277,7 +280,8 @@ pub trait Backend {
         scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
 
-    /// `dX[t] = Σ_slot (dh·gate_up)[row] + dz[t]·Wᵣ`: → `x_grad` [T, H].
+    /// `dX[t] = Σ_slot (dh·gate_up)[row] + dz[t]·Wᵣ`: → `x_grad` [T, H]. A row of dh, and a dz, that is exactly 0 leaves out what it is
+    /// multiplied by.
     ///
     /// # Errors
     /// When a shape does not fit.
@@ -353,7 +357,7 @@ impl<B: Backend + ?Sized, W: Element> Copy for RouterPart<'_, '_, B, W> {}
 
 /// What [`Backend::router_forward`] writes.
 pub struct RouterOutput<'a, B: Backend + ?Sized, A: Real> {
-    /// [T, K], weight descending.
+    /// [T, K], weight descending; −1 in a slot that only masked experts were left for.
     pub ids: B::ViewMut<'a, i32>,
     /// [T, K], descending.
     pub weights: B::ViewMut<'a, A>,

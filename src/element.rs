@@ -98,6 +98,8 @@ pub trait Real:
     fn ln(self) -> Self;
     /// Not a number?
     fn is_nan(self) -> bool;
+    /// Neither infinite nor NaN?
+    fn is_finite(self) -> bool;
 
     /// 1/(1 + e⁻ˣ).
     #[inline(always)]
@@ -168,6 +170,10 @@ macro_rules! arithmetic_type {
             #[inline(always)]
             fn is_nan(self) -> bool {
                 <$type>::is_nan(self)
+            }
+            #[inline(always)]
+            fn is_finite(self) -> bool {
+                <$type>::is_finite(self)
             }
         }
     };
@@ -325,6 +331,12 @@ fn exp_f32(x: f32) -> f32 {
 #[inline(always)]
 fn power_of_two(n: i32) -> f32 {
     f32::from_bits(((n + 127) as u32) << 23)
+}
+
+/// Are all values neither infinite nor NaN? Without a way out in the middle, so that it is vectorised.
+#[inline(always)]
+pub(crate) fn all_finite<A: Real>(values: &[A]) -> bool {
+    values.iter().fold(true, |finite, v| finite & v.is_finite())
 }
 
 /// Sum in the order that every backend uses for a row: 32 strided partial sums, then a binary tree.

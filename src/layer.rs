@@ -618,7 +618,7 @@ impl<B: Backend> MoeLayer<B> {
 /// A routing on the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Routing<A> {
-    /// [T, K], weight descending.
+    /// [T, K], weight descending; −1 in a slot that only masked experts were left for.
     pub ids: Vec<i32>,
     /// [T, K] as the combine used them: with [`Renormalize::AfterDrop`](crate::Renormalize::AfterDrop) renormalised, dropped ones 0.
     pub weights: Vec<A>,

@@ -9,7 +9,7 @@
 //   every warp     multiplies step s
 //
 // 16-bit x and Wᵣ are multiplied as they are. With Wᵣ in f32 the product is 3xTF32 (x in 16 bits is a tf32 number, which saves a
-// third), x is widened on its way into shared memory.
+// third), x is widened on its way into shared memory. Logits that are not finite then are multiplied again in f32.
 #pragma once
 #include <type_traits>
 
@@ -103,15 +103,21 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
                         mma<W>(sum[i][j], a[i], b[j][0], b[j][1]);
                     } else {
                         // Small terms first, and from 0: tensor cores truncate what they add, a rounded addition follows.
-                        Split b0(b[j][0]), b1(b[j][1]);
-                        uint32_t high[4], low[4];
-#pragma unroll
-                        for (int v = 0; v < 4; ++v) {
-                            Split split(a[i][v]);
-                            high[v] = split.high, low[v] = split.low;
-                        }
+                        Split<Care::Fast> b0(b[j][0]), b1(b[j][1]);
+                        uint32_t high[4];
                         float part[4] = {};
-                        if constexpr (sizeof(X) == 4) mma<float>(part, low, b0.high, b1.high);
+                        if constexpr (sizeof(X) == 4) {
+                            uint32_t low[4];
+#pragma unroll
+                            for (int v = 0; v < 4; ++v) {
+                                Split<Care::Fast> split(a[i][v]);
+                                high[v] = split.high, low[v] = split.low;
+                            }
+                            mma<float>(part, low, b0.high, b1.high);
+                        } else {
+#pragma unroll
+                            for (int v = 0; v < 4; ++v) high[v] = a[i][v];
+                        }
                         mma<float>(part, high, b0.low, b1.low);
                         mma<float>(part, high, b0.high, b1.high);
 #pragma unroll
@@ -147,6 +153,7 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
         __syncthreads();
 
         float *logits = static_cast<float *>(shared);
+        float check = 0.0f;  // NaN where a logit is not finite
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
         const int row = warp / WARPS_ACROSS * 32 + lane / 4, column = warp % WARPS_ACROSS * (ACROSS * 8) + lane % 4 * 2;
 #pragma unroll
@@ -156,10 +163,35 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
                 float *to = &logits[(row + i * 16) * STRIDE + column + j * 8];
                 *reinterpret_cast<float2 *>(to) = make_float2(sum[i][j][0], sum[i][j][1]);
                 *reinterpret_cast<float2 *>(to + 8 * STRIDE) = make_float2(sum[i][j][2], sum[i][j][3]);
+#pragma unroll
+                for (int v = 0; v < 4; ++v) check = fmaf(sum[i][j][v], 0.0f, check);
             }
         }
-        __syncthreads();
+        if constexpr (sizeof(W) == 2) {
+            __syncthreads();
+        } else if (__syncthreads_or(check != check)) {
+            multiply_again(in, first_token, first_expert, logits);
+            __syncthreads();
+        }
         return logits;
+    }
+
+    // What is not finite, by products of f32: parts of an infinite factor make NaN of what may be −∞, a mask. A warp has a logit.
+    __device__ static void multiply_again(const LogitsInput &in, int64_t first_token, int first_expert, float *logits) {
+        const int tokens = static_cast<int>(min(static_cast<int64_t>(M), in.tokens - first_token));
+        const int experts = min(N, in.experts - first_expert), lane = threadIdx.x % WARP;
+        for (int i = threadIdx.x / WARP; i < tokens * experts; i += 8) {
+            const int row = i / experts, column = i % experts;
+            float &logit = logits[row * STRIDE + column];
+            if (is_finite(logit)) continue;  // all lanes together
+            const X *x = static_cast<const X *>(in.x) + (first_token + row) * in.hidden;
+            const W *weight = static_cast<const W *>(in.weight) + static_cast<int64_t>(first_expert + column) * in.hidden;
+            float sum = 0.0f;
+            for (int k = lane; k < in.hidden; k += WARP) sum = fmaf(widen(__ldg(&x[k])), widen(__ldg(&weight[k])), sum);
+            sum = warp_sum(sum);
+            __syncwarp();
+            if (lane == 0) logit = sum;
+        }
     }
 };
 

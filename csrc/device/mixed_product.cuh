@@ -1,5 +1,5 @@
 // Products with dz, which is f32, by tensor cores: 3xTF32, and two thirds of it where the other operand is 16 bits wide and so a tf32
-// number as it is.
+// number as it is. A dz of 0 leaves out what it is multiplied by.
 //
 // A block of 8 warps makes a tile [64, 128]; each warp keeps [32, 32] of it in registers. Operands are widened on their way into
 // shared memory, 16 of the reduction at a time, in two places that take turns:
@@ -55,21 +55,29 @@ template <Lies A> struct MixedTile {
             for (int i = 0; i < 2; ++i) {
 #pragma unroll
                 for (int v = 0; v < 4; ++v) {
-                    Split split(at(k + t + v / 2 * 4, first_m + i * 16 + g + v % 2 * 8));
+                    Split<Care::Fast> split(at(k + t + v / 2 * 4, first_m + i * 16 + g + v % 2 * 8));
                     high[i][v] = split.high, low[i][v] = split.low;
                 }
             }
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 const float *from = &b[(k + t) * B_STRIDE + b_column(first_n + j * 8 + g)];
-                Split b0(__float_as_uint(from[0])), b1(__float_as_uint(from[4 * B_STRIDE]));
+                uint32_t b_high[2], b_low[2];
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    b_high[half] = __float_as_uint(from[half * 4 * B_STRIDE]);
+                    if constexpr (!B_EXACT) {
+                        Split<Care::Fast> split(b_high[half]);
+                        b_high[half] = split.high, b_low[half] = split.low;
+                    }
+                }
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
                     // Small terms first, and from 0: tensor cores truncate what they add, a rounded addition follows.
                     float part[4] = {};
-                    if constexpr (!B_EXACT) mma<float>(part, high[i], b0.low, b1.low);
-                    mma<float>(part, low[i], b0.high, b1.high);
-                    mma<float>(part, high[i], b0.high, b1.high);
+                    if constexpr (!B_EXACT) mma<float>(part, high[i], b_low[0], b_low[1]);
+                    mma<float>(part, low[i], b_high[0], b_high[1]);
+                    mma<float>(part, high[i], b_high[0], b_high[1]);
 #pragma unroll
                     for (int v = 0; v < 4; ++v) sum[i][j][v] += part[v];
                 }
@@ -96,6 +104,30 @@ template <Lies A> struct MixedTile {
             multiply<B_EXACT>(here, here + A_WORDS);
             if (more) put(next, there, there + A_WORDS);
             __syncthreads();
+        }
+    }
+
+    // Sums that are not finite once more, in f32 and without the products of a dz of 0: a bad row, or an expert that is masked, has a
+    // dz of 0 and may have anything beside it. `dz(k, m)` and `other(k, n)` are factors of the tile's row m and column n, k from 0 to
+    // `depth`; rows and columns from `rows` and `columns` on are not there.
+    template <typename Dz, typename Other> __device__ __forceinline__ void leave_out(int64_t depth, int rows, int columns, Dz dz, Other other) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+#pragma unroll
+                for (int v = 0; v < 4; ++v) {
+                    const int m = row() + i * 16 + v / 2 * 8, n = column() + j * 8 + v % 2;
+                    if (is_finite(sum[i][j][v]) || m >= rows || n >= columns) continue;
+                    float again = 0.0f;
+#pragma unroll 1
+                    for (int64_t k = 0; k < depth; ++k) {
+                        const float factor = dz(k, m);
+                        if (factor != 0.0f) again = fmaf(factor, other(k, n), again);
+                    }
+                    sum[i][j][v] = again;
+                }
+            }
         }
     }
 };

@@ -30,16 +30,33 @@ template <> __device__ __forceinline__ void mma<float>(float (&d)[4], const uint
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Factors of f32 become tf32 numbers in two ways. The fast one is right for finite factors up to LARGEST_TF32; whatever else there is
+// makes every sum that it enters infinite or NaN, so nothing finite is ever wrong, and who finds such a sum multiplies again with care.
+enum class Care { Fast, Any };
+
+constexpr float LARGEST_TF32 = 3.401162134e38f;
+
 // f32 as a sum of two tf32 numbers, exact to 2⁻²³ of it: high·high + high·low + low·high is a product of f32 (3xTF32). The
 // upper part is the nearest tf32 number; of the lower one the tensor core ignores the last bits, of which at most one is set.
-// An infinite element, or one above 3.4e38 that rounds to infinity, becomes NaN in its lower part and in what it is multiplied
-// into.
-struct Split {
+//
+// With care, the lower part takes what the upper one cannot hold, and the upper one of an infinite factor is finite, not 0, and of its
+// sign: ∞·0 never arises beside ∞·b, and ∞·∞ is infinite. Fast, the lower part is NaN then.
+template <Care CARE> struct Split {
     uint32_t high, low;
     __device__ __forceinline__ explicit Split(uint32_t bits) {
+        const float value = __uint_as_float(bits);
+        if constexpr (CARE == Care::Any) bits = __float_as_uint(fminf(fmaxf(value, -LARGEST_TF32), LARGEST_TF32));
         high = (bits + 0x1000u) & 0xffffe000u;
-        low = __float_as_uint(__uint_as_float(bits) - __uint_as_float(high));
+        low = __float_as_uint(value - __uint_as_float(high));
     }
 };
+
+// The nearest tf32 number alone; the tensor core ignores the bits that are not its own. Fast, what is not finite becomes NaN by the
+// product with 0: rounded as an integer, NaN would become 0. With care it stays itself, and nothing rounds to infinity.
+template <Care CARE> __device__ __forceinline__ uint32_t nearest_tf32(uint32_t bits) {
+    const float value = __uint_as_float(bits), rounded = __uint_as_float(bits + 0x1000u);
+    if constexpr (CARE == Care::Fast) return __float_as_uint(fmaf(value, 0.0f, rounded));
+    return __float_as_uint(fabsf(value) <= LARGEST_TF32 ? rounded : value + 0.0f);
+}
 
 }  // namespace millet

@@ -27,6 +27,7 @@ template <> __device__ __forceinline__ f16 narrow<f16>(float v) { return __float
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 __device__ __forceinline__ float not_a_number() { return __int_as_float(0x7fffffff); }
 constexpr float LARGEST = 3.402823466e38f;
+__device__ __forceinline__ bool is_finite(float v) { return fabsf(v) <= LARGEST; }
 
 // 2ⁿ for |n| ≤ 126.
 __device__ __forceinline__ float power_of_two(int n) { return __int_as_float((n + 127) << 23); }

@@ -11,7 +11,13 @@
 // stored: results go from registers to global memory, so the ring is free.
 //
 // A warp whose rows or columns are all padding skips its products: padding costs in units of [ROWS/2, 64].
+//
+// The products take finite numbers for granted. A tile with a sum that is not finite is multiplied once more, with care: infinite
+// elements of f32 have tf32 parts that give what f32 gives, and a weight's gradient leaves out rows that are 0, whatever they would be
+// multiplied by. What was finite keeps its bits.
 #pragma once
+#include <type_traits>
+
 #include "mma.cuh"
 #include "tile.cuh"
 
@@ -37,6 +43,17 @@ template <int ROWS> struct Sum {
 #pragma unroll
                 for (int v = 0; v < 4; v++) at[i][j][v] = 0.0f;
     }
+
+    __device__ __forceinline__ bool finite() const {
+        float check = 0.0f;  // NaN where something is not
+#pragma unroll
+        for (int i = 0; i < DOWN; i++)
+#pragma unroll
+            for (int j = 0; j < ACROSS; j++)
+#pragma unroll
+                for (int v = 0; v < 4; v++) check = fmaf(at[i][j][v], 0.0f, check);
+        return check == check;
+    }
 };
 
 // This thread's warp in the block's tile, and its place in a piece [16, 8] of the sum: rows `row` and `row` + 8, columns
@@ -49,7 +66,7 @@ struct Position {
 };
 
 // sum += a·b of one step.
-template <typename T, int ROWS, class ReaderA, class ReaderB>
+template <typename T, Care CARE, int ROWS, class ReaderA, class ReaderB>
 __device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &read_a, const ReaderB &read_b, bool tf32, uint32_t tile_a,
                                               uint32_t tile_b) {
     constexpr int DOWN = Sum<ROWS>::DOWN, ACROSS = Sum<ROWS>::ACROSS;
@@ -76,8 +93,8 @@ __device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &rea
                 for (int half = 0; half < 2; half++) {
                     uint32_t high[4];
 #pragma unroll
-                    for (int v = 0; v < 4; v++) high[v] = Split(a[half][i][v]).high;
-                    mma<T>(step, high, Split(b[half][j][0]).high, Split(b[half][j][1]).high);
+                    for (int v = 0; v < 4; v++) high[v] = nearest_tf32<CARE>(a[half][i][v]);
+                    mma<T>(step, high, nearest_tf32<CARE>(b[half][j][0]), nearest_tf32<CARE>(b[half][j][1]));
                 }
 #pragma unroll
                 for (int v = 0; v < 4; v++) sum.at[i][j][v] += step[v];
@@ -92,13 +109,13 @@ __device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &rea
             for (int half = 0; half < 2; half++)
 #pragma unroll
                 for (int v = 0; v < 4; v++) {
-                    Split split(a[half][i][v]);
+                    Split<CARE> split(a[half][i][v]);
                     high[half][v] = split.high, low[half][v] = split.low;
                 }
 #pragma unroll
             for (int j = 0; j < ACROSS; j++) {
                 float step[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-                Split b00(b[0][j][0]), b01(b[0][j][1]), b10(b[1][j][0]), b11(b[1][j][1]);
+                Split<CARE> b00(b[0][j][0]), b01(b[0][j][1]), b10(b[1][j][0]), b11(b[1][j][1]);
                 mma<T>(step, low[0], b00.high, b01.high);
                 mma<T>(step, low[1], b10.high, b11.high);
                 mma<T>(step, high[0], b00.low, b01.low);
@@ -117,6 +134,8 @@ __device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &rea
 //   items, Tile at(item)           the tiles, in order
 //   void open(Tile, a, b)          sets the operands up for a tile
 //   void store(Tile, Sum)          what becomes of the sum
+//   LEAVES_OUT                     are there rows to leave out, and so tiles to multiply again, in 16 bits too?
+//   void leave_out(Tile, a, b)     with care, after `open`: makes the operands do so
 // and a tile has `rows` and `columns` that are not padding, and the `depth` of its reduction. `tickets` counts the items that were
 // drawn beyond each block's first; 0 when the kernel starts.
 template <class Work> __device__ __forceinline__ void multiply_tiles(const Work &work, uint32_t *tickets) {
@@ -135,16 +154,35 @@ template <class Work> __device__ __forceinline__ void multiply_tiles(const Work 
 
     OperandA a;
     OperandB b;
-    auto load = [&](int step, int stage) {
-        a.load(tiles_a + stage * OperandA::BYTES, step);
-        b.load(tiles_b + stage * OperandB::BYTES, step);
+    // `care` is a constant of type Fast or Any: each has a loop of its own, so that the one does not cost the other.
+    using Fast = std::integral_constant<Care, Care::Fast>;
+    using Any = std::integral_constant<Care, Care::Any>;
+    auto load = [&](int step, int stage, auto care) {
+        a.template load<decltype(care)::value>(tiles_a + stage * OperandA::BYTES, step);
+        b.template load<decltype(care)::value>(tiles_b + stage * OperandB::BYTES, step);
     };
-    auto begin = [&](const typename Work::Tile &tile) {
+    auto begin = [&](const typename Work::Tile &tile, auto care) {
         work.open(tile, a, b);
+        if constexpr (decltype(care)::value == Care::Any) work.leave_out(tile, a, b);
 #pragma unroll
         for (int step = 0; step < STAGES - 1; step++) {
-            if (step * STEP<T> < tile.depth) load(step, step);
+            if (step * STEP<T> < tile.depth) load(step, step, care);
             ptx::commit_copies();
+        }
+    };
+    auto multiply = [&](const typename Work::Tile &tile, bool padding, Sum<ROWS> &sum, auto care) {
+        const int steps = (tile.depth + STEP<T> - 1) / STEP<T>;
+        sum.clear();
+        int stage = 0, free_stage = STAGES - 1;
+        for (int step = 0; step < steps; step++) {
+            ptx::wait_copies<STAGES - 2>();
+            __syncthreads();
+            if (step + STAGES - 1 < steps) load(step + STAGES - 1, free_stage, care);
+            ptx::commit_copies();
+            if (!padding)
+                multiply_step<T, decltype(care)::value>(sum, read_a, read_b, work.p.tf32 != 0, tiles_a + stage * OperandA::BYTES, tiles_b + stage * OperandB::BYTES);
+            free_stage = stage;
+            stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
     };
 
@@ -153,36 +191,30 @@ template <class Work> __device__ __forceinline__ void multiply_tiles(const Work 
     uint32_t item = blockIdx.x;
     if (item >= work.items) return;  // guard: fewer tiles than blocks
     typename Work::Tile tile = work.at(item);
-    begin(tile);
+    begin(tile, Fast());
     for (int turn = 0;; turn ^= 1) {
         // Drawn now, needed when this tile is done.
         uint32_t next = 0;
         if (threadIdx.x == 0) next = gridDim.x + atomicAdd(tickets, 1u);
 
-        const int steps = (tile.depth + STEP<T> - 1) / STEP<T>;
         const bool padding = first_row >= tile.rows || first_column >= tile.columns;
         Sum<ROWS> sum;
-        sum.clear();
-        int stage = 0, free_stage = STAGES - 1;
-        for (int step = 0; step < steps; step++) {
-            ptx::wait_copies<STAGES - 2>();
-            __syncthreads();
-            if (step + STAGES - 1 < steps) load(step + STAGES - 1, free_stage);
-            ptx::commit_copies();
-            if (!padding)
-                multiply_step<T>(sum, read_a, read_b, work.p.tf32 != 0, tiles_a + stage * OperandA::BYTES, tiles_b + stage * OperandB::BYTES);
-            free_stage = stage;
-            stage = stage + 1 == STAGES ? 0 : stage + 1;
-        }
+        multiply(tile, padding, sum, Fast());
 
         if (threadIdx.x == 0) drawn[turn] = next;
-        __syncthreads();
+        if constexpr (sizeof(T) == 2 && !Work::LEAVES_OUT) {
+            __syncthreads();
+        } else if (__syncthreads_or(!sum.finite())) {
+            begin(tile, Any());
+            multiply(tile, padding, sum, Any());
+            __syncthreads();
+        }
         item = drawn[turn];
         const typename Work::Tile done = tile;
         const bool more = item < work.items;
         if (more) {
             tile = work.at(item);
-            begin(tile);
+            begin(tile, Fast());
         }
         if (!padding) work.store(done, sum);
         if (!more) break;

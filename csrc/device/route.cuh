@@ -144,6 +144,17 @@ __device__ inline void sort_slots(int top_k, const RouteSpace &space, SlotRow<in
     __syncwarp();
 }
 
+// A masked expert that was picked, for want of others, takes no row: its slot becomes a sentinel.
+template <typename Floats> __device__ __forceinline__ void leave_out_masked(int top_k, const Floats &z, SlotRow<int> &ids) {
+    for (int slot = 0; slot < top_k; ++slot) {
+        const int id = ids.broadcast(slot);
+        const float logit = __shfl_sync(ALL_LANES, z.at(id / WARP), id % WARP);
+        MILLET_FOR_SLOTS(i, own, top_k) {
+            if (own == slot && logit == -infinity()) ids.v[i] = -1;
+        }
+    }
+}
+
 // Routes the row of logits `z`: K experts and weights, this lane's slots of them; lse, NaN for a bad row. Adds to `sums`, and
 // the probabilities to `total`. `p` and `key` are space.
 template <typename Floats, typename Keys>
@@ -153,13 +164,14 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
     const bool sigmoids = r.score_function == MILLET_SIGMOID;
 
     // Every value becomes comparable; a row with nothing finite becomes one of zeros.
-    bool bad = false, finite = false;
+    bool bad = false, finite = false, masks = false;
     MILLET_FOR_ROW(z, j, e) {
         float v = z[j];
         if (e < experts) {
             bad |= is_nan(v) || v > LARGEST;
             v = comparable(v);
             finite |= v > -infinity();
+            masks |= v == -infinity();
             z[j] = v;
         }
     }
@@ -289,6 +301,7 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
         sums.bad += 1.0f;
         return not_a_number();
     }
+    if (__any_sync(ALL_LANES, masks)) leave_out_masked(top_k, z, ids);
     float weight_sum = warp_sum(part);
     MILLET_FOR_ROW(p, j, e) {
         float probability = p[j] / normalizer;
@@ -335,13 +348,13 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
     for (int e = lane_id(); e < experts; e += WARP) picked[e] = 0.0f;
     __syncwarp();
 
-    // What each slot adds to its expert; sentinels take part in nothing.
+    // What each slot adds to its expert; sentinels take part in nothing, nor does a weight of 0, whatever its gradient.
     SlotRow<int> ids = {};
     SlotRow<float> value = {};
     float part = 0.0f;
     MILLET_FOR_SLOTS(i, slot, top_k) {
         ids.v[i] = slot < top_k ? b.ids[token * top_k + slot] : -1;
-        if (ids.v[i] < 0 || ids.v[i] >= experts) {
+        if (ids.v[i] < 0 || ids.v[i] >= experts || b.weights[token * top_k + slot] == 0.0f) {
             ids.v[i] = -1;
             continue;
         }

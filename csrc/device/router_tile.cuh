@@ -99,7 +99,7 @@ __device__ __forceinline__ void route_tile(const MilletRouterForward &p, int til
             if (slot < top_k) {
                 p.ids[token * top_k + slot] = ids.v[i];
                 p.weights[token * top_k + slot] = weights.v[i];
-                atomicAdd(&space.counts[ids.v[i]], 1);
+                if (ids.v[i] >= 0) atomicAdd(&space.counts[ids.v[i]], 1);
             }
         }
         const int place = (row - warp * warp_rows) % WARP;

@@ -25,6 +25,9 @@ struct Slots {
         return slots;
     }
 
+    // A weight of 0 adds 0, whatever its row holds: without that row.
+    __device__ Slots that_count() const { return {weight == 0.0f ? -1 : row, weight}; }
+
     __device__ int32_t row_of(int slot) const { return __shfl_sync(ALL_LANES, row, slot); }
     __device__ float weight_of(int slot) const { return __shfl_sync(ALL_LANES, weight, slot); }
 };

@@ -29,6 +29,7 @@ __device__ __forceinline__ uint32_t count_row_tiles(const MilletExperts &p) {
 // Tiles of an expert's rows × tiles of a matrix's columns. Items run through the columns of a band, then through the row tiles,
 // then through the bands: row tiles of an expert are neighbours and share its weights, columns share rows.
 template <int ROWS> struct RowTiles {
+    static constexpr bool LEAVES_OUT = false;
     struct Tile {
         int expert;
         // First row, and how many there are of ROWS; none in the second half of a short tile of the plan.
@@ -45,6 +46,8 @@ template <int ROWS> struct RowTiles {
 
     __device__ __forceinline__ explicit RowTiles(const MilletExperts &p)
         : p(p), parts(p.tile_rows / ROWS), row_tiles(count_row_tiles(p) * parts), items(row_tiles * p.column_tiles) {}
+
+    template <class A, class B> __device__ __forceinline__ void leave_out(const Tile &, A &, B &) const {}
 
     // An item's expert and rows, and the index of its columns.
     __device__ __forceinline__ Tile at(uint32_t item) const {
@@ -66,6 +69,7 @@ template <int ROWS> struct RowTiles {
 // Tiles of the experts' weights: [ROWS, COLUMNS] of each [rows, columns], all of an expert's one after another. The reduction
 // runs over its rows.
 template <int ROWS> struct WeightTiles {
+    static constexpr bool LEAVES_OUT = true;
     struct Tile {
         int expert;
         // First row of the tile in the weight, and how many remain; likewise columns.

@@ -6,7 +6,7 @@ namespace millet {
 
 __device__ __forceinline__ float swiglu(float gate, float up) { return gate * sigmoid(gate) * up; }
 
-// Of one element, given h and dA', the gradient of a before the weight.
+// Of one element, given h and dA', the gradient of a before the weight. A weight of 0 gives 0, whatever it would be multiplied by.
 template <typename T> struct SwigluBackward {
     float gate, up;    // dh
     float weighted_a;  // w·a
@@ -16,10 +16,11 @@ template <typename T> struct SwigluBackward {
         float silu = h_gate * s;
         float a = widen(narrow<T>(silu * h_up));
         float d = weight * gradient;
-        weighted_a = weight * a;
+        bool out = weight == 0.0f;
+        weighted_a = out ? 0.0f : weight * a;
         dot = gradient * a;
-        gate = d * h_up * (s * (1.0f + h_gate * (1.0f - s)));
-        up = d * silu;
+        gate = out ? 0.0f : d * h_up * (s * (1.0f + h_gate * (1.0f - s)));
+        up = out ? 0.0f : d * silu;
     }
 };
 

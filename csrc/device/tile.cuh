@@ -44,6 +44,14 @@ template <typename T, Access ACCESS> __device__ __forceinline__ void copy_piece(
     }
 }
 
+// Is a row of `columns` exactly 0?
+template <typename T> __device__ __forceinline__ bool is_zero(const T *row, int columns) {
+    for (int i = 0; i < columns; i++) {
+        if (widen(row[i]) != 0.0f) return false;
+    }
+    return true;
+}
+
 // Quotients by a divisor that the host knows: n / d = (hi(n·multiplier) + n) >> shift for n < 2³¹.
 struct Divider {
     uint32_t multiplier, shift;
@@ -81,7 +89,7 @@ public:
         }
     }
 
-    __device__ __forceinline__ void load(uint32_t tile, int step) {
+    template <Care CARE> __device__ __forceinline__ void load(uint32_t tile, int step) {
         int piece = threadIdx.x % 4;
         int k = step * STEP<T> + piece * PIECE_ELEMENTS<T>;
 #pragma unroll
@@ -153,15 +161,21 @@ template <typename T, int COLUMNS, Access ACCESS, Order ORDER> class AcrossOpera
     int columns;
     const int32_t *assignments;
     Divider top_k;
-    // Of the next step's rows: loaded a step ahead.
+    // With care: what the gathered rows are multiplied by. Where a row of it is 0, theirs is left out.
+    const T *factors;
+    int factor_columns;
+    // Of the next step's rows: loaded a step ahead. Negative: there is none.
     int next[COPIES];
 
-    __device__ __forceinline__ void fetch(int step) {
+    template <Care CARE> __device__ __forceinline__ void fetch(int step) {
         if constexpr (ORDER == Order::Gathered) {
 #pragma unroll
             for (int i = 0; i < COPIES; i++) {
                 int k = step * STEP<T> + static_cast<int>(threadIdx.x) / PIECES + i * ROWS;
-                next[i] = k < depth ? __ldg(assignments + k) : 0;
+                next[i] = k < depth ? __ldg(assignments + k) : -1;
+                if constexpr (CARE == Care::Any) {
+                    if (k < depth && is_zero(row_of(factors, k, factor_columns * sizeof(T)), factor_columns)) next[i] = -1;
+                }
             }
         }
     }
@@ -179,20 +193,29 @@ public:
         this->columns = columns - column;
         this->assignments = assignments;
         this->top_k = top_k;
-        fetch(0);
+        fetch<Care::Fast>(0);
     }
 
-    __device__ __forceinline__ void load(uint32_t tile, int step) {
+    // Leaves out gathered rows whose row of `factors` [depth, factor_columns] is 0.
+    __device__ __forceinline__ void leave_out(const T *factors, int factor_columns) {
+        this->factors = factors;
+        this->factor_columns = factor_columns;
+        fetch<Care::Any>(0);
+    }
+
+    template <Care CARE> __device__ __forceinline__ void load(uint32_t tile, int step) {
         int row = threadIdx.x / PIECES;
 #pragma unroll
         for (int i = 0; i < COPIES; i++) {
             int k = step * STEP<T> + row + i * ROWS;
-            uint32_t source = ORDER == Order::Gathered ? top_k.divide(next[i]) : k;
+            const bool exists = ORDER == Order::Gathered ? next[i] >= 0 : k < depth;
+            // An address that is not read from is one of the matrix all the same.
+            uint32_t source = ORDER == Order::Gathered ? top_k.divide(max(next[i], 0)) : k;
             const T *from = row_of(matrix, source, stride * sizeof(T));
             uint32_t to = tile + Across<T>::place(row, threadIdx.x % PIECES) + i * (ROWS * 128);
-            copy_piece<T, ACCESS>(to, from, k < depth ? columns : 0);
+            copy_piece<T, ACCESS>(to, from, exists ? columns : 0);
         }
-        fetch(step + 1);
+        fetch<CARE>(step + 1);
     }
 };
 

@@ -114,8 +114,13 @@ pub(crate) fn unpermute_backward<T: Element>(
             let grad = &output_grad[token * hidden..(token + 1) * hidden];
             // SAFETY: rows of different tasks differ.
             let out = unsafe { rows_grad.part(row * hidden, hidden) };
+            let weight = weights[assignment];
+            if weight == T::Acc::ZERO {
+                out.fill(T::zeroed());
+                continue;
+            }
             for (out, &grad) in out.iter_mut().zip(grad) {
-                *out = T::narrow(weights[assignment] * grad.widen());
+                *out = T::narrow(weight * grad.widen());
             }
         }
     });
@@ -172,7 +177,7 @@ pub(crate) fn gather_sum<T: Element>(
     });
 }
 
-/// One token's gather-sum. `row` is an assignment's row, `None` for a dropped one; `finish` may change the sums of
+/// One token's gather-sum. `row` is an assignment's row, `None` for a dropped one; a weight of 0 leaves its row out; `finish` may change the sums of
 /// columns `first..` before they are rounded.
 #[inline(always)]
 pub(crate) fn combine_token<'r, T: Element, R: Element<Acc = T::Acc>>(
@@ -193,6 +198,9 @@ pub(crate) fn combine_token<'r, T: Element, R: Element<Acc = T::Acc>>(
                 continue;
             };
             let weight = weight(assignment);
+            if weight == T::Acc::ZERO {
+                continue; // adds 0, whatever the row holds
+            }
             for (sum, &value) in sums.iter_mut().zip(&values[first..]) {
                 *sum += weight * value.widen();
             }

@@ -121,8 +121,13 @@ fn keep_best<A: Real>(
     limit: usize,
 ) {
     let slot = |assignment: i32| assignment as usize % top_k;
+    // NaN is the least, as among logits.
+    let weight = |assignment: i32| match weights[assignment as usize] {
+        weight if weight.is_nan() => A::NEG_INFINITY,
+        weight => weight,
+    };
     let heavier_first = |&a: &i32, &b: &i32| {
-        let order = weights[b as usize].partial_cmp(&weights[a as usize]);
+        let order = weight(b).partial_cmp(&weight(a));
         order.unwrap_or(Ordering::Equal).then(a.cmp(&b))
     };
     match capacity.drop_policy() {

@@ -10,7 +10,7 @@ use pulp::Arch;
 use super::combine::combine_token;
 use super::parallel::{self, Disjoint, Inlined, Scratch, locate};
 use super::product::{Matrix, Store, padded, product};
-use super::{Cpu, GradTarget};
+use super::{Cpu, GradTarget, router};
 use crate::backend::{RouterPart, RowMap, WeightGrad};
 use crate::check;
 use crate::config::MoeConfig;
@@ -398,7 +398,14 @@ pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
     let need = CombineLayout::new::<T>(config, tokens).scratch(tokens);
     check::workspace(OPERATION, scratch.len(), need.least())?;
 
-    let one = |_| T::Acc::ONE;
+    // A dh of 0 gives 0, whatever the weight.
+    let one_or_zero = |assignment: usize| {
+        let row = map.assignment_to_row[assignment] as usize; // asked of kept ones only
+        match is_zero(&h_grad[row * inner..(row + 1) * inner]) {
+            true => T::Acc::ZERO,
+            false => T::Acc::ONE,
+        }
+    };
     let residual = Some(router);
     product_combine(
         config,
@@ -409,13 +416,18 @@ pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
         |out, rows, count, weight, scratch| {
             product_by_rows(out, rows, count, weight, hidden, scratch);
         },
-        one,
+        one_or_zero,
         residual,
         &map,
         x_grad,
         scratch,
     );
     Ok(())
+}
+
+/// Is a row exactly 0?
+fn is_zero<T: Element>(row: &[T]) -> bool {
+    row.iter().all(|v| v.widen() == T::Acc::ZERO)
 }
 
 /// Pieces of a lane's scratch for [`product_combine`].
@@ -541,6 +553,7 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
                 hidden,
                 weight_scratch,
             );
+            router::leave_out_zeros(config, dz, |index| weight[index].widen(), residual_sum);
         }
 
         let products = &*products;
@@ -683,7 +696,8 @@ pub(crate) fn down_backward<T: Element>(
     Ok(())
 }
 
-/// One row: h becomes dh, `weighted_a` = w·a; returns ⟨dA', a⟩. `a_grad` holds dA' and is used up.
+/// One row: h becomes dh, `weighted_a` = w·a, both 0 where the weight is, whatever it would be multiplied by; returns ⟨dA', a⟩.
+/// `a_grad` holds dA' and is used up.
 #[inline(always)]
 fn swiglu_backward<T: Element>(
     weight: T::Acc,
@@ -707,6 +721,10 @@ fn swiglu_backward<T: Element>(
         a_grad[i] = grad * a;
         gates[i] = d * up * (sigmoid * (one + gate * (one - sigmoid)));
         ups[i] = d * silu;
+    }
+    if weight == T::Acc::ZERO {
+        h_row.fill(T::Acc::ZERO);
+        weighted_a.fill(T::zeroed());
     }
     T::narrow_into(h_row, h);
     row_sum(a_grad.iter().copied())
@@ -890,6 +908,15 @@ fn weight_grad<T: Element>(
             let assignments = &map.row_to_assignment[start..start + count];
             gather(config, source, first, columns, assignments, gathered);
             let rows = &rows[start * inner..(start + count) * inner];
+            // A row of 0 leaves out what it is multiplied by.
+            for (gathered, row) in gathered
+                .chunks_exact_mut(columns)
+                .zip(rows.chunks_exact(inner))
+            {
+                if is_zero(row) {
+                    gathered.fill(T::Acc::ZERO);
+                }
+            }
             let rows = widen_columns(rows, inner, first_inner, part.inner.len(), scratch);
             let x = Matrix::new(gathered, count, columns);
             step(&part, x, Some(rows), sum);

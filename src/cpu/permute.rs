@@ -3,7 +3,8 @@
 use super::Cpu;
 use super::combine;
 use super::parallel::{self, Disjoint, Scratch};
-use super::product::{Matrix, Store, padded, product};
+use super::product::padded;
+use super::router;
 use crate::backend::{RouterPart, RowMap};
 use crate::check;
 use crate::config::MoeConfig;
@@ -93,21 +94,17 @@ pub(crate) fn backward<T: Element, W: Element<Acc = T::Acc>>(
         ("H", hidden),
     )?;
     let one = |_| T::Acc::ONE;
-    let Some(router) = router else {
+    let Some(source) = router else {
         combine::gather_sum(config, tokens, rows_grad, one, &map, x_grad);
         return Ok(());
     };
-    check::router_part(OPERATION, config, tokens, &router)?;
+    check::router_part(OPERATION, config, tokens, &source)?;
     let need = self::scratch(config, tokens);
     check::workspace(OPERATION, scratch.len(), need.least())?;
 
     let experts = config.num_experts();
     let (weight_scratch, scratch) = scratch.split_at_mut(need.shared);
-    let weight = Matrix::new(
-        W::widen_slice(router.weight, weight_scratch),
-        experts,
-        hidden,
-    );
+    let weight = W::widen_slice(source.weight, weight_scratch);
     let x_grad = Disjoint::new(x_grad);
     let row = |assignment: usize| {
         let row = usize::try_from(map.assignment_to_row[assignment]).ok()?;
@@ -116,9 +113,8 @@ pub(crate) fn backward<T: Element, W: Element<Acc = T::Acc>>(
     parallel::for_each(need.tasks, scratch, need.lane, |task, part| {
         let first = task * PANEL;
         let last = tokens.min(first + PANEL);
-        let dz = &router.logits_grad[first * experts..];
-        let dz = Matrix::new(dz, last - first, experts);
-        product(part, hidden, Store::Overwrite, dz, weight);
+        let dz = &source.logits_grad[first * experts..last * experts];
+        router::input_grad(config, dz, weight, part);
         for token in first..last {
             // SAFETY: tokens of different tasks differ.
             let out = unsafe { x_grad.part(token * hidden, hidden) };

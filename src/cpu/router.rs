@@ -16,7 +16,7 @@ use crate::check;
 use crate::config::{
     GroupLimit, MoeConfig, Renormalize, RouterConfig, ScoreFunction, SingleExpert,
 };
-use crate::element::{Element, Real, row_sum};
+use crate::element::{Element, Real, all_finite, row_sum};
 use crate::error::Result;
 
 /// Tokens of one task.
@@ -25,6 +25,8 @@ const PANEL: usize = 128;
 const ROWS: usize = 3;
 /// Added to a sigmoid row's sum before dividing, as DeepSeek-V3 does.
 const SIGMOID_EPSILON: f64 = 1e-20;
+/// Id of a slot without an expert.
+const NO_EXPERT: i32 = -1;
 
 /// Scratch of forward and backward; see [`Layout`]. Forward also has the panels' statistics, which come first.
 pub(crate) fn scratch<T: Element>(config: &MoeConfig, tokens: usize) -> Scratch {
@@ -134,8 +136,8 @@ pub(crate) fn forward<T: Element, W: Element<Acc = T::Acc>>(
     }
 
     counts.fill(0);
-    for &id in ids.iter() {
-        counts[id as usize] += 1;
+    for expert in ids.iter().filter_map(|&id| usize::try_from(id).ok()) {
+        counts[expert] += 1;
     }
     stats.fill(T::Acc::ZERO);
     for partial in partial.chunks_exact(row_of_stats) {
@@ -246,10 +248,21 @@ pub(crate) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
                 .take(rows)
                 .enumerate()
             {
-                T::widen_into(
-                    &x[first..first + columns],
-                    &mut panel[row * columns..][..columns],
-                );
+                let panel = &mut panel[row * columns..][..columns];
+                T::widen_into(&x[first..first + columns], panel);
+                if all_finite(panel) {
+                    continue;
+                }
+                // A dz of 0 leaves out what it is multiplied by: a bad row has no part in the gradient.
+                let dz = &logits_grad[(start + row) * experts..][..experts];
+                for (&dz, sum) in dz.iter().zip(sum.chunks_exact_mut(columns)) {
+                    if dz != T::Acc::ZERO {
+                        for (sum, &x) in sum.iter_mut().zip(&*panel) {
+                            *sum += dz * x;
+                        }
+                    }
+                }
+                panel.fill(T::Acc::ZERO);
             }
             let dz = Matrix::new(&logits_grad[start * experts..], rows, experts);
             product(
@@ -266,6 +279,38 @@ pub(crate) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
         }
     });
     Ok(())
+}
+
+/// dz·Wᵣ of the tokens of `dz` [·, E], the router's part of dX, into `out` [·, H].
+pub(crate) fn input_grad<A: Real>(config: &MoeConfig, dz: &[A], weight: &[A], out: &mut [A]) {
+    let (experts, hidden) = (config.num_experts(), config.hidden_size());
+    let weight_matrix = Matrix::new(weight, experts, hidden);
+    let dz_matrix = Matrix::new(dz, dz.len() / experts, experts);
+    product(out, hidden, Store::Overwrite, dz_matrix, weight_matrix);
+    leave_out_zeros(config, dz, |index| weight[index], out);
+}
+
+/// Corrects `out` = dz·Wᵣ where it is not finite: a dz of 0 leaves out what it is multiplied by, for the weight of a masked expert may be
+/// infinite. `weight` gives an element of Wᵣ.
+pub(crate) fn leave_out_zeros<A: Real>(
+    config: &MoeConfig,
+    dz: &[A],
+    weight: impl Fn(usize) -> A,
+    out: &mut [A],
+) {
+    let (experts, hidden) = (config.num_experts(), config.hidden_size());
+    for (dz, out) in dz.chunks_exact(experts).zip(out.chunks_exact_mut(hidden)) {
+        if all_finite(out) {
+            continue;
+        }
+        for (column, out) in out.iter_mut().enumerate() {
+            if !out.is_finite() {
+                let counted = dz.iter().enumerate().filter(|&(_, &dz)| dz != A::ZERO);
+                let terms = counted.map(|(e, &dz)| dz * weight(e * hidden + column));
+                *out = terms.sum();
+            }
+        }
+    }
 }
 
 const GRAD_COLUMNS: usize = 128;
@@ -407,6 +452,12 @@ fn route<A: Real>(
     if bad {
         statistics[stats::BAD_ROWS] += A::ONE;
         return A::NAN;
+    }
+    // A masked expert that was picked, for want of others, takes no row: its slot becomes a sentinel.
+    for id in ids.iter_mut() {
+        if logits[*id as usize] == A::NEG_INFINITY {
+            *id = NO_EXPERT;
+        }
     }
     let mut entropy = A::ZERO;
     let expert_sums = &mut statistics[stats::SLOT_WEIGHTS + ids.len()..];
@@ -605,12 +656,12 @@ fn route_backward<A: Real>(
     let router = config.router();
     let scale = A::from_f64(router.scaling_factor);
     let experts = grad.len() as i32;
-    // Sentinels take part in nothing: their gradient is 0.
+    // Sentinels take part in nothing, nor does a weight of 0, whatever its gradient.
     let slots = || {
         let slots = row.ids.iter().zip(row.weights).zip(row.weights_grad);
         slots
             .map(|((&id, &w), &g)| (id, w, g))
-            .filter(move |(id, ..)| (0..experts).contains(id))
+            .filter(move |&(id, w, _)| (0..experts).contains(&id) && w != A::ZERO)
     };
     let renormalized = config
         .capacity()

@@ -66,6 +66,7 @@ mod gradients;
 mod harness;
 
 mod invariants;
+mod nonfinite;
 mod oracle;
 mod parity;
 mod router;

@@ -267,6 +267,11 @@ impl<N: Number> Oracle<'_, N> {
                 _ => softmax.clone(),
             };
             for e in picked {
+                // A masked expert that was picked leaves its slot empty.
+                if !bad && row[e] == N::NEG_INFINITY {
+                    routed.ids.push(-1);
+                    continue;
+                }
                 routed.ids.push(e as i32);
                 routed.counts[e] += 1;
             }
@@ -370,7 +375,7 @@ impl<N: Number> Oracle<'_, N> {
                 let total = sum(s.iter().copied()) + N::of(1e-20);
                 for (j, &e) in picked.iter().enumerate() {
                     let slope = s[j] * (one - s[j]);
-                    let outer = match picked.len() {
+                    let outer = match self.config.top_k() {
                         1 => one,
                         _ => delta(i == j) / total - s[i] / total / total,
                     };
@@ -399,10 +404,11 @@ impl<N: Number> Oracle<'_, N> {
             }
             let slots = token * top_k..(token + 1) * top_k;
             let (logits, softmax) = (&routed.logits[token], &routed.softmax[token]);
-            let picked: Vec<usize> = routed.ids[slots.clone()]
-                .iter()
-                .map(|&e| e as usize)
-                .collect();
+            let (filled, picked): (Vec<usize>, Vec<usize>) = (routed.ids[slots.clone()].iter())
+                .enumerate()
+                .filter(|&(_, &e)| e >= 0)
+                .map(|(slot, &e)| (slot, e as usize))
+                .unzip();
             let jacobian = self.weight_jacobian(logits, softmax, &picked);
             let mut g = weights_grad[slots.clone()].to_vec();
             if self.renormalizes() {
@@ -419,9 +425,9 @@ impl<N: Number> Oracle<'_, N> {
                     g[j] = if kept[j] { sum(terms) } else { zero };
                 }
             }
-            for (i, row) in jacobian.iter().enumerate() {
+            for (&slot, row) in filled.iter().zip(&jacobian) {
                 for (total, &d) in grad.iter_mut().zip(row) {
-                    *total += g[i] * d;
+                    *total += g[slot] * d;
                 }
             }
 

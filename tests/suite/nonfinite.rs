@@ -1,0 +1,562 @@
+//! NaN and ±∞: what they reach, what they must not, and that every backend and type agrees about both.
+
+use millet::half::{bf16, f16};
+use millet::{
+    Capacity, Cpu, DropPolicy, Element, Keep, Losses, MoeConfig, MoeLayer, Renormalize,
+    ScoreFunction,
+};
+
+use crate::generate::SCORES;
+use crate::harness::{
+    Outcome, Problem, Tensor, TestBackend, dispatch, route, route_backward, run, run_with,
+};
+
+backend_tests!(
+    a_masked_expert_takes_no_row,
+    a_weight_of_zero_leaves_its_row_out,
+    a_weight_of_zero_has_no_part_in_the_routers_gradient,
+    nan_weights_are_dropped_first,
+);
+
+layer_tests!(
+    a_value_reaches_what_it_touches_and_nothing_else_f32,
+    a_value_reaches_what_it_touches_and_nothing_else_bf16,
+    a_value_reaches_what_it_touches_and_nothing_else_f16,
+    a_bad_row_has_no_part_in_the_routers_gradient,
+    an_expert_masked_by_its_weight_is_never_multiplied,
+    a_vanished_weight_hides_its_expert,
+    large_values_stay_finite,
+);
+
+const VALUES: [f64; 3] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+
+/// What a value is when it is not a finite number.
+fn class(v: f64) -> Option<&'static str> {
+    match v {
+        v if v.is_nan() => Some("NaN"),
+        f64::INFINITY => Some("+inf"),
+        f64::NEG_INFINITY => Some("-inf"),
+        _ => None,
+    }
+}
+
+fn bits(values: &[f64]) -> Vec<u64> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[track_caller]
+fn assert_finite(outcome: &Outcome, what: &str) {
+    for (name, values) in outcome.floats() {
+        assert!(values.iter().all(|v| v.is_finite()), "{name}: {what}");
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Place {
+    X,
+    Router,
+    GateUp,
+    Down,
+    OutputGrad,
+}
+
+const TOKENS: usize = 20;
+const TOKEN: usize = 7;
+const EXPERT: usize = 2;
+
+impl Place {
+    const ALL: [Self; 5] = [
+        Self::X,
+        Self::Router,
+        Self::GateUp,
+        Self::Down,
+        Self::OutputGrad,
+    ];
+
+    /// One element of token `TOKEN` or expert `EXPERT`.
+    fn plant(self, config: &MoeConfig, problem: &mut Problem, value: f64) {
+        let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+        match self {
+            Self::X => problem.x[TOKEN * hidden + 3] = value,
+            Self::Router => problem.router[EXPERT * hidden + 3] = value,
+            Self::GateUp => problem.gate_up[(EXPERT * 2 * inner + 1) * hidden + 3] = value,
+            Self::Down => problem.down[(EXPERT * hidden + 1) * inner + 2] = value,
+            Self::OutputGrad => problem.output_grad[TOKEN * hidden + 3] = value,
+        }
+    }
+
+    /// Does it reach this token's output and gradient?
+    fn touches(self, token: usize, ids: &[i32]) -> bool {
+        match self {
+            Self::X | Self::OutputGrad => token == TOKEN,
+            Self::Router => true,
+            Self::GateUp | Self::Down => ids.contains(&(EXPERT as i32)),
+        }
+    }
+}
+
+/// Sizes of whole 16-byte pieces, and others.
+fn config_of(score_function: ScoreFunction, hidden: usize, inner: usize) -> MoeConfig {
+    // Without the balance loss, whose counts all tokens share.
+    MoeConfig::builder(hidden, inner, 6, 2)
+        .score_function(score_function)
+        .losses(Losses::new(0.0, 0.1))
+        .build()
+        .unwrap()
+}
+
+/// The planted value reaches the same elements as on the CPU, as the same value, and changes no bit of a token or an expert that
+/// it does not touch.
+fn check_planted<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
+    layer: &MoeLayer<B>,
+    place: Place,
+    value: f64,
+    problem: &Problem,
+) {
+    let config = layer.config();
+    let what = format!("{value} in {place:?}, {} and {}", T::NAME, W::NAME);
+    let on = |problem: &Problem| {
+        let mut saved = layer.saved::<T>(TOKENS, Keep::Hidden).unwrap();
+        let mut workspace = layer.workspace::<T>(TOKENS, Keep::Hidden).unwrap();
+        let outcome = run_with::<B, T, W>(layer, problem, &mut saved, &mut workspace, 1.0);
+        (outcome, layer.diagnostics(&saved).unwrap().bad_rows)
+    };
+    let (clean, _) = on(problem);
+    let mut planted = problem.clone();
+    place.plant(config, &mut planted, value);
+    let (got, bad_rows) = on(&planted);
+    let want = run::<Cpu, T, W>(config, &planted, Keep::Hidden, 1.0);
+
+    got.assert_same_routing(&want, &what);
+    for ((name, got), (_, want)) in got.floats().into_iter().zip(want.floats()) {
+        for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+            assert_eq!(
+                class(got),
+                class(want),
+                "{name} {i}: {got} instead of {want}: {what}"
+            );
+        }
+    }
+
+    let expected = match place {
+        Place::X => 1,
+        Place::Router if value.is_nan() => TOKENS,
+        Place::Router => bad_rows,
+        _ => 0,
+    };
+    assert_eq!(bad_rows, expected, "bad rows: {what}");
+    assert!(bad_rows > 0 || place != Place::Router, "{what}");
+    assert!(got.losses.iter().all(|loss| loss.is_finite()), "{what}");
+    // What is bad has no dz; and every dz is finite where only a router weight is not.
+    if matches!(place, Place::X | Place::Router) {
+        let finite = got.router_grad.iter().all(|g| g.is_finite());
+        assert!(finite, "router gradient: {what}");
+    }
+
+    let hidden = config.hidden_size();
+    let ids = |outcome: &Outcome, t: usize| outcome.ids[t * 2..t * 2 + 2].to_vec();
+    for t in (0..TOKENS).filter(|&t| !place.touches(t, &ids(&clean, t))) {
+        let row = t * hidden..(t + 1) * hidden;
+        for (name, got, clean) in [
+            ("output", &got.output, &clean.output),
+            ("x", &got.x_grad, &clean.x_grad),
+        ] {
+            assert_eq!(
+                bits(&got[row.clone()]),
+                bits(&clean[row.clone()]),
+                "{name} of token {t}: {what}"
+            );
+        }
+    }
+    // An expert that no touched token picked, before or after.
+    let reached = |e: usize| {
+        (0..TOKENS)
+            .filter(|&t| place.touches(t, &ids(&clean, t)))
+            .any(|t| ids(&clean, t).contains(&(e as i32)) || ids(&got, t).contains(&(e as i32)))
+    };
+    for e in (0..6).filter(|&e| !reached(e)) {
+        for (name, got, clean) in [
+            ("gate_up", &got.gate_up_grad, &clean.gate_up_grad),
+            ("down", &got.down_grad, &clean.down_grad),
+        ] {
+            let own = e * got.len() / 6..(e + 1) * got.len() / 6;
+            assert_eq!(
+                bits(&got[own.clone()]),
+                bits(&clean[own]),
+                "{name} of expert {e}: {what}"
+            );
+        }
+    }
+}
+
+fn check_type<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>() {
+    for (i, (hidden, inner)) in [(16, 8), (11, 5)].into_iter().enumerate() {
+        let config = config_of(SCORES[i], hidden, inner);
+        let problem = Problem::random(&config, TOKENS, 3);
+        let layer = MoeLayer::new(B::create(), config);
+        for place in Place::ALL {
+            for value in VALUES {
+                check_planted::<B, T, W>(&layer, place, value, &problem);
+            }
+        }
+    }
+}
+
+fn a_value_reaches_what_it_touches_and_nothing_else_f32<B: TestBackend>() {
+    check_type::<B, f32, f32>();
+}
+
+fn a_value_reaches_what_it_touches_and_nothing_else_bf16<B: TestBackend>() {
+    check_type::<B, bf16, bf16>();
+    check_type::<B, bf16, f32>();
+}
+
+fn a_value_reaches_what_it_touches_and_nothing_else_f16<B: TestBackend>() {
+    check_type::<B, f16, f16>();
+    check_type::<B, f16, f32>();
+}
+
+/// Products of one tf32 number: NaN of every kind stays NaN and infinity infinity.
+#[cfg(feature = "cuda")]
+#[test]
+fn single_tf32_products_keep_what_is_not_finite() {
+    use millet::cuda::F32Products;
+
+    let config = config_of(ScoreFunction::SoftmaxAfterTopK, 16, 8);
+    let problem = Problem::random(&config, TOKENS, 3);
+    let cuda = millet::Cuda::create().f32_products(F32Products::Tf32);
+    let layer = MoeLayer::new(cuda, config);
+    let nan = |bits: u32| f64::from(f32::from_bits(bits));
+    for place in [Place::X, Place::GateUp, Place::Down, Place::OutputGrad] {
+        for value in [nan(0x7fff_ffff), nan(0xffff_ffff), nan(0x7fff_f000)] {
+            check_planted::<millet::Cuda, f32, f32>(&layer, place, value, &problem);
+        }
+        for value in VALUES {
+            check_planted::<millet::Cuda, f32, f32>(&layer, place, value, &problem);
+        }
+    }
+}
+
+/// The largest finite number is above every tf32 number, and rounds to infinity.
+fn large_values_stay_finite<B: TestBackend>() {
+    let config = config_of(ScoreFunction::SoftmaxAfterTopK, 16, 8);
+    let mut problem = Problem::random(&config, TOKENS, 3);
+    problem.x[TOKEN * 16 + 3] = f64::from(f32::MAX);
+    for weights in [&mut problem.router, &mut problem.gate_up] {
+        for row in weights.chunks_exact_mut(16) {
+            row[3] *= 1e-30;
+        }
+    }
+    let want = run::<Cpu, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
+    let got = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
+    assert_eq!(got.ids, want.ids);
+    for (got, want) in got
+        .output
+        .chunks_exact(16)
+        .zip(want.output.chunks_exact(16))
+    {
+        let allowed = 1e-5 * want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+        for (&got, &want) in got.iter().zip(want) {
+            assert!((got - want).abs() < allowed, "{got} instead of {want}");
+        }
+    }
+}
+
+/// One token that is NaN and has no output gradient, as a padding token: the router learns from the other one.
+fn a_bad_row_has_no_part_in_the_routers_gradient<B: TestBackend>() {
+    fn check<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(value: f64) {
+        let config = MoeConfig::builder(1, 1, 2, 2).build().unwrap();
+        let problem = Problem {
+            tokens: 2,
+            x: vec![1.0, value],
+            router: vec![0.0, 0.0],
+            bias: None,
+            gate_up: vec![1.0; 4],
+            down: vec![1.0, 2.0],
+            output_grad: vec![1.0, 0.0],
+        };
+        let outcome = run::<B, T, W>(&config, &problem, Keep::Hidden, 1.0);
+        // (y₂ − y₁)/4 with y₂ = 2·y₁ = 2·σ(1).
+        let expected = 0.182_764_644_6;
+        let tolerance = if T::NAME == "bf16" { 2e-3 } else { 2e-4 };
+        for (&got, want) in outcome.router_grad.iter().zip([-expected, expected]) {
+            let what = format!("{value}, {} and {}", T::NAME, W::NAME);
+            assert!(
+                (got - want).abs() < tolerance,
+                "{got} instead of {want}: {what}"
+            );
+        }
+    }
+    for value in VALUES {
+        check::<B, f32, f32>(value);
+        check::<B, bf16, bf16>(value);
+        check::<B, bf16, f32>(value);
+        check::<B, f16, f16>(value);
+        check::<B, f16, f32>(value);
+    }
+    // Many tokens in several ranges: as if the bad one were 0.
+    for score_function in SCORES {
+        let config = config_of(score_function, 16, 8);
+        let mut problem = Problem::random(&config, 600, 5);
+        problem.output_grad[TOKEN * 16..][..16].fill(0.0);
+        problem.x[TOKEN * 16..][..16].fill(0.0);
+        let want = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
+        problem.x[TOKEN * 16..][..16].fill(f64::NAN);
+        let got = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
+        for (&got, &want) in got.router_grad.iter().zip(&want.router_grad) {
+            let allowed = 1e-5 * want.abs().max(1.0);
+            assert!((got - want).abs() < allowed, "{got} instead of {want}");
+        }
+    }
+}
+
+/// Router weights of −∞ beside a feature that is always 1: pruned experts, whose weights nobody loaded.
+fn an_expert_masked_by_its_weight_is_never_multiplied<B: TestBackend>() {
+    for score_function in SCORES {
+        for capacity in [
+            None,
+            Some(
+                Capacity::new(1.0)
+                    .policy(DropPolicy::Probability)
+                    .renormalize(Renormalize::AfterDrop),
+            ),
+        ] {
+            let (hidden, inner) = (16, 8);
+            let mut builder = MoeConfig::builder(hidden, inner, 4, 3)
+                .score_function(score_function)
+                .losses(Losses::new(0.1, 0.1));
+            if let Some(capacity) = capacity {
+                builder = builder.capacity(capacity);
+            }
+            let config = builder.build().unwrap();
+            let mut problem = Problem::random(&config, TOKENS, 3);
+            for row in problem.x.chunks_exact_mut(hidden) {
+                row[0] = 1.0;
+            }
+            for e in [1, 3] {
+                problem.router[e * hidden] = f64::NEG_INFINITY;
+                problem.gate_up[e * 2 * inner * hidden..][..2 * inner * hidden].fill(f64::NAN);
+                problem.down[e * hidden * inner..][..hidden * inner].fill(f64::NAN);
+            }
+            let outcome = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
+            let what = format!("{score_function:?}, {capacity:?}");
+            assert_finite(&outcome, &what);
+            let rows = |e: usize| outcome.offsets[e + 1] - outcome.offsets[e];
+            assert_eq!([rows(1), rows(3)], [0, 0], "{what}");
+            assert!(rows(0) > 0 && rows(2) > 0, "{what}");
+            for token in outcome.ids.chunks_exact(3) {
+                let mut sorted = token.to_vec();
+                sorted.sort();
+                assert_eq!(sorted, [-1, 0, 2], "{what}");
+            }
+            for grad in [&outcome.gate_up_grad, &outcome.down_grad] {
+                let own = grad.len() / 4;
+                assert!(
+                    grad[own..2 * own].iter().all(|g| g.to_bits() == 0),
+                    "{what}"
+                );
+            }
+        }
+    }
+}
+
+/// Logits so far apart that the second choice's weight is 0: it has a row, and what that holds does not matter.
+fn a_vanished_weight_hides_its_expert<B: TestBackend>() {
+    for score_function in [
+        ScoreFunction::SoftmaxAfterTopK,
+        ScoreFunction::SoftmaxBeforeTopK,
+    ] {
+        check_vanished::<B, f32>(score_function);
+        check_vanished::<B, bf16>(score_function);
+        check_vanished::<B, f16>(score_function);
+    }
+}
+
+fn check_vanished<B: TestBackend, T: Element>(score_function: ScoreFunction) {
+    let (hidden, inner) = (16, 8);
+    let config = config_of(score_function, hidden, inner);
+    let mut problem = Problem::random(&config, TOKENS, 3);
+    for row in problem.x.chunks_exact_mut(hidden) {
+        row[0] = 1.0;
+    }
+    for (row, logit) in
+        (problem.router.chunks_exact_mut(hidden)).zip([800.0, 200.0, 200.0, 200.0, 200.0, 400.0])
+    {
+        row.fill(0.0);
+        row[0] = logit;
+    }
+    let what = |value: f64, place: &str| format!("{value} in {place}, {}", T::NAME);
+    let on = |problem: &Problem| run::<B, T, T::Acc>(&config, problem, Keep::Hidden, 1.0);
+    let clean = on(&problem);
+    assert!(clean.ids.chunks_exact(2).all(|ids| ids == [0, 5]));
+    assert!(clean.weights.chunks_exact(2).all(|w| w == [1.0, 0.0]));
+
+    for value in VALUES {
+        // The expert that nobody needs.
+        let mut planted = problem.clone();
+        planted.gate_up[5 * 2 * inner * hidden..].fill(value);
+        planted.down[5 * hidden * inner..].fill(value);
+        on(&planted).assert_same_bits(&clean, &what(value, "expert"));
+
+        // A token, whose second choice learns nothing from it.
+        let mut planted = problem.clone();
+        planted.output_grad[TOKEN * hidden + 3] = value;
+        check_untouched(&on(&planted), 5, &what(value, "output gradient"));
+
+        // One logit is +∞, the others −∞ and picked only because there is nothing else.
+        if !value.is_nan() {
+            let mut planted = problem.clone();
+            planted.x[TOKEN * hidden + 3] = value;
+            for (e, row) in planted.router.chunks_exact_mut(hidden).enumerate() {
+                row[3] = if e == 0 {
+                    value.signum()
+                } else {
+                    -value.signum()
+                };
+            }
+            check_untouched(&on(&planted), 1, &what(value, "x"));
+        }
+    }
+}
+
+/// `TOKEN` picked `second` with weight 0, and nothing of it reached that expert.
+#[track_caller]
+fn check_untouched(outcome: &Outcome, second: usize, what: &str) {
+    let slots = 2 * TOKEN..2 * TOKEN + 2;
+    assert_eq!(outcome.ids[slots.clone()], [0, second as i32], "{what}");
+    assert_eq!(outcome.weights[slots], [1.0, 0.0], "{what}");
+    for grad in [&outcome.gate_up_grad, &outcome.down_grad] {
+        let own = second * grad.len() / 6..(second + 1) * grad.len() / 6;
+        assert!(grad[own].iter().all(|g| g.is_finite()), "{what}");
+    }
+}
+
+/// Given logits: slots that only masked experts are left for stay empty, and count nowhere.
+fn a_masked_expert_takes_no_row<B: TestBackend>() {
+    let masked = f64::NEG_INFINITY;
+    let logits = [1.0, masked, 2.0, masked, 0.5, 0.1, 0.2, 0.3];
+    for score_function in SCORES {
+        let config = MoeConfig::builder(1, 1, 4, 3)
+            .score_function(score_function)
+            .build()
+            .unwrap();
+        let routed = route::<B, f32>(&config, &logits, None);
+        assert_eq!(routed.ids, [2, 0, -1, 0, 3, 2], "{score_function:?}");
+        assert_eq!(routed.counts, [2, 0, 2, 1], "{score_function:?}");
+        assert_eq!(routed.weights[2], 0.0, "{score_function:?}");
+        assert_eq!(routed.bad_rows(), 0.0, "{score_function:?}");
+        let backend = &B::create();
+        let (plan, _) = dispatch::<B, f32>(backend, &config, &routed.ids, &routed.weights);
+        assert_eq!(plan.offsets.read(backend), [0, 2, 2, 4, 5]);
+        let grad = route_backward::<B, f32>(
+            &config,
+            &logits,
+            &routed,
+            &routed.weights,
+            &[0.3, -0.7, f64::NAN, 0.1, 0.2, 0.3],
+            1.0,
+        );
+        assert!(grad.iter().all(|g| g.is_finite()), "{grad:?}");
+        assert_eq!((grad[1], grad[3]), (0.0, 0.0));
+    }
+    // A bias can put a masked expert before others, and weights behind them.
+    let config = MoeConfig::builder(1, 1, 4, 3)
+        .score_function(ScoreFunction::Sigmoid)
+        .build()
+        .unwrap();
+    let routed = route::<B, f32>(&config, &logits, Some(&[0.0, 9.0, 0.0, 9.0]));
+    assert_eq!(routed.ids[..3], [2, 0, -1]);
+}
+
+/// Unpermute and its backward, with whatever in a row.
+fn a_weight_of_zero_leaves_its_row_out<B: TestBackend>() {
+    for value in VALUES {
+        let backend = &B::create();
+        let config = MoeConfig::builder(5, 1, 3, 2).build().unwrap();
+        let (ids, weights) = ([0, 1, 2, 0], [0.25, 0.0, 0.0, 0.5]);
+        let (plan, _) = dispatch::<B, f32>(backend, &config, &ids, &weights);
+        // By expert, then token: expert 0 has both, experts 1 and 2 have what weighs 0.
+        let rows = [[1.0; 5], [2.0; 5], [value; 5], [value; 5]].concat();
+        let device = |values: &[f64]| Tensor::<B, f32>::from_f64(backend, values);
+        let (rows, weights) = (device(&rows), device(&weights));
+        let mut output = Tensor::<B, f32>::garbage(backend, 10);
+        backend
+            .unpermute(
+                &config,
+                2,
+                rows.view(),
+                weights.view(),
+                plan.map(),
+                output.view_mut(),
+            )
+            .unwrap();
+        let expected = [[0.25; 5], [1.0; 5]].concat();
+        assert_eq!(output.to_f64(backend), expected, "{value}");
+
+        // Token 1's gradient is as bad as the rows.
+        let output_grad = device(&[[1.0; 5], [value; 5]].concat());
+        let mut rows_grad = Tensor::<B, f32>::garbage(backend, 20);
+        let mut weights_grad = Tensor::<B, f32>::garbage(backend, 4);
+        backend
+            .unpermute_backward(
+                &config,
+                2,
+                output_grad.view(),
+                rows.view(),
+                weights.view(),
+                plan.map(),
+                rows_grad.view_mut(),
+                weights_grad.view_mut(),
+            )
+            .unwrap();
+        let got = rows_grad.to_f64(backend);
+        assert_eq!(got[..5], [0.25; 5]);
+        assert!(got[5..10].iter().all(|&g| class(g) == class(value)));
+        assert_eq!(got[10..], [0.0; 10], "{value}");
+        // Its own gradient is what it is.
+        let got = weights_grad.to_f64(backend);
+        assert_eq!(got[0], 5.0);
+        assert_eq!(class(got[1]), class(value));
+        assert_eq!(class(got[2]), class(value * value));
+        assert_eq!(class(got[3]), class(value));
+    }
+}
+
+/// A weight of 0 of a valid id has a gradient of any kind; the logits' is that without it.
+fn a_weight_of_zero_has_no_part_in_the_routers_gradient<B: TestBackend>() {
+    for score_function in SCORES {
+        let config = MoeConfig::builder(1, 1, 3, 2)
+            .score_function(score_function)
+            .build()
+            .unwrap();
+        let logits = [0.0, -300.0, -400.0];
+        let routed = route::<B, f32>(&config, &logits, None);
+        assert_eq!((routed.ids[1], routed.weights[1]), (1, 0.0));
+        let grad = |g: f64| {
+            route_backward::<B, f32>(&config, &logits, &routed, &routed.weights, &[0.5, g], 1.0)
+        };
+        let clean = grad(0.25);
+        for value in VALUES {
+            assert_eq!(bits(&grad(value)), bits(&clean), "{score_function:?}");
+        }
+    }
+}
+
+/// Among an expert's assignments a weight that is NaN is the first to go; ties by token.
+fn nan_weights_are_dropped_first<B: TestBackend>() {
+    let config = MoeConfig::builder(1, 1, 2, 1)
+        .score_function(ScoreFunction::SoftmaxBeforeTopK)
+        .capacity(Capacity::new(0.5).policy(DropPolicy::Probability))
+        .build()
+        .unwrap();
+    let backend = &B::create();
+    let weights: Vec<f64> = (0..64)
+        .map(|t| match t % 4 {
+            0 | 1 => f64::NAN,
+            _ => -f64::from(t),
+        })
+        .collect();
+    let (plan, _) = dispatch::<B, f32>(backend, &config, &[0; 64], &weights);
+    let kept: Vec<i32> = (0..16).map(|i| i / 2 * 4 + 2 + i % 2).collect();
+    assert_eq!(plan.row_to_assignment.read(backend)[..16], kept);
+}
