@@ -10,6 +10,8 @@
 namespace millet {
 
 constexpr float SIGMOID_EPSILON = 1e-20f;
+// What the sum of up to 64 weights may differ from 1 by rounding.
+constexpr float SUM_ROUNDING = 4e-6f;
 constexpr int SLOT_ROUNDS = 2;
 
 __device__ __forceinline__ int lane_id() { return threadIdx.x % WARP; }
@@ -31,6 +33,17 @@ template <typename T, int N> struct RegisterRow {
         for (int i = 1; i < N; ++i) result = i == j ? v[i] : result;
         return result;
     }
+    // The row where every lane can read it: copied to `space`.
+    __device__ const T *share(int experts, T *space) const {
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            int e = i * WARP + lane_id();
+            if (e < experts) space[e] = v[i];
+        }
+        __syncwarp();
+        return space;
+    }
 };
 
 // A row in shared memory.
@@ -41,6 +54,10 @@ template <typename T> struct SharedRow {
     __device__ int rounds() const { return n; }
     __device__ T &operator[](int j) { return row[j * WARP]; }
     __device__ T at(int j) const { return row[j * WARP]; }
+    __device__ const T *share(int, T *) const {
+        __syncwarp();
+        return row - lane_id();
+    }
 };
 
 // The loop over a lane's elements: `j` and its expert `e`, which may be beyond the last.
@@ -64,13 +81,15 @@ template <typename T> struct SlotRow {
 
 // Shared memory of one warp while it routes.
 struct RouteSpace {
-    // [E] keys where groups limit the selection, [G] groups' scores and [⌈G/32⌉] which groups are out.
+    // [E] keys where groups limit the selection, [G] groups' scores and what decides between equal ones, and [⌈G/32⌉] which
+    // groups are out.
     uint32_t *keys;
     float *group_scores;
+    float *group_lacks;
     uint32_t *group_out;
     // [MILLET_MAX_TOP_K] each, where slots are put in order.
     int32_t *ids;
-    float *weights;
+    float *logits;
 };
 
 // Sums over the good rows that a warp has routed. The last two are this lane's part.
@@ -82,24 +101,26 @@ struct RouteSums {
     SlotRow<float> weights = {};
 };
 
-// Groups that are not among the best: their keys become 0, below every score. `space.keys` holds the keys.
-__device__ inline void mark_groups(const MilletRouter &r, const RouteSpace &space) {
-    int size = r.experts / r.groups;
-    for (int group = lane_id(); group < r.groups; group += WARP) {
-        float first = -infinity(), second = -infinity();
-        for (int i = 0; i < size; ++i) {
-            float score = from_order_key(space.keys[group * size + i]);
-            if (score > first) {
+// The two highest of n values.
+struct TwoBest {
+    float first = -infinity(), second = -infinity();
+    template <typename Value> __device__ TwoBest(int n, Value value) {
+        for (int i = 0; i < n; ++i) {
+            float v = value(i);
+            if (v > first) {
                 second = first;
-                first = score;
-            } else if (score > second) {
-                second = score;
+                first = v;
+            } else if (v > second) {
+                second = v;
             }
         }
-        bool two = r.score_function == MILLET_SIGMOID && size > 1;
-        space.group_scores[group] = two ? comparable(first + second) : first;
     }
-    __syncwarp();
+};
+
+// Marks the groups that are not among the best; true where two groups' scores are equal. Those go by the lower lack where it is
+// asked for, then by the lower group.
+__device__ inline bool mark_groups(const MilletRouter &r, const RouteSpace &space, bool by_lack) {
+    bool equal = false;
     for (int start = 0; start < r.groups; start += WARP) {
         int group = start + lane_id();
         bool out = false;
@@ -108,7 +129,13 @@ __device__ inline void mark_groups(const MilletRouter &r, const RouteSpace &spac
             int better = 0;
             for (int other = 0; other < r.groups; ++other) {
                 float score = space.group_scores[other];
-                better += score > own || (score == own && other < group);
+                bool before = other < group;
+                if (score == own && other != group) {
+                    equal = true;
+                    float theirs = by_lack ? space.group_lacks[other] : 0.0f, ours = by_lack ? space.group_lacks[group] : 0.0f;
+                    if (theirs != ours) before = theirs < ours;
+                }
+                better += score > own || (score == own && before);
             }
             out = better >= r.selected_groups;
         }
@@ -116,29 +143,84 @@ __device__ inline void mark_groups(const MilletRouter &r, const RouteSpace &spac
         if (lane_id() == 0) space.group_out[start / WARP] = mask;
     }
     __syncwarp();
+    return __any_sync(ALL_LANES, equal);
 }
 
-// Slots by (weight descending, expert ascending).
-__device__ inline void sort_slots(int top_k, const RouteSpace &space, SlotRow<int> &ids, SlotRow<float> &weights) {
+// Groups that are not among the best: their keys become 0, below every score.
+template <typename Floats, typename Keys>
+__device__ __forceinline__ void limit_groups(const MilletRouter &r, bool biased, const Floats &z, Keys &key, const RouteSpace &space) {
+    const bool sigmoids = r.score_function == MILLET_SIGMOID;
+    const int experts = r.experts, size = experts / r.groups;
+    const uint32_t *keys = key.share(experts, space.keys);
+    for (int group = lane_id(); group < r.groups; group += WARP) {
+        TwoBest best(size, [&](int i) { return from_order_key(keys[group * size + i]); });
+        // Without a bias these are logits.
+        auto score = [&](float v) { return !biased && v > -infinity() ? sigmoid(v) : v; };
+        space.group_scores[group] = sigmoids ? comparable(score(best.first) + score(best.second)) : best.first;
+    }
+    __syncwarp();
+    if (mark_groups(r, space, false) && sigmoids) {
+        // Equal sums of sigmoids go by what the two highest lack of 1, which tells saturated ones apart.
+        const float *logits = z.share(experts, reinterpret_cast<float *>(space.keys));
+        for (int group = lane_id(); group < r.groups; group += WARP) {
+            TwoBest best(size, [&](int i) { return logits[group * size + i]; });
+            space.group_lacks[group] = sigmoid(-best.first) + sigmoid(-best.second);
+        }
+        __syncwarp();
+        mark_groups(r, space, true);
+    }
+    MILLET_FOR_ROW(key, j, e) {
+        int group = e < experts ? e / size : 0;
+        if (e >= experts || (space.group_out[group / WARP] >> group % WARP & 1) != 0) key[j] = 0;
+    }
+    __syncwarp();
+}
+
+// The highest of this lane's keys, at round `at`; of equal keys that of the higher logit, which only a bias can tell apart.
+template <typename Floats, typename Keys>
+__device__ __forceinline__ uint32_t best_key(bool biased, Floats &z, Keys &key, int &at) {
+    uint32_t best = 0;
+    if (!biased) {
+        MILLET_FOR_ROW(key, j, e) {
+            if (key[j] > best) {
+                best = key[j];
+                at = j;
+            }
+        }
+        return best;
+    }
+    float logit = -infinity();
+    MILLET_FOR_ROW(key, j, e) {
+        if (key[j] > best || (key[j] != 0 && key[j] == best && z[j] > logit)) {
+            best = key[j];
+            logit = z[j];
+            at = j;
+        }
+    }
+    return best;
+}
+
+// Slots by (logit descending, expert ascending): by weight, which never falls where the logit rises.
+__device__ inline void sort_slots(int top_k, const RouteSpace &space, SlotRow<int> &ids, SlotRow<float> &logits) {
     int rank[SLOT_ROUNDS] = {};
     for (int other = 0; other < top_k; ++other) {
-        float weight = weights.broadcast(other);
+        float logit = logits.broadcast(other);
         int id = ids.broadcast(other);
         MILLET_FOR_SLOTS(i, slot, top_k) {
-            rank[i] += weight > weights.v[i] || (weight == weights.v[i] && id < ids.v[i]);
+            rank[i] += logit > logits.v[i] || (logit == logits.v[i] && id < ids.v[i]);
         }
     }
     MILLET_FOR_SLOTS(i, slot, top_k) {
         if (slot < top_k) {
             space.ids[rank[i]] = ids.v[i];
-            space.weights[rank[i]] = weights.v[i];
+            space.logits[rank[i]] = logits.v[i];
         }
     }
     __syncwarp();
     MILLET_FOR_SLOTS(i, slot, top_k) {
         if (slot < top_k) {
             ids.v[i] = space.ids[slot];
-            weights.v[i] = space.weights[slot];
+            logits.v[i] = space.logits[slot];
         }
     }
     __syncwarp();
@@ -161,7 +243,7 @@ template <typename Floats, typename Keys>
 __device__ __forceinline__ float route(const MilletRouter &r, const float *bias, Floats &z, Floats &p, Keys &key, Floats &total,
                                        const RouteSpace &space, RouteSums &sums, SlotRow<int> &ids, SlotRow<float> &weights) {
     const int experts = r.experts, top_k = r.top_k;
-    const bool sigmoids = r.score_function == MILLET_SIGMOID;
+    const bool sigmoids = r.score_function == MILLET_SIGMOID, biased = bias != nullptr;
 
     // Every value becomes comparable; a row with nothing finite becomes one of zeros.
     bool bad = false, finite = false, masks = false;
@@ -205,9 +287,10 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
             float own = 0.0f;
             if (e < experts) {
                 own = sigmoid(z[j]);
-                float score = bias != nullptr ? comparable(own + __ldg(&bias[e])) : own;
-                // A masked expert stays masked whatever its bias.
-                k = order_key(z[j] > -infinity() ? score : -infinity());
+                // Without a bias scores are compared as logits, which do not saturate. A masked expert stays masked whatever its bias.
+                float score = z[j];
+                if (biased && score > -infinity()) score = comparable(own + __ldg(&bias[e]));
+                k = order_key(score);
             }
             p[j] = own;
             part += own;
@@ -217,71 +300,54 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
     } else {
         MILLET_FOR_ROW(z, j, e) key[j] = e < experts ? order_key(z[j]) : 0u;
     }
-    if (r.groups > 0) {
-        MILLET_FOR_ROW(key, j, e) {
-            if (e < experts) space.keys[e] = key[j];
-        }
-        __syncwarp();
-        mark_groups(r, space);
-        int size = experts / r.groups;
-        MILLET_FOR_ROW(key, j, e) {
-            int group = e < experts ? e / size : 0;
-            if (e >= experts || (space.group_out[group / WARP] >> group % WARP & 1) != 0) key[j] = 0;
-        }
-        __syncwarp();
-    }
+    if (r.groups > 0) limit_groups(r, biased, z, key, space);
 
-    // K times the best key, the lowest expert among equals. A lane keeps the best of its own; only the winner looks again.
-    uint32_t best = 0;
+    // K times the best key, among equals the higher logit, then the lowest expert. A lane keeps the best of its own; only the
+    // winner looks again. Slots get the logits.
     int at = 0;
-    MILLET_FOR_ROW(key, j, e) {
-        if (key[j] > best) {
-            best = key[j];
-            at = j;
-        }
-    }
-    SlotRow<uint32_t> keys = {};
+    uint32_t best = best_key(biased, z, key, at);
 #pragma unroll
     for (int i = 0; i < SLOT_ROUNDS; ++i) {
         for (int slot = 0; slot < min(WARP, top_k - i * WARP); ++slot) {
             uint32_t top = __reduce_max_sync(ALL_LANES, best);
+            bool winner = best == top;
+            if (biased && __popc(__ballot_sync(ALL_LANES, winner)) > 1) {
+                uint32_t logit = winner ? order_key(z.at(at)) : 0;
+                const uint32_t highest = __reduce_max_sync(ALL_LANES, logit);
+                winner = winner && logit == highest;
+            }
             unsigned own = at * WARP + lane_id();
-            unsigned expert = __reduce_min_sync(ALL_LANES, best == top ? own : ~0u);
-            float score = bias != nullptr ? __shfl_sync(ALL_LANES, p.at(at), expert % WARP) : 0.0f;
+            unsigned expert = __reduce_min_sync(ALL_LANES, winner ? own : ~0u);
+            float logit = biased ? __shfl_sync(ALL_LANES, z.at(at), expert % WARP) : from_order_key(top);
             if (slot == lane_id()) {
                 ids.v[i] = static_cast<int>(expert);
-                keys.v[i] = top;
-                weights.v[i] = score;
+                weights.v[i] = logit;
             }
-            if (own == expert && best == top) {
+            if (winner && own == expert) {
                 const int taken = at;
-                best = 0;
                 MILLET_FOR_ROW(key, j, e) {
                     if (j == taken) key[j] = 0;
-                    if (key[j] > best) {
-                        best = key[j];
-                        at = j;
-                    }
                 }
+                best = best_key(biased, z, key, at);
             }
-        }
-    }
-
-    // Their values, not normalised yet; a key is the value it was made of.
-    float top = from_order_key(keys.broadcast(0));
-    MILLET_FOR_SLOTS(i, slot, top_k) {
-        float value = from_order_key(keys.v[i]);
-        if (sigmoids) {
-            if (bias == nullptr) weights.v[i] = value > -infinity() ? value : 0.0f;
-        } else if (r.score_function == MILLET_SOFTMAX_BEFORE_TOP_K) {
-            weights.v[i] = exponential(value - max);
-        } else {
-            // All masked, in the groups that were selected: equal weights.
-            weights.v[i] = top > -infinity() ? exponential(value - top) : 1.0f;
         }
     }
     // Slots go by weight, and the bias is not part of it.
-    if (bias != nullptr) sort_slots(top_k, space, ids, weights);
+    if (biased) sort_slots(top_k, space, ids, weights);
+
+    // Their weights, not normalised yet.
+    const float top = weights.broadcast(0);
+    MILLET_FOR_SLOTS(i, slot, top_k) {
+        float logit = weights.v[i];
+        if (sigmoids) {
+            weights.v[i] = sigmoid(logit);
+        } else if (r.score_function == MILLET_SOFTMAX_BEFORE_TOP_K) {
+            weights.v[i] = exponential(logit - max);
+        } else {
+            // All masked, in the groups that were selected: equal weights.
+            weights.v[i] = top > -infinity() ? exponential(logit - top) : 1.0f;
+        }
+    }
 
     float part = 0.0f;
     MILLET_FOR_SLOTS(i, slot, top_k) {
@@ -317,7 +383,13 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
     return lse;
 }
 
+// weight·value, 0 where the weight is 0.
+__device__ __forceinline__ float weighted(float weight, float value) { return weight > 0.0f ? weight * value : 0.0f; }
+
 // The gradient of one row's logits `z` [E], into global memory. `p` and `picked` are rows of shared memory of this warp.
+//
+// Each part is w_i·(v_i − Σ w·v). Where one weight is nearly 1 its two terms are nearly equal, so every v is taken relative to that of
+// the heaviest, whose own term is then exactly 0. A weight of 0 is left out, whatever its v.
 __device__ inline void route_backward(const MilletRouterBackward &b, int64_t token, const float *z, float *p, float *picked) {
     const MilletRouter &r = b.router;
     const int experts = r.experts, top_k = r.top_k;
@@ -332,48 +404,72 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
     // Are the weights entries of the full softmax (or do they pretend to be, straight-through)?
     const bool full = !r.renormalized && (r.score_function == MILLET_SOFTMAX_BEFORE_TOP_K || r.straight_through);
 
-    // p = e^(z − max)/Σ, not e^(z − lse): lse has lost ln Σ where the logits are large.
+    // p = e^(z − max)/Σ, not e^(z − lse): lse has lost ln Σ where the logits are large. And the most probable expert.
+    unsigned most_probable = 0;
     if (full || losses) {
         float max = -infinity();
         for (int e = lane_id(); e < experts; e += WARP) max = fmaxf(max, z[e]);
         max = warp_max(max);
         float sum = 0.0f;
+        unsigned at = ~0u;
         for (int e = lane_id(); e < experts; e += WARP) {
+            if (z[e] == max) at = min(at, static_cast<unsigned>(e));
             p[e] = exponential(z[e] - max);
             sum += p[e];
         }
         sum = warp_sum(sum);
+        most_probable = __reduce_min_sync(ALL_LANES, at);
         for (int e = lane_id(); e < experts; e += WARP) p[e] = p[e] / sum;
     }
     for (int e = lane_id(); e < experts; e += WARP) picked[e] = 0.0f;
     __syncwarp();
 
-    // What each slot adds to its expert; sentinels take part in nothing, nor does a weight of 0, whatever its gradient.
+    // The slots' gradients; sentinels take part in nothing.
     SlotRow<int> ids = {};
-    SlotRow<float> value = {};
-    float part = 0.0f;
+    SlotRow<float> weights = {}, value = {};
+    SlotRow<unsigned> heavy = {};
+    bool sentinel = false;
     MILLET_FOR_SLOTS(i, slot, top_k) {
-        ids.v[i] = slot < top_k ? b.ids[token * top_k + slot] : -1;
-        if (ids.v[i] < 0 || ids.v[i] >= experts || b.weights[token * top_k + slot] == 0.0f) {
-            ids.v[i] = -1;
-            continue;
+        ids.v[i] = -1;
+        if (slot < top_k) {
+            ids.v[i] = b.ids[token * top_k + slot];
+            if (ids.v[i] < 0 || ids.v[i] >= experts) {
+                ids.v[i] = -1;
+                sentinel = true;
+            } else {
+                weights.v[i] = b.weights[token * top_k + slot];
+                value.v[i] = b.weights_grad[token * top_k + slot];
+            }
         }
-        float g = b.weights_grad[token * top_k + slot];
-        if (full) {
-            value.v[i] = p[ids.v[i]] * (g * r.scaling_factor);
-            part += value.v[i];
-        } else {
-            part += b.weights[token * top_k + slot] / r.scaling_factor * g;
-        }
+        heavy.v[i] = __ballot_sync(ALL_LANES, weights.v[i] > 0.0f);
     }
-    // Weights are normalised over the picked, unless a sigmoid is alone.
-    float mean = sigmoids && top_k == 1 ? 0.0f : warp_sum(part);
-    if (!full) {
+    if (full) {
+        MILLET_FOR_SLOTS(i, slot, top_k) value.v[i] *= r.scaling_factor;
+    } else {
+        // Weights are normalised over the picked, unless a sigmoid is alone.
+        const bool alone = sigmoids && top_k == 1;
+        const int first = heavy.v[0] != 0 ? __ffs(heavy.v[0]) - 1 : WARP + __ffs(heavy.v[1]) - 1;
+        const bool relative = !alone && (heavy.v[0] | heavy.v[1]) != 0;
+        const float reference = relative ? value.broadcast(first) : 0.0f;
+        float part = 0.0f, share = 0.0f, sigma = 0.0f;
         MILLET_FOR_SLOTS(i, slot, top_k) {
             if (ids.v[i] < 0) continue;
-            float g = b.weights_grad[token * top_k + slot];
-            float slope = sigmoids ? 1.0f - sigmoid(z[ids.v[i]]) : 1.0f;
-            value.v[i] = b.weights[token * top_k + slot] * (g - mean) * slope;
+            part += weighted(weights.v[i] / r.scaling_factor, value.v[i] - reference);
+            share += weights.v[i] / r.scaling_factor;
+            if (sigmoids) sigma += sigmoid(z[ids.v[i]]);
+        }
+        float mean = alone ? 0.0f : warp_sum(part);
+        if (!alone && !r.renormalized) {
+            // The sum of the weights is this much below 1: a sentinel's share, if it was one of the picked and no empty slot, or
+            // that of the epsilon.
+            float missing = __any_sync(ALL_LANES, sentinel) ? 1.0f - warp_sum(share) : 0.0f;
+            if (missing <= SUM_ROUNDING) missing = sigmoids ? SIGMOID_EPSILON / (warp_sum(sigma) + SIGMOID_EPSILON) : 0.0f;
+            mean += -(reference * missing);
+        }
+        MILLET_FOR_SLOTS(i, slot, top_k) {
+            if (ids.v[i] < 0) continue;
+            float slope = sigmoids ? sigmoid(-z[ids.v[i]]) : 1.0f;
+            value.v[i] = weighted(weights.v[i], value.v[i] - reference - mean) * slope;
         }
     }
     for (int slot = 0; slot < top_k; ++slot) {
@@ -382,31 +478,41 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
         // A lane owns the elements that it reads below.
         if (id >= 0 && id % WARP == lane_id()) picked[id] += add;
     }
+    if (full) {
+        const unsigned owner = most_probable % WARP;
+        const float reference = __shfl_sync(ALL_LANES, owner == lane_id() ? picked[most_probable] : 0.0f, owner);
+        float part = 0.0f;
+        for (int e = lane_id(); e < experts; e += WARP) part += weighted(p[e], picked[e] - reference);
+        const float mean = warp_sum(part);
+        for (int e = lane_id(); e < experts; e += WARP) picked[e] = weighted(p[e], picked[e] - reference - mean);
+    }
 
     // Balance: p_j·slope_j·(v_j − Σ p·v) with v = aux·n; p is a softmax, or σ/Σσ.
     float sigma_sum = 1.0f, balance = 0.0f;
+    int reference_count = 0;
     if (losses && sigmoids) {
         float sum = 0.0f;
         for (int e = lane_id(); e < experts; e += WARP) sum += sigmoid(z[e]);
         sigma_sum = warp_sum(sum) + SIGMOID_EPSILON;
     }
+    auto relative = [&](int e) { return b.aux * static_cast<float>(__ldg(&b.counts[e]) - reference_count); };
     if (losses) {
+        reference_count = __ldg(&b.counts[most_probable]);
         float sum = 0.0f;
         for (int e = lane_id(); e < experts; e += WARP) {
             float share = sigmoids ? sigmoid(z[e]) / sigma_sum : p[e];
-            sum += share * (b.aux * static_cast<float>(__ldg(&b.counts[e])));
+            sum += share * relative(e);
         }
-        balance = warp_sum(sum);
+        const float rest = sigmoids ? SIGMOID_EPSILON / sigma_sum : 0.0f;
+        balance = warp_sum(sum) - b.aux * static_cast<float>(reference_count) * rest;
     }
     for (int e = lane_id(); e < experts; e += WARP) {
-        float g = full ? -(p[e] * mean) : 0.0f;
-        g += picked[e];
+        float g = picked[e];
         if (losses) {
             g += b.z * lse * p[e];
-            float value = b.aux * static_cast<float>(__ldg(&b.counts[e])) - balance;
+            float value = relative(e) - balance;
             if (sigmoids) {
-                float s = sigmoid(z[e]);
-                g += s / sigma_sum * (1.0f - s) * value;
+                g += sigmoid(z[e]) / sigma_sum * sigmoid(-z[e]) * value;
             } else {
                 g += p[e] * value;
             }

@@ -52,8 +52,9 @@ struct TileSpace {
         slot_sums = reinterpret_cast<float *>(take(warps * MILLET_MAX_TOP_K));
         other_sums = reinterpret_cast<float *>(take(warps * 4));
         route.ids = take_own(MILLET_MAX_TOP_K);
-        route.weights = reinterpret_cast<float *>(take_own(MILLET_MAX_TOP_K));
+        route.logits = reinterpret_cast<float *>(take_own(MILLET_MAX_TOP_K));
         route.group_scores = reinterpret_cast<float *>(take_own(groups));
+        route.group_lacks = reinterpret_cast<float *>(take_own(groups));
         route.group_out = reinterpret_cast<uint32_t *>(take_own(group_words));
         route.keys = reinterpret_cast<uint32_t *>(take_own(keys));
         rows = reinterpret_cast<float *>(take_own(shared_rows ? 3 * row : 0));

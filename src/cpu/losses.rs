@@ -55,20 +55,31 @@ impl<A: Real> LossGrad<A> {
         }
     }
 
-    /// Adds p_j·slope_j·(v_j − Σ p·v) with v_e = factor·n_e and p = `values`/`sum`; the slope is 1 for a softmax.
+    /// Adds p_j·slope_j·(v_j − Σ p·v) with v_e = factor·n_e and p = `values`/`sum`, which sum to 1 − `rest`; the slope is 1 for
+    /// a softmax. Every v is taken relative to that of `top`, the most probable expert.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn add_aux(
         &self,
         counts: &[i32],
+        top: usize,
         values: &[A],
         sum: A,
+        rest: A,
         slope: impl Fn(usize) -> A,
         grad: &mut [A],
     ) {
-        let v = |n: i32| self.aux * A::from_f64(f64::from(n));
-        let mean = row_sum(values.iter().zip(counts).map(|(&p, &n)| p / sum * v(n)));
+        let reference = f64::from(counts[top]);
+        let v = |n: f64| self.aux * A::from_f64(n);
+        let relative = |n: i32| v(f64::from(n) - reference);
+        let mean = row_sum(
+            values
+                .iter()
+                .zip(counts)
+                .map(|(&p, &n)| p / sum * relative(n)),
+        ) - v(reference) * rest;
         for (e, grad) in grad.iter_mut().enumerate() {
-            *grad += values[e] / sum * slope(e) * (v(counts[e]) - mean);
+            *grad += values[e] / sum * slope(e) * (relative(counts[e]) - mean);
         }
     }
 }

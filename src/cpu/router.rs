@@ -1,7 +1,7 @@
 //! Router: logits → experts and weights, and back.
 //!
-//! One total order selects: higher score first, then lower index; −0 = +0, NaN counts as −∞, +∞ as the largest finite
-//! value. Row sums are added in the order of [`row_sum`](crate::element::row_sum), which a warp of 32 lanes can follow.
+//! One total order selects: higher score first, then higher logit, then lower index; −0 = +0, NaN counts as −∞, +∞ as the
+//! largest finite value. Row sums are added in the order of [`row_sum`](crate::element::row_sum), which a warp of 32 lanes can follow.
 
 use pulp::Arch;
 
@@ -25,6 +25,8 @@ const PANEL: usize = 128;
 const ROWS: usize = 3;
 /// Added to a sigmoid row's sum before dividing, as DeepSeek-V3 does.
 const SIGMOID_EPSILON: f64 = 1e-20;
+/// What the sum of up to 64 weights in f32 may differ from 1 by rounding.
+const SUM_ROUNDING: f64 = 4e-6;
 /// Id of a slot without an expert.
 const NO_EXPERT: i32 = -1;
 
@@ -424,14 +426,15 @@ fn route<A: Real>(
         for (p, &z) in probability.iter_mut().zip(logits.iter()) {
             *p = z.sigmoid();
         }
-        for (e, (score, &p)) in score.iter_mut().zip(probability.iter()).enumerate() {
-            // A masked expert stays masked whatever its bias.
-            let biased = bias.map_or(p, |bias| comparable(p + bias[e]));
-            *score = if logits[e] > A::NEG_INFINITY {
-                biased
-            } else {
-                A::NEG_INFINITY
-            };
+        // Without a bias scores are compared as logits, which do not saturate.
+        score.copy_from_slice(logits);
+        if let Some(bias) = bias {
+            for ((score, &p), &bias) in score.iter_mut().zip(probability.iter()).zip(bias) {
+                // A masked expert stays masked whatever its bias.
+                if *score > A::NEG_INFINITY {
+                    *score = comparable(p + bias);
+                }
+            }
         }
         row_sum(probability.iter().copied()) + A::from_f64(SIGMOID_EPSILON)
     } else {
@@ -440,12 +443,12 @@ fn route<A: Real>(
     };
 
     if let Some(limit) = router.groups {
-        mask_groups(router, limit, score, scratch);
+        mask_groups(router, limit, logits, bias.is_some(), score, scratch);
     }
-    select(score, ids);
+    select(score, logits, ids);
     if bias.is_some() {
         // Slots go by weight, and the bias is not part of it.
-        sort_by_weight(probability, ids);
+        sort_by_logit(logits, ids);
     }
     weigh(router, logits, probability, normalizer, ids, weights);
 
@@ -499,17 +502,33 @@ fn comparable<A: Real>(value: A) -> A {
 fn mask_groups<A: Real>(
     router: &RouterConfig,
     limit: GroupLimit,
+    logits: &[A],
+    biased: bool,
     score: &mut [A],
     scratch: &mut [A],
 ) {
     let size = score.len() / limit.groups;
     let group_scores = &mut scratch[..limit.groups];
     for (group_score, scores) in group_scores.iter_mut().zip(score.chunks_exact(size)) {
-        *group_score = score_group(router, scores);
+        *group_score = score_group(router, biased, scores);
     }
+    // Equal sums of sigmoids go by what the two highest lack of 1, which tells saturated ones apart.
+    let lack = |group: usize| {
+        if router.score_function != ScoreFunction::Sigmoid {
+            return A::ZERO;
+        }
+        let (first, second) = two_best(&logits[group * size..(group + 1) * size]);
+        (-first).sigmoid() + (-second).sigmoid()
+    };
     for (group, scores) in score.chunks_exact_mut(size).enumerate() {
         let own = group_scores[group];
-        let better = |(other, &s): (usize, &A)| s > own || (s == own && other < group);
+        let first_of_equals = |other: usize| {
+            let (theirs, ours) = (lack(other), lack(group));
+            theirs < ours || (theirs == ours && other < group)
+        };
+        let better = |(other, &s): (usize, &A)| {
+            s > own || (s == own && other != group && first_of_equals(other))
+        };
         let rank = group_scores
             .iter()
             .enumerate()
@@ -523,7 +542,21 @@ fn mask_groups<A: Real>(
 
 /// The sum of the two best of a sigmoid router's group, the best of a softmax router's.
 #[inline(always)]
-fn score_group<A: Real>(router: &RouterConfig, scores: &[A]) -> A {
+fn score_group<A: Real>(router: &RouterConfig, biased: bool, scores: &[A]) -> A {
+    let (first, second) = two_best(scores);
+    if router.score_function != ScoreFunction::Sigmoid {
+        return first;
+    }
+    // Without a bias these are logits.
+    let score = |s: A| match !biased && s > A::NEG_INFINITY {
+        true => s.sigmoid(),
+        false => s,
+    };
+    comparable(score(first) + score(second))
+}
+
+#[inline(always)]
+fn two_best<A: Real>(scores: &[A]) -> (A, A) {
     let (mut first, mut second) = (A::NEG_INFINITY, A::NEG_INFINITY);
     for &score in scores {
         if score > first {
@@ -532,29 +565,32 @@ fn score_group<A: Real>(router: &RouterConfig, scores: &[A]) -> A {
             second = score;
         }
     }
-    match router.score_function {
-        ScoreFunction::Sigmoid if scores.len() > 1 => comparable(first + second),
-        _ => first,
-    }
+    (first, second)
 }
 
-/// The K best scores in order: an insertion sort that experts enter in index order, so that a tie keeps the lower index.
+/// The K best scores in order, the higher logit among equals: an insertion sort that experts enter in index order, so that a
+/// tie keeps the lower index.
 #[inline(always)]
-fn select<A: Real>(score: &[A], ids: &mut [i32]) {
+fn select<A: Real>(score: &[A], logits: &[A], ids: &mut [i32]) {
+    let before = |expert: usize, other: i32| {
+        let other = other as usize;
+        score[expert] > score[other]
+            || (score[expert] == score[other] && logits[expert] > logits[other])
+    };
     let mut filled = 0;
     for (expert, &s) in score.iter().enumerate() {
         if s.is_nan() {
             continue; // excluded
         }
         if filled == ids.len() {
-            if s > score[ids[filled - 1] as usize] {
+            if before(expert, ids[filled - 1]) {
                 filled -= 1;
             } else {
                 continue;
             }
         }
         let mut place = filled;
-        while place > 0 && s > score[ids[place - 1] as usize] {
+        while place > 0 && before(expert, ids[place - 1]) {
             ids[place] = ids[place - 1];
             place -= 1;
         }
@@ -568,12 +604,12 @@ fn select<A: Real>(score: &[A], ids: &mut [i32]) {
     );
 }
 
-/// Sorts ids by (weight descending, index).
+/// Sorts ids by (logit descending, index): by weight, which never falls where the logit rises, and saturated ones too.
 #[inline(always)]
-fn sort_by_weight<A: Real>(weight: &[A], ids: &mut [i32]) {
+fn sort_by_logit<A: Real>(logits: &[A], ids: &mut [i32]) {
     let before = |a: i32, b: i32| {
-        let (wa, wb) = (weight[a as usize], weight[b as usize]);
-        wa > wb || (wa == wb && a < b)
+        let (za, zb) = (logits[a as usize], logits[b as usize]);
+        za > zb || (za == zb && a < b)
     };
     for i in 1..ids.len() {
         let mut place = i;
@@ -643,7 +679,10 @@ struct Row<'a, A> {
     lse: A,
 }
 
-/// Adds the gradient of one good row's logits to `grad`.
+/// Adds the gradient of one good row's logits to `grad`, which is 0.
+///
+/// Each part is w_i·(v_i − Σ w·v). Where one weight is nearly 1 its two terms are nearly equal, so every v is taken relative to
+/// that of the heaviest, whose own term is then exactly 0. A weight of 0 is left out, whatever its v.
 #[inline(always)]
 fn route_backward<A: Real>(
     config: &MoeConfig,
@@ -656,13 +695,13 @@ fn route_backward<A: Real>(
     let router = config.router();
     let scale = A::from_f64(router.scaling_factor);
     let experts = grad.len() as i32;
-    // Sentinels take part in nothing, nor does a weight of 0, whatever its gradient.
-    let slots = || {
+    // Sentinels take part in nothing: their gradient is 0.
+    let sentinel = |id: i32| !(0..experts).contains(&id);
+    let all_slots = || {
         let slots = row.ids.iter().zip(row.weights).zip(row.weights_grad);
-        slots
-            .map(|((&id, &w), &g)| (id, w, g))
-            .filter(move |&(id, w, _)| (0..experts).contains(&id) && w != A::ZERO)
+        slots.map(|((&id, &w), &g)| (id, w, g))
     };
+    let slots = || all_slots().filter(|&(id, ..)| !sentinel(id));
     let renormalized = config
         .capacity()
         .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop);
@@ -676,38 +715,70 @@ fn route_backward<A: Real>(
             ScoreFunction::SoftmaxBeforeTopK => true,
             ScoreFunction::Sigmoid => false,
         };
+    // The most probable expert.
+    let mut top = 0;
     if full || loss.any() {
         // Not e^(z − lse): lse has lost ln Σ where the logits are large, and p would not sum to 1.
-        let (_, sum) = exponentials(row.logits, probability);
+        let (max, sum) = exponentials(row.logits, probability);
+        top = row.logits.iter().position(|&z| z == max).unwrap_or(0);
         for p in probability.iter_mut() {
             *p = *p / sum;
         }
     }
 
     if full {
-        let mean = row_sum(slots().map(|(id, _, g)| probability[id as usize] * (g * scale)));
-        for (grad, &p) in grad.iter_mut().zip(probability.iter()) {
-            *grad += -(p * mean);
-        }
         for (id, _, g) in slots() {
-            grad[id as usize] += probability[id as usize] * (g * scale);
+            grad[id as usize] += g * scale;
+        }
+        let reference = grad[top];
+        let pairs = grad.iter().zip(probability.iter());
+        let mean = row_sum(pairs.map(|(&g, &p)| weighted(p, g - reference)));
+        for (grad, &p) in grad.iter_mut().zip(probability.iter()) {
+            *grad = weighted(p, *grad - reference - mean);
         }
     } else {
         // w/scale is normalised over the picked (or surviving) experts, unless a sigmoid is alone; the slope of a sigmoid's
-        // logarithm is 1 − σ, that of an exponential's is 1.
+        // logarithm is σ(−z), that of an exponential's is 1.
         let alone = sigmoid && row.ids.len() == 1;
-        let mean = match alone {
-            true => A::ZERO,
-            false => row_sum(slots().map(|(_, w, g)| w / scale * g)),
+        let reference = match slots().find(|&(_, w, _)| w > A::ZERO) {
+            Some((.., g)) if !alone => g,
+            _ => A::ZERO,
         };
+        let of_kept = |value: &dyn Fn(i32, A, A) -> A| {
+            row_sum(all_slots().map(|(id, w, g)| match sentinel(id) {
+                true => A::ZERO,
+                false => value(id, w, g),
+            }))
+        };
+        let mut mean = A::ZERO;
+        if !alone {
+            mean = of_kept(&|_, w, g| weighted(w / scale, g - reference));
+        }
+        if !alone && !renormalized {
+            // The sum of the weights is this much below 1: a sentinel's share, if it was one of the picked and no empty slot, or
+            // that of the epsilon.
+            let mut missing = A::ZERO;
+            if row.ids.iter().any(|&id| sentinel(id)) {
+                missing = A::ONE - of_kept(&|_, w, _| w / scale);
+            }
+            if missing <= A::from_f64(SUM_ROUNDING) {
+                missing = A::ZERO;
+                if sigmoid {
+                    let epsilon = A::from_f64(SIGMOID_EPSILON);
+                    let sigma = of_kept(&|id, _, _| row.logits[id as usize].sigmoid());
+                    missing = epsilon / (sigma + epsilon);
+                }
+            }
+            mean += -(reference * missing);
+        }
         for (id, w, g) in slots() {
             let e = id as usize;
             let slope = if sigmoid {
-                A::ONE - row.logits[e].sigmoid()
+                (-row.logits[e]).sigmoid()
             } else {
                 A::ONE
             };
-            grad[e] += w * (g - mean) * slope;
+            grad[e] += weighted(w, g - reference - mean) * slope;
         }
     }
 
@@ -717,16 +788,23 @@ fn route_backward<A: Real>(
             for (p, &z) in probability.iter_mut().zip(row.logits) {
                 *p = z.sigmoid();
             }
-            let sum = row_sum(probability.iter().copied()) + A::from_f64(SIGMOID_EPSILON);
-            loss.add_aux(
-                counts,
-                probability,
-                sum,
-                |e| A::ONE - row.logits[e].sigmoid(),
-                grad,
-            );
+            let epsilon = A::from_f64(SIGMOID_EPSILON);
+            let sum = row_sum(probability.iter().copied()) + epsilon;
+            let slope = |e: usize| (-row.logits[e]).sigmoid();
+            loss.add_aux(counts, top, probability, sum, epsilon / sum, slope, grad);
         } else {
-            loss.add_aux(counts, probability, A::ONE, |_| A::ONE, grad);
+            let slope = |_| A::ONE;
+            loss.add_aux(counts, top, probability, A::ONE, A::ZERO, slope, grad);
         }
+    }
+}
+
+/// weight·value, 0 where the weight is 0.
+#[inline(always)]
+fn weighted<A: Real>(weight: A, value: A) -> A {
+    if weight > A::ZERO {
+        weight * value
+    } else {
+        A::ZERO
     }
 }

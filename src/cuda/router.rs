@@ -113,7 +113,7 @@ impl Space {
             0 => 0,
             groups => {
                 let keys = if in_registers && !tile { experts } else { 0 };
-                groups + groups.div_ceil(32) + keys
+                2 * groups + groups.div_ceil(32) + keys
             }
         };
         let row = experts.next_multiple_of(32);

@@ -153,10 +153,19 @@ impl<N: Number> Oracle<'_, N> {
         (exps.iter().map(|&e| e / total).collect(), max + total.ln())
     }
 
-    /// The K best of `allowed`, by (score, lower index).
-    fn best(scores: &[N], allowed: impl Iterator<Item = usize>, count: usize) -> Vec<usize> {
+    /// The K best of `allowed`, by (score, what decides between equal ones, lower index).
+    fn best(
+        scores: &[N],
+        ties: &[N],
+        allowed: impl Iterator<Item = usize>,
+        count: usize,
+    ) -> Vec<usize> {
         let mut order: Vec<usize> = allowed.collect();
-        order.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).unwrap().then(a.cmp(&b)));
+        let higher = |values: &[N], a: usize, b: usize| values[b].partial_cmp(&values[a]).unwrap();
+        order.sort_by(|&a, &b| {
+            let by_score = higher(scores, a, b);
+            by_score.then(higher(ties, a, b)).then(a.cmp(&b))
+        });
         order.truncate(count);
         order
     }
@@ -172,28 +181,40 @@ impl<N: Number> Oracle<'_, N> {
                 (true, Some(bias)) => sigmoid(logits[e]) + bias[e],
             })
             .collect();
+        // What is compared: scores are known by their logits where those order them alike.
+        let compared = if bias.is_none() { logits } else { &scores };
         let mut picked = match self.config.router().groups() {
-            None => Self::best(&scores, 0..experts, top_k),
+            None => Self::best(compared, logits, 0..experts, top_k),
             Some(limit) => {
                 let size = experts / limit.groups;
                 let group_scores: Vec<N> = (0..limit.groups)
                     .map(|g| {
                         let members = g * size..(g + 1) * size;
                         let count = if sigmoid_router { 2 } else { 1 };
-                        sum(Self::best(&scores, members, count)
+                        sum(Self::best(compared, logits, members, count)
                             .iter()
                             .map(|&e| scores[e]))
                     })
                     .collect();
-                let groups = Self::best(&group_scores, 0..limit.groups, limit.selected);
+                // Of equal sums of sigmoids the one whose two highest lack the least of 1.
+                let lacks: Vec<N> = (0..limit.groups)
+                    .map(|g| match sigmoid_router {
+                        false => N::of(0.0),
+                        true => {
+                            let members = g * size..(g + 1) * size;
+                            let two = Self::best(logits, logits, members, 2);
+                            -sum(two.iter().map(|&e| sigmoid(-logits[e])))
+                        }
+                    })
+                    .collect();
+                let groups = Self::best(&group_scores, &lacks, 0..limit.groups, limit.selected);
                 let allowed = (0..experts).filter(|e| groups.contains(&(e / size)));
-                Self::best(&scores, allowed, top_k)
+                Self::best(compared, logits, allowed, top_k)
             }
         };
         if bias.is_some() {
             // Slots are ordered by weight, which does not know the bias.
-            let own: Vec<N> = logits.iter().map(|&z| sigmoid(z)).collect();
-            picked = Self::best(&own, picked.into_iter(), top_k);
+            picked = Self::best(logits, logits, picked.into_iter(), top_k);
         }
         picked
     }

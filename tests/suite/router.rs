@@ -1,7 +1,8 @@
 //! Routers on every kind of logits against the oracle: which experts exactly, weights and statistics closely.
 
 use millet::{
-    Capacity, Cpu, Element, Error, GroupLimit, Losses, MoeConfig, Real, ScoreFunction, SingleExpert,
+    Capacity, Cpu, Element, Error, GroupLimit, Losses, MoeConfig, Real, Renormalize, ScoreFunction,
+    SingleExpert,
 };
 
 use crate::generate::{LogitKind, Rng, RoutingKind, SCORES, capacities};
@@ -19,6 +20,8 @@ backend_tests!(
     dispatch_of_every_kind_of_routing,
     ties_take_the_lowest_index,
     groups_tie_to_the_lower_group,
+    saturated_sigmoids_are_told_apart_by_their_logits,
+    confident_routers_keep_the_digits_of_their_gradient,
     a_selection_bias_picks_but_does_not_weigh,
     a_large_bias_does_not_cancel_the_weight,
     statistics_are_what_they_say,
@@ -226,8 +229,9 @@ fn backward_on_every_kind_of_logits<B: TestBackend>() {
             let routed = oracle.route(logits, bias);
             let forward = route::<B, B::Exact>(config, logits, bias);
             if forward.ids != routed.ids {
-                // Two sigmoids are one number in f32 and two in f64.
-                assert!(B::Exact::NAME == "f32", "ids: {what}");
+                // Two sums with a sigmoid are one number in f32 and two in f64.
+                let sums = bias.is_some() || config.router().groups().is_some();
+                assert!(B::Exact::NAME == "f32" && sums, "ids: {what}");
                 continue;
             }
             // Equal weights may differ in their last bit by the order of a sum, and the drop would follow.
@@ -424,6 +428,136 @@ fn groups_tie_to_the_lower_group<B: TestBackend>() {
             "{score_function:?}"
         );
     }
+}
+
+/// In f32 every σ here is 1, so only the logits tell the experts and the groups apart; f64 tells the sigmoids apart as well.
+fn saturated_sigmoids_are_told_apart_by_their_logits<B: TestBackend>() {
+    let check = |groups: Option<(usize, usize)>, top_k: usize, logits: &[f64], expected: &[i32]| {
+        let groups = groups.map(|(groups, selected)| GroupLimit { groups, selected });
+        let config = router(ScoreFunction::Sigmoid, logits.len(), top_k, groups, 1.0);
+        for bias in [None, Some(vec![0.0; logits.len()])] {
+            let bias = bias.as_deref();
+            let routed = route::<B, f32>(&config, logits, bias);
+            assert_eq!(routed.ids, expected, "{groups:?} {bias:?}");
+            assert!(routed.weights.iter().all(|&w| w == routed.weights[0]));
+            let exact = route::<B, B::Exact>(&config, logits, bias);
+            assert_eq!(exact.ids, expected, "{groups:?} {bias:?}");
+        }
+    };
+    check(None, 2, &[20.0, 25.0, 30.0], &[2, 1]);
+    // Equal logits still go to the lower expert.
+    check(None, 4, &[25.0, 20.0, 30.0, 25.0, 20.0], &[2, 0, 3, 1]);
+    // Both in one lane of a warp, and in two.
+    let mut logits = vec![18.0; 100];
+    for (e, z) in [(3, 20.0), (35, 24.0), (67, 22.0), (80, 23.0), (98, 21.0)] {
+        logits[e] = z;
+    }
+    check(None, 6, &logits, &[35, 80, 67, 98, 3, 0]);
+    // A group is as good as its two best together: one that is far up does not make up for one that is further down.
+    let logits = [18.0, 34.0, 30.0, 31.0, 18.0, 19.0, 29.0, 33.0];
+    check(Some((4, 1)), 2, &logits, &[3, 2]);
+    check(Some((4, 2)), 3, &logits, &[7, 3, 2]);
+
+    // A bias decides first, and slots are in order of the logits all the same.
+    let config = router(ScoreFunction::Sigmoid, 4, 3, None, 1.0);
+    let bias = [0.25, 0.0, 0.25, 0.0];
+    let routed = route::<B, f32>(&config, &[20.0, 24.0, 21.0, 25.0], Some(&bias));
+    assert_eq!(routed.ids, [3, 2, 0]);
+}
+
+/// Logits of which some are far above others, or sigmoids far from ½: the gradient in f32 is within 1e-5 of the right one, relative
+/// to the largest of its row. Its parts are looked at one by one, for one may hide another.
+fn confident_routers_keep_the_digits_of_their_gradient<B: TestBackend>() {
+    let (tokens, experts) = (8, 8);
+    let mut routers = Vec::new();
+    for gap in [8.0, 12.0, 16.0, 20.0] {
+        let mut row = [gap, 0.0, -0.5, -1.0, -40.0, -40.0, -40.0, -40.0];
+        routers.push((ScoreFunction::SoftmaxAfterTopK, row));
+        row[4..].fill(-2.0);
+        routers.push((ScoreFunction::SoftmaxBeforeTopK, row));
+    }
+    for z in [10.0, 15.0, -12.0, -45.0] {
+        routers.push((ScoreFunction::Sigmoid, [z; 8]));
+    }
+    let after_drop = Capacity::new(0.7).renormalize(Renormalize::AfterDrop);
+    for (score_function, row) in routers {
+        for (top_k, groups, bias, capacity) in [
+            (2, None, false, None),
+            (4, None, false, None),
+            (2, Some((4, 2)), false, None),
+            (4, Some((4, 2)), true, None),
+            (3, None, true, Some(Capacity::new(0.7))),
+            (3, None, false, Some(after_drop)),
+            (1, None, false, None),
+        ] {
+            let groups = groups.map(|(groups, selected)| GroupLimit { groups, selected });
+            let mut rng = Rng::new(11);
+            let noise = rng.normals(tokens * experts, 0.1);
+            let logits = noise.iter().enumerate().map(|(i, n)| row[i % experts] + n);
+            let logits = widen(&convert::<f32>(&logits.collect::<Vec<_>>()));
+            let bias = (bias && score_function == ScoreFunction::Sigmoid)
+                .then(|| widen(&convert::<f32>(&rng.normals(experts, 0.5))));
+            for (losses, loss_gradient) in [
+                (Losses::default(), 0.0),
+                (Losses::new(0.2, 0.0), 1.0),
+                (Losses::new(0.0, 0.05), 1.0),
+            ] {
+                let config = router(score_function, experts, top_k, groups, 1.5);
+                let config = &with_losses(&with_capacity(&config, capacity), losses);
+                let what = format!("{row:?} {config:?}");
+                let oracle = oracle::<f64>(config);
+                let routed = oracle.route(&logits, bias.as_deref());
+                let forward = route::<B, f32>(config, &logits, bias.as_deref());
+                assert_eq!(forward.ids, routed.ids, "{what}");
+                // Weights that saturate are equal in f32 only, and the drop follows them.
+                let plan = oracle.dispatch(&forward.ids, &forward.weights);
+                // The losses alone, or the weights alone.
+                let grads = rng.normals(tokens * top_k, 1.0 - loss_gradient);
+                let kept = grads.iter().zip(&plan.assignment_to_row);
+                let grads: Vec<f64> =
+                    (kept.map(|(&g, &row)| if row < 0 { 0.0 } else { g })).collect();
+                let grads = widen(&convert::<f32>(&grads));
+                let want = oracle.route_backward(&routed, &plan, &grads, loss_gradient);
+                let (_, weights) =
+                    dispatch::<B, f32>(&B::create(), config, &forward.ids, &forward.weights);
+                let got = route_backward::<B, f32>(
+                    config,
+                    &logits,
+                    &forward,
+                    &weights,
+                    &grads,
+                    loss_gradient,
+                );
+                for (got, want) in got.chunks_exact(experts).zip(want.chunks_exact(experts)) {
+                    let largest = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
+                    for (got, want) in got.iter().zip(want) {
+                        // Far below the weights' gradients of order 1 the f64 of the right value ends, too.
+                        let error = (got - want).abs();
+                        assert!(
+                            error <= F32 * largest + 1e-14,
+                            "{got:e} instead of {want:e} beside {largest:e}: {what}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn with_losses(config: &MoeConfig, losses: Losses) -> MoeConfig {
+    let router = config.router();
+    let mut builder = MoeConfig::builder(1, 1, config.num_experts(), config.top_k())
+        .score_function(router.score_function())
+        .single_expert(router.single_expert())
+        .scaling_factor(router.scaling_factor())
+        .losses(losses);
+    if let Some(capacity) = config.capacity() {
+        builder = builder.capacity(*capacity);
+    }
+    if let Some(groups) = router.groups() {
+        builder = builder.groups(groups);
+    }
+    builder.build().unwrap()
 }
 
 fn a_selection_bias_picks_but_does_not_weigh<B: TestBackend>() {
