@@ -46,11 +46,11 @@ template <typename X, typename W> __device__ __forceinline__ void router_weight_
         return;
     }
 
-    const int first_column = ticket % across * PRODUCT_N;
-    const int first_expert = ticket / across % down * PRODUCT_M;
-    const int range = ticket / across / down;
-    const int64_t first_token = range * p.range_tokens;
-    const int64_t last_token = min(p.tokens, first_token + p.range_tokens);
+    int first_column = ticket % across * PRODUCT_N;
+    int first_expert = ticket / across % down * PRODUCT_M;
+    int range = ticket / across / down;
+    int64_t first_token = range * p.range_tokens;
+    int64_t last_token = min(p.tokens, first_token + p.range_tokens);
     const int steps = static_cast<int>((last_token - first_token + PRODUCT_K - 1) / PRODUCT_K);
     const X *x = static_cast<const X *>(p.x);
     // A thread has one token of a step, and of it 4 experts and 8 columns.
@@ -74,6 +74,13 @@ template <typename X, typename W> __device__ __forceinline__ void router_weight_
     };
     Tile tile;
     tile.template run<sizeof(X) == 2>(0, steps, shared, fetch, put);
+    // Worked out again rather than kept through the product, which needs the registers.
+    asm volatile("" : "+r"(ticket));
+    first_column = ticket % across * PRODUCT_N;
+    first_expert = ticket / across % down * PRODUCT_M;
+    range = ticket / across / down;
+    first_token = range * p.range_tokens;
+    last_token = min(p.tokens, first_token + p.range_tokens);
     tile.leave_out(
         last_token - first_token, p.experts - first_expert, p.hidden - first_column,
         [&](int64_t k, int m) { return __ldg(&p.logits_grad[(first_token + k) * p.experts + first_expert + m]); },

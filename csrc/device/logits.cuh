@@ -187,6 +187,7 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
             const X *x = static_cast<const X *>(in.x) + (first_token + row) * in.hidden;
             const W *weight = static_cast<const W *>(in.weight) + static_cast<int64_t>(first_expert + column) * in.hidden;
             float sum = 0.0f;
+#pragma unroll 1
             for (int k = lane; k < in.hidden; k += WARP) sum = fmaf(widen(__ldg(&x[k])), widen(__ldg(&weight[k])), sum);
             sum = warp_sum(sum);
             __syncwarp();

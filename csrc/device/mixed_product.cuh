@@ -111,24 +111,34 @@ template <Lies A> struct MixedTile {
     // dz of 0 and may have anything beside it. `dz(k, m)` and `other(k, n)` are factors of the tile's row m and column n, k from 0 to
     // `depth`; rows and columns from `rows` and `columns` on are not there.
     template <typename Dz, typename Other> __device__ __forceinline__ void leave_out(int64_t depth, int rows, int columns, Dz dz, Other other) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-#pragma unroll
-                for (int v = 0; v < 4; ++v) {
-                    const int m = row() + i * 16 + v / 2 * 8, n = column() + j * 8 + v % 2;
-                    if (is_finite(sum[i][j][v]) || m >= rows || n >= columns) continue;
-                    float again = 0.0f;
+        float check = 0.0f;  // NaN where a sum is not finite
+        each([&](int, float &sum) { check = fmaf(sum, 0.0f, check); });
+        if (check == check) return;
+        // One loop for all sums, whose registers it finds by comparing: 32 loops would need more registers than the product.
 #pragma unroll 1
-                    for (int64_t k = 0; k < depth; ++k) {
-                        const float factor = dz(k, m);
-                        if (factor != 0.0f) again = fmaf(factor, other(k, n), again);
-                    }
-                    sum[i][j][v] = again;
-                }
+        for (int index = 0; index < 32; ++index) {
+            const int m = row() + index / 16 * 16 + index / 2 % 2 * 8, n = column() + index / 4 % 4 * 8 + index % 2;
+            float value = 0.0f;
+            each([&](int own, float &sum) { value = own == index ? sum : value; });
+            if (is_finite(value) || m >= rows || n >= columns) continue;
+            value = 0.0f;
+#pragma unroll 1
+            for (int64_t k = 0; k < depth; ++k) {
+                const float factor = dz(k, m);
+                if (factor != 0.0f) value = fmaf(factor, other(k, n), value);
             }
+            each([&](int own, float &sum) { sum = own == index ? value : sum; });
         }
+    }
+
+    // Calls each(16·i + 4·j + v, sum[i][j][v]).
+    template <typename Each> __device__ __forceinline__ void each(Each call) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
+            for (int j = 0; j < 4; ++j)
+#pragma unroll
+                for (int v = 0; v < 4; ++v) call(16 * i + 4 * j + v, sum[i][j][v]);
     }
 };
 

@@ -51,10 +51,10 @@ template <Care CARE> struct Split {
     }
 };
 
-// The nearest tf32 number alone; the tensor core ignores the bits that are not its own. Fast, what is not finite becomes NaN by the
+// The nearest tf32 number alone. Fast, what is not finite becomes NaN by the
 // product with 0: rounded as an integer, NaN would become 0. With care it stays itself, and nothing rounds to infinity.
 template <Care CARE> __device__ __forceinline__ uint32_t nearest_tf32(uint32_t bits) {
-    const float value = __uint_as_float(bits), rounded = __uint_as_float(bits + 0x1000u);
+    const float value = __uint_as_float(bits), rounded = __uint_as_float((bits + 0x1000u) & 0xffffe000u);
     if constexpr (CARE == Care::Fast) return __float_as_uint(fmaf(value, 0.0f, rounded));
     return __float_as_uint(fabsf(value) <= LARGEST_TF32 ? rounded : value + 0.0f);
 }
