@@ -62,11 +62,10 @@ Without the feature `cuda` nothing of CUDA is needed.";
         if env::var_os("DOCS_RS").is_some() {
             // Documentation needs the types, not the kernels.
             for source in &sources {
-                write(
-                    &out.join(source.file_stem().unwrap_or_default())
-                        .with_extension("fatbin"),
-                    "",
-                )?;
+                let target = out.join(source.file_stem().unwrap_or_default());
+                // Or a later build would take this for the kernels.
+                let _ = fs::remove_file(target.with_extension("made-of"));
+                write(&target.with_extension("fatbin"), "")?;
             }
             println!("cargo:rustc-env=MILLET_NVCC_RELEASE=none");
             return write(&out.join("ptxas.txt"), "");

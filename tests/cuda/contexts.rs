@@ -83,6 +83,8 @@ fn the_last_clone_of_a_backend_waits_for_its_stream() {
     let _alone = alone();
     let cuda = Cuda::device(0).unwrap();
     let stream = cuda.stream().clone();
+    // Keeps the kernels loaded: unloading waits for everything.
+    let _loaded = Cuda::new(&stream.context().default_stream()).unwrap();
     let (x, mut rows) = tensors(&stream);
     permute(&cuda, &x, &mut rows).unwrap();
     // SAFETY: pinned memory, which a copy writes when the stream comes to it, and which is freed when nothing uses it any more.
