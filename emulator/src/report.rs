@@ -21,6 +21,7 @@ impl FindingKind {
             Self::AsyncHazard => "async_hazard",
             Self::LimitExceeded => "limit_exceeded",
             Self::OrderDependence => "order_dependence",
+            Self::NonCoherent => "non_coherent",
         }
     }
 }

@@ -763,3 +763,54 @@ fn counters() {
     assert_eq!(classes, c.warp_instructions);
     assert_eq!(c.global_store_efficiency(), 0.125);
 }
+
+/// Each thread stores to its word and, past a barrier, loads its neighbour's with `load`; the first launch's words are there already.
+fn neighbour(load: &str, stored: bool) -> String {
+    let store = if stored {
+        "st.global.u32 [%rd3], %r1;"
+    } else {
+        ""
+    };
+    format!(
+        "
+.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry neighbour(.param .u64 data, .param .u64 out)
+{{
+	.reg .b32 %r<4>;
+	.reg .b64 %rd<8>;
+	ld.param.u64 %rd1, [data];
+	ld.param.u64 %rd2, [out];
+	mov.u32 %r1, %tid.x;
+	mul.wide.u32 %rd4, %r1, 4;
+	add.s64 %rd3, %rd1, %rd4;
+	{store}
+	bar.sync 0;
+	xor.b32 %r2, %r1, 1;
+	mul.wide.u32 %rd5, %r2, 4;
+	add.s64 %rd6, %rd1, %rd5;
+	{load} %r3, [%rd6];
+	add.s64 %rd7, %rd2, %rd4;
+	st.global.u32 [%rd7], %r3;
+	ret;
+}}
+"
+    )
+}
+
+#[test]
+fn read_only_loads_of_what_the_launch_wrote() {
+    let found = |load: &str, stored: bool| {
+        let machine = Machine::new(&neighbour(load, stored), checked());
+        let (data, out) = (machine.words(&[5; 64]), machine.words(&[0; 64]));
+        let report = machine.launch("neighbour", [1, 1, 1], [64, 1, 1], &[data, out]);
+        let kinds: Vec<_> = report.findings.iter().map(|f| f.kind).collect();
+        kinds
+    };
+    for load in ["ld.global.nc.u32", "ldu.global.u32"] {
+        assert_eq!(found(load, true), [FindingKind::NonCoherent], "{load}");
+        assert_eq!(found(load, false), [], "{load}");
+    }
+    assert_eq!(found("ld.global.u32", true), []);
+}

@@ -60,6 +60,8 @@ pub struct Access<'a> {
     pub line: u32,
     pub kind: Kind,
     pub order: Order,
+    /// `ld.global.nc`, `ldu`, `ld.const`: the bytes may not be written during the launch.
+    pub read_only: bool,
     pub lanes: Lanes,
     /// Contiguous bytes from each lane's address (a `.v4.f32` is 16), at most 128.
     pub size: u32,

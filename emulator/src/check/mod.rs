@@ -40,6 +40,8 @@ pub enum FindingKind {
     /// The kernel was stopped after the instructions that it may execute.
     LimitExceeded,
     OrderDependence,
+    /// A load by way of read-only caches of bytes that the launch wrote.
+    NonCoherent,
 }
 
 /// The set bits of a lane mask, lowest first.

@@ -355,23 +355,11 @@ impl BlockChecker<'_> {
         };
         let me = self.place(warp * 32 + lane);
         let (size, line) = (access.size, mark.line());
-        let (block, other_warp) = (mark.warp / warps, mark.warp % warps);
-        let others = mark.lanes
-            & if mark.warp / warps == self.index && other_warp == warp {
-                !(1 << lane)
-            } else {
-                !0
-            };
-        let other_lane = if others == 0 {
-            lane
-        } else {
-            others.trailing_zeros()
+        let own = match mark.warp == self.index * warps + warp {
+            true => 1 << lane,
+            false => 0,
         };
-        let mut other = self.place(other_warp * 32 + other_lane);
-        if block != self.index {
-            let [x, y, z] = super::findings::coordinates(block, self.grid.info.grid);
-            other = format!("{other} of block ({x}, {y}, {z})");
-        }
+        let other = self.owner(mark, own);
         let message = if mark.is(ASYNC) {
             format!(
                 "{me} {what} {size} bytes of {space} memory that a cp.async of {other} (line {line}) may not have written yet: no cp.async.wait_group or wait_all comes between"
@@ -382,6 +370,45 @@ impl BlockChecker<'_> {
             )
         };
         self.grid.report(report(message));
+    }
+
+    /// A thread that made a mark: if it can be, one that is not in `own`, lanes of the mark's warp.
+    fn owner(&self, mark: Mark, own: Lanes) -> String {
+        let warps = self.state.warps.len() as u32;
+        let (block, warp) = (mark.warp / warps, mark.warp % warps);
+        let lanes = match mark.lanes & !own {
+            0 => mark.lanes,
+            others => others,
+        };
+        let owner = self.place(warp * 32 + lanes.trailing_zeros());
+        if block == self.index {
+            return owner;
+        }
+        let [x, y, z] = super::findings::coordinates(block, self.grid.info.grid);
+        format!("{owner} of block ({x}, {y}, {z})")
+    }
+
+    /// A read-only load of what this launch wrote.
+    fn stale(&self, access: &Access<'_>, warp: u32, lane: u32, at: u64, mark: Mark) {
+        let report = |message: String| Report {
+            kind: FindingKind::NonCoherent,
+            message,
+            line: access.line,
+            other_line: Some(mark.line()),
+            block: self.index,
+            thread: warp * 32 + lane,
+            address: Some(at),
+        };
+        if self.grid.known(&report(String::new())) {
+            return;
+        }
+        self.grid.report(report(format!(
+            "{} reads {} bytes by a read-only load (ld.global.nc, ldu or ld.const), of which {} wrote some at line {} in this launch: caches may still hold the old ones",
+            self.place(warp * 32 + lane),
+            access.size,
+            self.owner(mark, 0),
+            mark.line()
+        )));
     }
 
     fn same_instruction(&self, space: &str, access: &Access<'_>, warp: u32, pair: (u32, u32, u64)) {
@@ -578,6 +605,7 @@ pub(super) fn global(
     let size = u64::from(access.size);
     let grid = checker.grid;
     let mut conflicts: Vec<(u32, u64, Mark)> = Vec::new();
+    let mut stale: Vec<(u32, u64, Mark)> = Vec::new();
     let knows = &checker.state.warps[warp as usize].knows;
     let mut global = grid.global.lock().unwrap_or_else(PoisonError::into_inner);
     let global = &mut *global;
@@ -597,6 +625,11 @@ pub(super) fn global(
                     })
                 })
             };
+            if access.read_only
+                && let Some(mark) = global.beside.written(cell, bytes)
+            {
+                stale.push((lane, at, mark));
+            }
             let conflict = global
                 .beside
                 .access(cell, bytes, &view, 1 << lane, clock, same);
@@ -608,6 +641,9 @@ pub(super) fn global(
     }
     for (lane, at, mark) in conflicts {
         checker.conflict("global", access, warp, lane, at, mark);
+    }
+    for (lane, at, mark) in stale {
+        checker.stale(access, warp, lane, at, mark);
     }
 }
 
@@ -982,6 +1018,7 @@ pub(super) fn async_copy(checker: &mut BlockChecker<'_>, warp: u32, copy: &Async
         left &= !lanes;
         if read != 0 {
             let access = Access {
+                read_only: false,
                 line: copy.line,
                 kind: Kind::Read,
                 order: Order::Weak,
@@ -994,6 +1031,7 @@ pub(super) fn async_copy(checker: &mut BlockChecker<'_>, warp: u32, copy: &Async
     }
     let view = checker.view(Space::Shared, warp, copy.line, ASYNC, Kind::Write, 0);
     let access = Access {
+        read_only: false,
         line: copy.line,
         kind: Kind::Write,
         order: Order::Weak,

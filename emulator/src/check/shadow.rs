@@ -462,6 +462,16 @@ impl Beside {
         conflict
     }
 
+    /// A write to one of the bytes `bytes` (a mask) of a word.
+    pub(super) fn written(&self, cell: &Cell, bytes: u8) -> Option<Mark> {
+        let latest = |h: &History| (h.write.time != 0).then_some(h.write);
+        match cell.split {
+            0 => latest(&cell.whole),
+            split => super::lanes_of(u32::from(bytes))
+                .find_map(|i| latest(&self.splits[split as usize - 1][i as usize])),
+        }
+    }
+
     /// How a cell's bytes were touched: calls `f` with the kind, the first byte and the number of bytes.
     pub(super) fn touches(&self, cell: &Cell, mut f: impl FnMut(Touch, u64, u64)) {
         let mut history = |h: &History, byte: u64, bytes: u64| {

@@ -44,6 +44,7 @@ fn access(kind: Kind, lanes: Lanes, size: u32, line: u32) -> Access<'static> {
         line,
         kind,
         order: Order::Weak,
+        read_only: false,
         lanes,
         size,
         values: None,

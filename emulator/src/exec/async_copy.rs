@@ -47,6 +47,7 @@ pub(crate) fn issue(
     let mut target = [std::ptr::null_mut(); 32];
     let mut source = [std::ptr::null_mut(); 32];
     let what = What {
+        read_only: false,
         kind: Kind::Write,
         order: Order::Weak,
         size,
@@ -70,6 +71,7 @@ pub(crate) fn issue(
         }
         let whole = lanes(m, |l| read[l] == size);
         let what = What {
+            read_only: false,
             kind: Kind::Read,
             ..what
         };
@@ -100,6 +102,7 @@ pub(crate) fn issue(
             .is_some_and(|v| end.is_some_and(|e| e <= v.end));
         if !inside || from[l] % u64::from(size) != 0 {
             let what = What {
+                read_only: false,
                 kind: Kind::Read,
                 order: Order::Weak,
                 size: read[l],

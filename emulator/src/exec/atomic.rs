@@ -38,6 +38,7 @@ pub(crate) unsafe fn execute(
 ) -> bool {
     let size = size_of(atom.ty);
     let what = What {
+        read_only: false,
         kind: Kind::Atomic,
         order: atom.order,
         size: size * atom.count,

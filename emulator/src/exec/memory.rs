@@ -60,6 +60,8 @@ pub(crate) unsafe fn addresses(r: Regs, a: &Address, frame: Frame) -> [u64; 32] 
 pub(crate) struct What {
     pub(crate) kind: Kind,
     pub(crate) order: Order,
+    /// A load that caches may answer with what memory held when the launch began.
+    pub(crate) read_only: bool,
     /// Bytes a lane.
     pub(crate) size: u32,
     pub(crate) pc: u32,
@@ -285,6 +287,7 @@ pub(crate) fn observe(
             line,
             kind: what.kind,
             order: what.order,
+            read_only: what.read_only,
             lanes,
             size: what.size,
             values,
@@ -363,6 +366,7 @@ pub(crate) unsafe fn load(
         }
         let a = addresses(r, &mem.address, frame);
         let what = What {
+            read_only: mem.read_only,
             kind: Kind::Read,
             order: mem.order,
             size: mem.size * mem.count,
@@ -473,6 +477,7 @@ unsafe fn load_param(
     let start = mem.address.offset as usize;
     let Some(bytes) = params.get(start..).and_then(|p| p.get(..total)) else {
         let what = What {
+            read_only: false,
             kind: Kind::Read,
             order: mem.order,
             size: total as u32,
@@ -533,6 +538,7 @@ pub(crate) unsafe fn store(
     unsafe {
         let a = addresses(r, &mem.address, frame);
         let what = What {
+            read_only: false,
             kind: Kind::Write,
             order: mem.order,
             size: mem.size * mem.count,

@@ -270,6 +270,7 @@ fn discard(
 ) -> Flow {
     const SIZE: u32 = 128;
     let what = What {
+        read_only: false,
         kind: Kind::Write,
         order: Order::Weak,
         size: SIZE,
@@ -601,6 +602,7 @@ fn rows(
 ) -> Option<[*mut u8; 32]> {
     let lanes = !0 >> (32 - 8 * matrices);
     let what = What {
+        read_only: false,
         kind,
         order: Order::Weak,
         size: 16,

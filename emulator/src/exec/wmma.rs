@@ -37,6 +37,7 @@ pub(crate) fn access(
     }
     let kind = if op.store { Kind::Write } else { Kind::Read };
     let what = |size: usize| What {
+        read_only: false,
         kind,
         order: Order::Weak,
         size: size as u32,

@@ -11,8 +11,9 @@ impl FunctionLowering<'_, '_> {
     pub(crate) fn instruction(&mut self, w: &mut Words<'_>) -> Result<()> {
         match w.inst.opcode.as_str() {
             "mov" => self.mov(w),
-            "ld" | "ldu" => self.ld_st(w, false),
-            "st" => self.ld_st(w, true),
+            "ld" => self.ld_st(w, false, false),
+            "ldu" => self.ld_st(w, false, true),
+            "st" => self.ld_st(w, true, false),
             "add" => self.add_sub(w, false),
             "sub" => self.add_sub(w, true),
             "addc" => self.addc(w, CarryKind::Add),

@@ -20,8 +20,12 @@ const SPACES: [(&str, MemSpace); 9] = [
 ];
 
 impl FunctionLowering<'_, '_> {
-    pub(crate) fn ld_st(&mut self, w: &mut Words<'_>, store: bool) -> Result<()> {
-        let space = w.one_of(&SPACES).unwrap_or(MemSpace::Generic);
+    pub(crate) fn ld_st(&mut self, w: &mut Words<'_>, store: bool, uniform: bool) -> Result<()> {
+        let constant = w.flag("const");
+        let space = match constant {
+            true => MemSpace::Global,
+            false => w.one_of(&SPACES).unwrap_or(MemSpace::Generic),
+        };
         let order = self.order(w, store)?;
         let count = w.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1);
         let ty = w.one_type()?;
@@ -33,17 +37,12 @@ impl FunctionLowering<'_, '_> {
         {
             return Err(w.error("this type is not for memory"));
         }
+        let mut read_only = !store && (uniform || constant);
         if store {
             w.one_of(&[("wb", ()), ("cg", ()), ("cs", ()), ("wt", ())]);
         } else {
-            w.one_of(&[
-                ("ca", ()),
-                ("cg", ()),
-                ("cs", ()),
-                ("lu", ()),
-                ("cv", ()),
-                ("nc", ()),
-            ]);
+            w.one_of(&[("ca", ()), ("cg", ()), ("cs", ()), ("lu", ()), ("cv", ())]);
+            read_only |= w.one_of(&[("nc", ())]).is_some();
         }
         let policy = w.cache_hints();
         let n = 2 + usize::from(policy);
@@ -88,6 +87,7 @@ impl FunctionLowering<'_, '_> {
             reg64: false,
             reg16: false,
             order,
+            read_only,
             poll: !store && !matches!(order, Order::Weak),
         };
         let mut files = Vec::new();

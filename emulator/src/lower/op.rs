@@ -510,6 +510,8 @@ pub(crate) struct Mem {
     /// Registers of 16 bits: sign extension ends there.
     pub(crate) reg16: bool,
     pub(crate) order: Order,
+    /// A load of what no thread may write during the launch: `.nc`, `ldu`, `ld.const`.
+    pub(crate) read_only: bool,
     /// A load that a spin loop may wait with.
     pub(crate) poll: bool,
 }
