@@ -268,6 +268,14 @@ pub(super) extern "C" fn cuGraphLaunch(executable: Handle, stream: Handle) -> CU
     entry("cuGraphLaunch", |d| {
         let stream = d.stream(stream)?;
         let nodes = Arc::clone(&find(&mut d.executables, executable, "executable graph")?.nodes);
+        for node in nodes.iter() {
+            if let Work::Kernel(kernel) = &node.work
+                && !d.modules.contains_key(&kernel.module)
+            {
+                let message = format!("the module of kernel {} was unloaded", kernel.name());
+                return fail(CUresult::INVALID_HANDLE, message);
+            }
+        }
         submit(d, stream, Work::Graph(nodes))
     })
 }

@@ -17,9 +17,16 @@ use crate::options::Check;
 /// A launch that was checked, waiting in a queue or a graph.
 #[derive(Debug)]
 pub(super) struct KernelLaunch {
+    pub(super) module: Handle,
     kernel: Arc<Kernel>,
     shape: Shape,
     params: Vec<u8>,
+}
+
+impl KernelLaunch {
+    pub(super) fn name(&self) -> &str {
+        &self.kernel.name
+    }
 }
 
 /// How a kernel is launched, apart from its parameters.
@@ -79,7 +86,7 @@ fn prepare(
             "function and stream belong to different contexts",
         );
     }
-    let kernel = Arc::clone(&f.kernel);
+    let (module, kernel) = (f.module, Arc::clone(&f.kernel));
     let name = &kernel.name;
     let grid_limits = [i32::MAX as u32, 65535, 65535];
     let block_limits = [1024, 1024, 64];
@@ -164,6 +171,7 @@ fn prepare(
     check_cluster(&kernel, shape, device.attribute(120) == Some(1))?;
     let params = gather(&kernel, params, extra)?;
     Ok(Arc::new(KernelLaunch {
+        module,
         kernel,
         shape,
         params,

@@ -5,7 +5,6 @@ use std::ffi::c_int;
 
 use super::call::{Handle, HostPtr, Out, Required, Text, entry, unsupported};
 use super::result::CUresult;
-use super::schedule::finish_context;
 use super::{context, function, module};
 
 /// Loads PTX text (ended by NUL) or a fat binary.
@@ -29,12 +28,7 @@ pub(super) extern "C" fn cuLibraryLoadData(
 /// Ends a library; submitted work is done first.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuLibraryUnload(library: Handle) -> CUresult {
-    entry("cuLibraryUnload", |d| {
-        let context = d.module(library)?.context;
-        let result = finish_context(d, context);
-        module::unload(d, library);
-        result
-    })
+    entry("cuLibraryUnload", |d| module::unload(d, library))
 }
 
 /// A kernel of the library by its (mangled) name.

@@ -8,7 +8,8 @@ use super::call::{
 use super::result::CUresult;
 use super::schedule::finish_context;
 use super::state::{Driver, Kind, Locked};
-use super::{capture, fatbin};
+use super::{capture, fatbin, schedule};
+use crate::check::{Finding, FindingKind};
 use crate::engine::{self, LoadError, Loaded};
 use crate::ptx;
 
@@ -247,16 +248,42 @@ fn load_file(d: &mut Driver, bytes: &[u8]) -> Outcome<Handle> {
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuModuleUnload(module: Handle) -> CUresult {
     entry("cuModuleUnload", |d| {
-        let context = d.module(module)?.context;
+        d.module(module)?;
         capture::refuse_unsafe(d)?;
-        let result = finish_context(d, context);
-        unload(d, module);
-        result
+        unload(d, module)
     })
 }
 
+/// Takes a module's kernels and variables away, after all work of its context. What still needs them is a finding: a card may not
+/// have waited.
+pub(super) fn unload(d: &mut Locked, module: Handle) -> Outcome {
+    let context = d.module(module)?.context;
+    let submitted = schedule::waiting_kernel(d, module)
+        .map(|kernel| (kernel, "was submitted, and nothing has waited for it"));
+    let held = || {
+        let nodes = d.executables.values().flat_map(|e| e.nodes.iter());
+        let kernel = nodes.map(|n| &n.work).find_map(|w| w.kernel_of(module))?;
+        Some((kernel.name().to_owned(), "is part of an instantiated graph"))
+    };
+    if let Some((kernel, why)) = submitted.or_else(held) {
+        d.report.find(&Finding {
+            kind: FindingKind::UseAfterFree,
+            message: format!("the module of kernel {kernel} is unloaded; the kernel {why}"),
+            kernel,
+            line: 0,
+            block: [0; 3],
+            thread: [0; 3],
+            address: None,
+            count: 1,
+        });
+    }
+    let result = finish_context(d, context);
+    remove(d, module);
+    result
+}
+
 /// Takes a module's kernels and variables away.
-pub(super) fn unload(d: &mut Locked, module: Handle) {
+pub(super) fn remove(d: &mut Driver, module: Handle) {
     if let Some(m) = d.modules.remove(&module) {
         m.loaded.unload(&d.memory);
         d.functions.retain(|_, f| f.module != module);

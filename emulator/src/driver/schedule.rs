@@ -6,6 +6,7 @@
 //! Without a seed only what is waited for runs, oldest first: work that a program forgot to wait for has not happened yet. With a
 //! seed any command that may run can be next, and some run early, at submission.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::c_void;
 use std::sync::mpsc::{Sender, channel};
@@ -16,7 +17,7 @@ use super::call::{Failure, Handle, HostPtr, Outcome, fail, guarded, host_functio
 use super::copy::{Copy, Fill};
 use super::launch::KernelLaunch;
 use super::result::CUresult;
-use super::state::{Driver, Locked, Recorded};
+use super::state::{Broken, Driver, Locked, Recorded};
 use super::{capture, copy, launch, memory, order};
 use crate::check::touched::Touch;
 
@@ -127,6 +128,28 @@ impl Work {
             _ => false,
         }
     }
+
+    /// A kernel of the module that is part of it.
+    pub(super) fn kernel_of(&self, module: Handle) -> Option<&KernelLaunch> {
+        match self {
+            Self::Kernel(kernel) => (kernel.module == module).then_some(kernel),
+            Self::Graph(nodes) => nodes.iter().find_map(|n| n.work.kernel_of(module)),
+            _ => None,
+        }
+    }
+
+    /// In a few words.
+    fn what(&self) -> String {
+        match self {
+            Self::Kernel(kernel) => format!("kernel {}", kernel.name()),
+            Self::Copy(_) => "a copy".into(),
+            Self::Fill(_) => "a fill".into(),
+            Self::Free(_) => "a free".into(),
+            Self::Record(..) | Self::Nothing => "an event".into(),
+            Self::Host(_) => "a host function".into(),
+            Self::Graph(_) => "a graph".into(),
+        }
+    }
 }
 
 /// A node of a graph; `after` holds the indices of the nodes it comes after, all smaller than its own.
@@ -182,13 +205,20 @@ pub(super) fn submit(d: &mut Locked, stream: Handle, work: Work) -> Outcome {
     d.check_context(context)
 }
 
+thread_local! {
+    /// The thread that runs the program's functions.
+    static RUNS_HOST_FUNCTIONS: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Has a stream come to `position` though nobody waits for it there: a program may wait for its own function by other means than the
-/// driver's, and would wait for ever.
+/// driver's, and would wait for ever. The program's functions run on this one thread of the driver's and on no other: a call that
+/// only asks or submits must not wait for what a function waits for.
 fn drive(stream: Handle, position: u64) {
     static DRIVER: OnceLock<Sender<(Handle, u64)>> = OnceLock::new();
     let driver = DRIVER.get_or_init(|| {
         let (sender, receiver) = channel();
         std::thread::spawn(move || {
+            RUNS_HOST_FUNCTIONS.set(true);
             for goal in receiver {
                 // A failure stays with the context, which tells the program.
                 guarded("a host function", || {
@@ -310,6 +340,13 @@ pub(super) fn finish_context(d: &mut Locked, context: Handle) -> Outcome {
     d.check_context(context)
 }
 
+/// A kernel of the module that was submitted and has not run.
+pub(super) fn waiting_kernel(d: &Driver, module: Handle) -> Option<String> {
+    let waiting = d.streams.values().flat_map(|s| &s.queue);
+    let kernel = waiting.map(|c| &c.work).find_map(|w| w.kernel_of(module));
+    kernel.map(|k| k.name().to_owned())
+}
+
 /// Whether the stream has come to `position`.
 pub(super) fn completed(d: &Driver, stream: Handle, position: u64) -> bool {
     d.streams
@@ -317,7 +354,8 @@ pub(super) fn completed(d: &Driver, stream: Handle, position: u64) -> bool {
         .is_none_or(|s| s.completed >= position)
 }
 
-/// Runs one command that the position needs, if it has not been reached: how a program that only polls makes progress.
+/// Runs one command that the position needs, if it has not been reached: how a program that only polls makes progress. Functions of
+/// the program's are left to their thread.
 pub(super) fn poll(d: &mut Locked, stream: Handle, position: u64) -> bool {
     let needed = needed(d, &[(stream, position)]);
     if let Some(next) = choose(d, &needed) {
@@ -332,8 +370,9 @@ fn run_until(d: &mut Locked, goals: Vec<(Handle, u64)>) {
         match choose(d, &needed) {
             Some(stream) => step(d, stream),
             None => {
-                let running = d.streams.values().any(|s| s.running);
-                assert!(running, "no command can run, yet some wait");
+                let calls_host = |s: &Stream| s.queue.front().is_some_and(|c| c.work.calls_host());
+                let elsewhere = d.streams.values().any(|s| s.running || calls_host(s));
+                assert!(elsewhere, "no command can run, yet some wait");
                 d.wait_for_others();
             }
         }
@@ -377,11 +416,13 @@ fn choose(d: &mut Driver, needed: &HashMap<Handle, u64>) -> Option<Handle> {
         .map(|(_, h)| h)
 }
 
-/// Streams whose head may run, with the head's place among all commands.
+/// Streams whose head may run on this thread, with the head's place among all commands.
 fn ready(d: &Driver) -> Vec<(u64, Handle)> {
+    let host = RUNS_HOST_FUNCTIONS.get();
     let streams = d.streams.iter().filter(|(_, s)| !s.running);
     let heads = streams.filter_map(|(&h, s)| s.queue.front().map(|c| (h, c)));
     heads
+        .filter(|(_, c)| host || !c.work.calls_host())
         .filter(|(h, c)| {
             c.after
                 .0
@@ -450,7 +491,7 @@ fn step(d: &mut Locked, stream: Handle) {
         Ok(()) => {}
         // Not the device's doing: host memory that cannot be reached.
         Err(failure) if failure.code == CUresult::INVALID_VALUE => d.refused = Some(failure),
-        Err(failure) => break_context(d, context, failure),
+        Err(failure) => break_context(d, context, failure, command.work.what()),
     }
     d.announce();
 }
@@ -510,12 +551,16 @@ fn execute_graph(d: &mut Locked, context: Handle, nodes: &[Node]) -> Outcome {
 }
 
 /// A kernel failed: nothing else of its context runs, and every later call returns the error.
-fn break_context(d: &mut Driver, context: Handle, failure: Failure) {
+fn break_context(d: &mut Driver, context: Handle, failure: Failure, what: String) {
     for s in d.streams.values_mut().filter(|s| s.context == context) {
         s.queue.clear();
         s.completed = s.submitted;
     }
     if let Some(c) = d.contexts.get_mut(&context) {
-        c.broken.get_or_insert(failure);
+        c.broken.get_or_insert(Broken {
+            failure,
+            what,
+            told: false,
+        });
     }
 }
