@@ -69,6 +69,8 @@ pub struct Loaded {
     pub program: Program,
     /// Device address and bytes of each `.global` and `.const` variable.
     pub globals: HashMap<String, (u64, u64)>,
+    /// Bytes of the `.const` variables together, each at its alignment.
+    pub constant_bytes: u64,
 }
 
 impl Loaded {
@@ -124,7 +126,20 @@ pub fn load(module: &ast::Module, memory: &DeviceMemory) -> Result<Loaded, LoadE
     let mut globals = HashMap::new();
     let result = fill(module, memory, &mut globals);
     match result {
-        Ok(program) => Ok(Loaded { program, globals }),
+        Ok(program) => {
+            let constants = module
+                .variables
+                .iter()
+                .filter(|v| v.space == ast::Space::Const);
+            let constant_bytes = constants.fold(0u64, |end, v| {
+                end.next_multiple_of(u64::from(v.align.max(1))) + v.size
+            });
+            Ok(Loaded {
+                program,
+                globals,
+                constant_bytes,
+            })
+        }
         Err(e) => {
             free_all(&globals, memory);
             Err(e)

@@ -10,6 +10,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub const SHARED_WINDOW: u64 = 0x0001_0000_0000_0000;
 /// First byte of a block's shared memory inside its window: not zero, 1024-aligned, as on sm_90 where 1 KiB is reserved.
 pub const SHARED_BASE: u32 = 0x400;
+/// A block is given shared memory in units of so many bytes.
+pub const SHARED_UNIT: u32 = 128;
 /// The executing thread's local memory.
 pub const LOCAL_WINDOW: u64 = 0x0002_0000_0000_0000;
 /// The launch's parameter block (`cvta.param`).

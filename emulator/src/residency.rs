@@ -2,12 +2,11 @@
 
 use crate::device::Device;
 use crate::lower::Kernel;
+use crate::memory::SHARED_UNIT;
 
 /// Registers are given to a warp in units of 256, warps come in fours (one for each scheduler).
 const REGISTER_UNIT: u32 = 256;
 const WARP_UNIT: u32 = 4;
-/// Shared memory is given to a block in units of 128 bytes.
-pub(crate) const SHARED_UNIT: u32 = 128;
 
 /// What a kernel takes of a multiprocessor.
 #[derive(Debug, Clone, Copy)]

@@ -814,3 +814,39 @@ fn read_only_loads_of_what_the_launch_wrote() {
     }
     assert_eq!(found("ld.global.u32", true), []);
 }
+
+#[test]
+fn a_vector_may_reach_over_the_end_of_shared_memory_when_read() {
+    let kernel = |access: &str| {
+        format!(
+            ".version 8.0\n.target sm_80\n.address_size 64\n.extern .shared .align 16 .b8 s[];\n\
+             .visible .entry k(.param .u64 p)\n{{\n.reg .b64 %out;\n.reg .b32 %r<5>;\n\
+             ld.param.u64 %out, [p];\nmov.b32 %r1, 7;\nmov.b32 %r4, 9;\nst.shared.b32 [s+16], %r1;\n{access}\n\
+             st.global.b32 [%out], %r1;\nret;\n}}\n"
+        )
+    };
+    let options = cuda_emulator::options::Options {
+        check: cuda_emulator::options::Check::Fast,
+        ..common::checked()
+    };
+    let run = |access: &str| {
+        let machine = common::Machine::new(&kernel(access), options.clone());
+        let out = machine.words(&[0]);
+        let report = machine.launch_with("k", [1; 3], [1; 3], 28, false, &[out]);
+        (
+            report.fault.is_none(),
+            report.findings.len(),
+            machine.read(out, 1)[0],
+        )
+    };
+    assert_eq!(
+        run("ld.shared.v4.b32 {%r1, %r2, %r3, %r4}, [s+16];"),
+        (true, 0, 7)
+    );
+    // What begins past the end, or writes there, is a mistake.
+    assert_eq!(run("ld.shared.b32 %r1, [s+28];"), (false, 1, 0));
+    assert_eq!(
+        run("st.shared.v4.b32 [s+16], {%r1, %r1, %r1, %r1};"),
+        (false, 1, 0)
+    );
+}

@@ -312,3 +312,109 @@ fn attributes_of_a_kernel() {
         assert_eq!(std::ffi::CStr::from_ptr(name), c"bounded");
     }
 }
+
+/// The bytes at `pointer`.
+fn first(pointer: *mut c_void) -> u8 {
+    // SAFETY: pinned memory of the test's, which only finished work has touched.
+    unsafe { pointer.cast::<u8>().read_volatile() }
+}
+
+#[test]
+fn synchronous_calls_on_pinned_memory_have_happened_on_return() {
+    let s = Setup::new();
+    let (mut host, mut alias) = (null_mut(), 0);
+    // SAFETY: 64 pinned bytes and 8 of the cells; everything is live until the end.
+    unsafe {
+        sys::cuMemHostAlloc(&mut host, 64, 2).result().unwrap();
+        sys::cuMemHostGetDevicePointer_v2(&mut alias, host, 0)
+            .result()
+            .unwrap();
+        sys::cuMemsetD8_v2(alias, 1, 64).result().unwrap();
+        assert_eq!(first(host), 1);
+        sys::cuMemsetD16_v2(alias, 0x0202, 32).result().unwrap();
+        assert_eq!(first(host), 2);
+        sys::cuMemsetD32_v2(alias, 0x0303_0303, 16)
+            .result()
+            .unwrap();
+        assert_eq!(first(host), 3);
+        sys::cuMemsetD2D8_v2(alias, 8, 4, 8, 8).result().unwrap();
+        assert_eq!(first(host), 4);
+        sys::cuMemsetD2D32_v2(alias, 8, 0x0505_0505, 2, 8)
+            .result()
+            .unwrap();
+        assert_eq!(first(host), 5);
+        sys::cuMemsetD8_v2(s.cells, 6, 8).result().unwrap();
+        sys::cuMemcpy(alias, s.cells, 8).result().unwrap();
+        assert_eq!(first(host), 6);
+        sys::cuMemsetD8_v2(s.cells, 7, 8).result().unwrap();
+        sys::cuMemcpyDtoD_v2(alias, s.cells, 8).result().unwrap();
+        assert_eq!(first(host), 7);
+        // From host to host also by the name of an asynchronous copy.
+        sys::cuMemsetD8_v2(alias, 8, 32).result().unwrap();
+        sys::cuMemcpyAsync(alias + 32, alias, 32, null_mut())
+            .result()
+            .unwrap();
+        assert_eq!(first(host.byte_add(32)), 8);
+        // Asynchronous memsets stay so.
+        sys::cuMemsetD8Async(alias, 9, 64, null_mut())
+            .result()
+            .unwrap();
+        assert_eq!(first(host), 8);
+        result::ctx::synchronize().unwrap();
+        assert_eq!(first(host), 9);
+        sys::cuMemFreeHost(host).result().unwrap();
+    }
+}
+
+#[test]
+fn allocations_are_aligned_as_on_a_card() {
+    let _s = Setup::new();
+    for (bytes, align) in [
+        (1, 512),
+        (400, 512),
+        (5000, 512),
+        (2 << 20, 2 << 20),
+        (3 << 20, 2 << 20),
+    ] {
+        // SAFETY: freed at once.
+        unsafe {
+            let addresses = [(); 3].map(|()| result::malloc_sync(bytes).unwrap());
+            for a in addresses {
+                assert_eq!(a % align, 0, "{bytes} bytes at {a:#x}");
+                result::free_sync(a).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn constant_memory_of_a_kernel() {
+    let _s = Setup::new();
+    let text = c".version 8.0\n.target sm_80\n.address_size 64\n.const .align 1 .b8 odd[3];\n\
+        .const .align 4 .b8 table[256];\n.visible .entry f() { ret; }\n";
+    let (mut module, mut function, mut bytes) = (null_mut(), null_mut(), 0);
+    let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_CONST_SIZE_BYTES;
+    // SAFETY: text and pointers are live.
+    unsafe {
+        sys::cuModuleLoadData(&mut module, text.as_ptr().cast())
+            .result()
+            .unwrap();
+        sys::cuModuleGetFunction(&mut function, module, c"f".as_ptr())
+            .result()
+            .unwrap();
+        sys::cuFuncGetAttribute(&mut bytes, attribute, function)
+            .result()
+            .unwrap();
+        assert_eq!(bytes, 260);
+        sys::cuModuleUnload(module).result().unwrap();
+    }
+}
+
+#[test]
+fn there_is_no_export_table() {
+    let mut table = std::ptr::dangling();
+    // SAFETY: the identifier is never looked at.
+    let code = unsafe { sys::cuGetExportTable(&mut table, std::ptr::null()) };
+    assert_eq!(code, Code::CUDA_ERROR_NOT_SUPPORTED);
+    assert!(table.is_null());
+}

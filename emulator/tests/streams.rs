@@ -402,3 +402,43 @@ fn many_threads_share_a_context() {
         }
     });
 }
+
+unsafe extern "C" fn receive(data: *mut c_void) {
+    // SAFETY: the data is the receiver that the test leaked for this one call.
+    let receiver = unsafe { Box::from_raw(data.cast::<std::sync::mpsc::Receiver<()>>()) };
+    // A program that never sends fails the test, and does not hang it.
+    let _ = receiver.recv_timeout(std::time::Duration::from_secs(20));
+}
+
+#[test]
+fn neither_a_query_nor_a_submission_waits_for_a_host_function() {
+    let _turn = alone();
+    let _context = context();
+    let start = std::time::Instant::now();
+    for seed in (0..20).map(Some).chain([None]) {
+        emulator_loader::set_seed(seed).unwrap();
+        let (stream, done, cell) = (non_blocking(), event(), Cell::new());
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let data = Box::into_raw(Box::new(receiver)).cast();
+        // SAFETY: stream and event are live; `receive` takes a leaked receiver.
+        unsafe {
+            sys::cuLaunchHostFunc(stream, Some(receive), data)
+                .result()
+                .unwrap();
+            cell.set(3, stream);
+            result::event::record(done, stream).unwrap();
+            assert_eq!(sys::cuEventQuery(done), Code::CUDA_ERROR_NOT_READY);
+            assert_eq!(sys::cuStreamQuery(stream), Code::CUDA_ERROR_NOT_READY);
+            sender.send(()).unwrap();
+            while sys::cuEventQuery(done) == Code::CUDA_ERROR_NOT_READY {
+                assert!(start.elapsed().as_secs() < 20, "polling comes to no end");
+                std::thread::yield_now();
+            }
+            assert_eq!(cell.get(stream), 3);
+            result::stream::destroy(stream).unwrap();
+            result::event::destroy(done).unwrap();
+        }
+    }
+    emulator_loader::set_seed(None).unwrap();
+    assert!(start.elapsed().as_secs() < 20, "something waited");
+}

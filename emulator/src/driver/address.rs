@@ -67,7 +67,7 @@ const EXPORTS: &[Export] = exports! {
         cuStreamSynchronize cuStreamQuery cuStreamWaitEvent cuStreamGetCtx cuStreamGetDevice
         cuStreamGetFlags cuStreamGetPriority cuStreamGetId cuLaunchHostFunc cuStreamAddCallback
         cuStreamAttachMemAsync;
-    address: cuGetProcAddress cuGetProcAddress_v2;
+    address: cuGetProcAddress cuGetProcAddress_v2 cuGetExportTable;
 };
 
 /// Functions whose versions differ in their parameters: the CUDA version from which each applies, newest first.
@@ -171,6 +171,19 @@ pub(super) extern "C" fn cuGetProcAddress_v2(
     status: Out<'_, u32>,
 ) -> CUresult {
     lookup(&name, out, version, flags, status)
+}
+
+/// Tables of functions that NVIDIA's own libraries ask for by number and document nowhere. There are none here; some of those
+/// libraries call this without looking whether it is there, and do without the table.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn cuGetExportTable(
+    table: Out<'_, *const c_void>,
+    _number: *const c_void,
+) -> CUresult {
+    guarded("cuGetExportTable", || {
+        table.need("ppExportTable")?.write(std::ptr::null());
+        answer(CUresult::NOT_SUPPORTED)
+    })
 }
 
 #[cfg(test)]

@@ -370,7 +370,7 @@ fn destroy(d: &mut Locked, context: Handle) {
         .filter(|(_, m)| own(&m.context))
         .map(|(&h, _)| h)
         .collect();
-    modules.into_iter().for_each(|m| module::unload(d, m));
+    modules.into_iter().for_each(|m| module::remove(d, m));
     let left: Vec<_> = d
         .allocations
         .iter()

@@ -200,21 +200,24 @@ fn is_pinned(d: &Driver, pointer: HostPtr, bytes: usize) -> bool {
         .is_some_and(|(base, p)| pointer.0 + bytes <= base + p.bytes)
 }
 
+/// Whether it is host memory by its device address.
+fn is_host(d: &Driver, address: u64) -> bool {
+    let allocation = d.memory.allocation_at(address);
+    allocation.is_some_and(|(base, _)| d.allocations.get(&base).is_some_and(|a| a.host.is_some()))
+}
+
 /// What a copy waits for before the call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Return {
-    /// The whole copy.
-    Done,
-    /// As the driver: pageable memory is read, or written, before the call returns, everything else later.
+    /// The whole copy, unless it is from device to device.
+    Synchronous,
+    /// Pageable memory is read, or written, before the call returns, and a copy from host to host is done; everything else is later.
     Asynchronous,
 }
 
 fn copy(d: &mut Locked, stream: Handle, mut copy: Copy, until: Return) -> Outcome {
     if copy.width == 0 || copy.height == 0 {
         return d.stream(stream).map(|_| ());
-    }
-    if until == Return::Done {
-        capture::refuse_unsafe(d)?;
     }
     let stream = d.stream(stream)?;
     for (pitch, name) in [(copy.to_pitch, "destination"), (copy.from_pitch, "source")] {
@@ -228,15 +231,29 @@ fn copy(d: &mut Locked, stream: Handle, mut copy: Copy, until: Return) -> Outcom
     let extents = copy.extent(copy.to_pitch).zip(copy.extent(copy.from_pitch));
     let (to_bytes, from_bytes) = extents.need("the size, which overflows,")?;
     let capturing = capture::is_capturing(d, stream);
-    let mut wait = until == Return::Done;
+    let (mut into_host, mut from_host, mut into_pageable) = (true, true, false);
     if let Side::Device(address) = copy.from {
-        copy.from = Side::Device(device_address(d, address, from_bytes)?);
+        let address = device_address(d, address, from_bytes)?;
+        from_host = is_host(d, address);
+        copy.from = Side::Device(address);
     }
     match copy.to {
-        Side::Device(address) => copy.to = Side::Device(device_address(d, address, to_bytes)?),
+        Side::Device(address) => {
+            let address = device_address(d, address, to_bytes)?;
+            into_host = is_host(d, address);
+            copy.to = Side::Device(address);
+        }
         Side::Host(pointer) if pointer.is_null() => return invalid("the host pointer is null"),
-        Side::Host(pointer) => wait |= !is_pinned(d, pointer, to_bytes) && !capturing,
+        Side::Host(pointer) => into_pageable = !is_pinned(d, pointer, to_bytes),
         Side::Staged(_) => {}
+    }
+    // What the documentation calls synchronous goes by the memory, not by the function's name.
+    let wait = match until {
+        Return::Synchronous => into_host || from_host,
+        Return::Asynchronous => (into_pageable || into_host && from_host) && !capturing,
+    };
+    if wait && until == Return::Synchronous {
+        capture::refuse_unsafe(d)?;
     }
     if let Side::Host(pointer) = copy.from
         && (pointer.is_null() || !capturing && !is_pinned(d, pointer, from_bytes))
@@ -275,7 +292,7 @@ pub(super) extern "C" fn cuMemcpyHtoD_v2(to: u64, from: HostPtr, bytes: usize) -
         Side::Device(to),
         Side::Host(from),
         bytes,
-        Return::Done,
+        Return::Synchronous,
     )
 }
 
@@ -288,11 +305,11 @@ pub(super) extern "C" fn cuMemcpyDtoH_v2(to: HostPtr, from: u64, bytes: usize) -
         Side::Host(to),
         Side::Device(from),
         bytes,
-        Return::Done,
+        Return::Synchronous,
     )
 }
 
-/// Device to device, in the legacy default stream; the host does not wait.
+/// By device addresses, in the legacy default stream; the host waits only where one of them is pinned memory's.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) -> CUresult {
     linear(
@@ -301,7 +318,7 @@ pub(super) extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) -> CU
         Side::Device(to),
         Side::Device(from),
         bytes,
-        Return::Asynchronous,
+        Return::Synchronous,
     )
 }
 
@@ -381,13 +398,7 @@ fn either(d: &Driver, address: u64) -> Side {
 pub(super) extern "C" fn cuMemcpy(to: u64, from: u64, bytes: usize) -> CUresult {
     entry("cuMemcpy", |d| {
         let (to, from) = (either(d, to), either(d, from));
-        let device = matches!((&to, &from), (Side::Device(_), Side::Device(_)));
-        let until = if device {
-            Return::Asynchronous
-        } else {
-            Return::Done
-        };
-        copy(d, 0, Copy::linear(to, from, bytes), until)
+        copy(d, 0, Copy::linear(to, from, bytes), Return::Synchronous)
     })
 }
 
@@ -490,7 +501,7 @@ fn rectangle(d: &mut Locked, r: &Rectangle, stream: Handle, until: Return) -> Ou
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemcpy2D_v2(r: Option<&Rectangle>) -> CUresult {
     entry("cuMemcpy2D", |d| {
-        rectangle(d, r.need("pCopy")?, 0, Return::Done)
+        rectangle(d, r.need("pCopy")?, 0, Return::Synchronous)
     })
 }
 
@@ -514,6 +525,7 @@ fn fill(
     address: u64,
     pattern: &[u8],
     rows: [usize; 3],
+    until: Return,
 ) -> CUresult {
     entry(name, |d| {
         let stream = d.stream(stream)?;
@@ -535,6 +547,10 @@ fn fill(
             .checked_mul(pitch)
             .and_then(|e| e.checked_add(row));
         let address = device_address(d, address, extent.need("the size, which overflows,")?)?;
+        let wait = until == Return::Synchronous && is_host(d, address);
+        if wait {
+            capture::refuse_unsafe(d)?;
+        }
         let pattern = pattern.to_vec();
         submit(
             d,
@@ -546,17 +562,29 @@ fn fill(
                 height,
                 pitch,
             }),
-        )
+        )?;
+        if wait {
+            let position = d.streams.get(&stream).map_or(0, |s| s.submitted);
+            schedule::finish(d, stream, position)?;
+        }
+        Ok(())
     })
 }
 
-/// Fills bytes, in the legacy default stream; the host does not wait.
+/// Fills bytes, in the legacy default stream; the host waits where it is pinned memory.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemsetD8_v2(address: u64, value: u8, count: usize) -> CUresult {
-    fill("cuMemsetD8", 0, address, &[value], [count, 1, 0])
+    fill(
+        "cuMemsetD8",
+        0,
+        address,
+        &[value],
+        [count, 1, 0],
+        Return::Synchronous,
+    )
 }
 
-/// Fills 16-bit values, in the legacy default stream; the host does not wait.
+/// Fills 16-bit values, in the legacy default stream; the host waits where it is pinned memory.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemsetD16_v2(address: u64, value: u16, count: usize) -> CUresult {
     fill(
@@ -565,10 +593,11 @@ pub(super) extern "C" fn cuMemsetD16_v2(address: u64, value: u16, count: usize) 
         address,
         &value.to_le_bytes(),
         [count, 1, 0],
+        Return::Synchronous,
     )
 }
 
-/// Fills 32-bit values, in the legacy default stream; the host does not wait.
+/// Fills 32-bit values, in the legacy default stream; the host waits where it is pinned memory.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemsetD32_v2(address: u64, value: u32, count: usize) -> CUresult {
     fill(
@@ -577,6 +606,7 @@ pub(super) extern "C" fn cuMemsetD32_v2(address: u64, value: u32, count: usize) 
         address,
         &value.to_le_bytes(),
         [count, 1, 0],
+        Return::Synchronous,
     )
 }
 
@@ -588,7 +618,14 @@ pub(super) extern "C" fn cuMemsetD8Async(
     count: usize,
     stream: Handle,
 ) -> CUresult {
-    fill("cuMemsetD8Async", stream, address, &[value], [count, 1, 0])
+    fill(
+        "cuMemsetD8Async",
+        stream,
+        address,
+        &[value],
+        [count, 1, 0],
+        Return::Asynchronous,
+    )
 }
 
 /// Fills 16-bit values.
@@ -605,6 +642,7 @@ pub(super) extern "C" fn cuMemsetD16Async(
         address,
         &value.to_le_bytes(),
         [count, 1, 0],
+        Return::Asynchronous,
     )
 }
 
@@ -622,6 +660,7 @@ pub(super) extern "C" fn cuMemsetD32Async(
         address,
         &value.to_le_bytes(),
         [count, 1, 0],
+        Return::Asynchronous,
     )
 }
 
@@ -640,6 +679,7 @@ pub(super) extern "C" fn cuMemsetD2D32_v2(
         address,
         &value.to_le_bytes(),
         [width, height, pitch],
+        Return::Synchronous,
     )
 }
 
@@ -652,5 +692,12 @@ pub(super) extern "C" fn cuMemsetD2D8_v2(
     width: usize,
     height: usize,
 ) -> CUresult {
-    fill("cuMemsetD2D8", 0, address, &[value], [width, height, pitch])
+    fill(
+        "cuMemsetD2D8",
+        0,
+        address,
+        &[value],
+        [width, height, pitch],
+        Return::Synchronous,
+    )
 }

@@ -20,6 +20,8 @@ pub(super) struct Function {
     name: CString,
     /// Bytes a launch may ask for.
     pub(super) max_dynamic_shared: u32,
+    /// Of its module's `.const` variables: all functions of a module share one bank.
+    constant_bytes: i32,
     /// Percentage, -1 for the driver's choice.
     carveout: i32,
     /// Compute capabilities of the PTX and of the code made from it.
@@ -43,6 +45,7 @@ pub(super) fn get(d: &mut Driver, module: Handle, name: &str) -> Outcome<Handle>
         return fail(CUresult::NOT_FOUND, message);
     };
     let (context, ptx_version) = (m.context, m.sm as i32);
+    let constant_bytes = m.loaded.constant_bytes as i32;
     let binary_version = d.device.sm() as i32;
     // What is left of the 48 KiB that need no opting in.
     let max_dynamic_shared = d
@@ -59,6 +62,7 @@ pub(super) fn get(d: &mut Driver, module: Handle, name: &str) -> Outcome<Handle>
         kernel,
         name: c_name,
         max_dynamic_shared,
+        constant_bytes,
         carveout,
         ptx_version,
         binary_version,
@@ -195,8 +199,7 @@ pub(super) extern "C" fn cuFuncGetAttribute(
         out.write(match attribute {
             0 => Needs::of(kernel).max_threads(device) as i32,
             1 => kernel.static_shared as i32,
-            // Constants are in device memory of their own here.
-            2 => 0,
+            2 => f.constant_bytes,
             3 => kernel.local_bytes as i32,
             4 => Needs::of(kernel).registers() as i32,
             5 => f.ptx_version,

@@ -28,7 +28,7 @@ pub(super) extern "C" fn cuLibraryLoadData(
 /// Ends a library.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuLibraryUnload(library: Handle) -> CUresult {
-    entry("cuLibraryUnload", |d| module::end(d, library))
+    entry("cuLibraryUnload", |d| module::unload(d, library))
 }
 
 /// A kernel of the library by its (mangled) name.

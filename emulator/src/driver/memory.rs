@@ -9,19 +9,28 @@ use super::state::{Allocation, Driver, Locked, Pinned, find};
 /// Flags of `cuMemHostAlloc` and `cuMemHostRegister` that are defined.
 const HOST_FLAGS: u32 = 0xf;
 
+/// Alignment of device memory on cards, which programs rely on: small allocations, and those from [`LARGE`] bytes on.
+const ALIGNMENT: u64 = 512;
+const LARGE: u64 = 2 << 20;
+
 /// Allocates, doing submitted work (which may free) when nothing is left.
 fn allocate(d: &mut Locked, context: Handle, bytes: usize) -> Outcome<u64> {
     if bytes == 0 {
         return invalid("0 bytes");
     }
-    let mut address = d.memory.allocate(bytes as u64, 256);
+    let align = if bytes as u64 >= LARGE {
+        LARGE
+    } else {
+        ALIGNMENT
+    };
+    let mut address = d.memory.allocate(bytes as u64, align);
     if address.is_none() {
         let contexts: Vec<_> = d.contexts.keys().copied().collect();
         for c in contexts {
             // What is broken elsewhere is not this call's to tell.
             let _ = finish_context(d, c);
         }
-        address = d.memory.allocate(bytes as u64, 256);
+        address = d.memory.allocate(bytes as u64, align);
     }
     let Some(address) = address else {
         let (used, all) = (d.memory.used(), d.memory.capacity());

@@ -250,13 +250,14 @@ fn load_file(d: &mut Driver, bytes: &[u8]) -> Outcome<Handle> {
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuModuleUnload(module: Handle) -> CUresult {
     entry("cuModuleUnload", |d| {
+        d.module(module)?;
         capture::refuse_unsafe(d)?;
-        end(d, module)
+        unload(d, module)
     })
 }
 
 /// Takes a module away at the program's request. Work of it that has been submitted is done first, which no driver promises.
-pub(super) fn end(d: &mut Locked, module: Handle) -> Outcome {
+pub(super) fn unload(d: &mut Locked, module: Handle) -> Outcome {
     let context = d.module(module)?.context;
     if d.options.check != Check::Off
         && let Some((stream, kernel)) = waiting_kernel(d, module)
@@ -268,7 +269,7 @@ pub(super) fn end(d: &mut Locked, module: Handle) -> Outcome {
         report_unloaded(d, kernel, message);
     }
     let result = finish_context(d, context);
-    unload(d, module);
+    remove(d, module);
     result
 }
 
@@ -304,7 +305,7 @@ fn report_unloaded(d: &mut Driver, kernel: String, message: String) {
 }
 
 /// Takes a module's kernels and variables away.
-pub(super) fn unload(d: &mut Locked, module: Handle) {
+pub(super) fn remove(d: &mut Driver, module: Handle) {
     if let Some(m) = d.modules.remove(&module) {
         m.loaded.unload(&d.memory);
         d.functions.retain(|_, f| f.module != module);

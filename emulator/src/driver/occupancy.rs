@@ -6,7 +6,8 @@ use super::call::{Handle, Out, Outcome, Required, entry, invalid, unsupported};
 use super::launch::LaunchConfig;
 use super::result::CUresult;
 use super::state::{Driver, Locked};
-use crate::residency::{Needs, SHARED_UNIT};
+use crate::memory::SHARED_UNIT;
+use crate::residency::Needs;
 
 fn max_active(d: &mut Driver, function: Handle, block: c_int, dynamic: usize) -> Outcome<c_int> {
     let device = d.device;

@@ -6,6 +6,7 @@
 //! Without a seed only what is waited for runs, oldest first: work that a program forgot to wait for has not happened yet. With a
 //! seed any command that may run can be next, and some run early, at submission.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::c_void;
 use std::sync::mpsc::{Sender, channel};
@@ -16,7 +17,7 @@ use super::call::{Failure, Handle, HostPtr, Outcome, fail, guarded, host_functio
 use super::copy::{Copy, Fill};
 use super::launch::KernelLaunch;
 use super::result::CUresult;
-use super::state::{Driver, Locked, Recorded};
+use super::state::{Broken, Driver, Locked, Recorded};
 use super::{capture, copy, launch, memory, order};
 use crate::check::touched::Touch;
 
@@ -136,6 +137,19 @@ impl Work {
             _ => None,
         }
     }
+
+    /// In a few words.
+    fn what(&self) -> String {
+        match self {
+            Self::Kernel(kernel) => format!("kernel {}", kernel.name()),
+            Self::Copy(_) => "a copy".into(),
+            Self::Fill(_) => "a fill".into(),
+            Self::Free(_) => "a free".into(),
+            Self::Record(..) | Self::Nothing => "an event".into(),
+            Self::Host(_) => "a host function".into(),
+            Self::Graph(_) => "a graph".into(),
+        }
+    }
 }
 
 /// A node of a graph; `after` holds the indices of the nodes it comes after, all smaller than its own.
@@ -191,13 +205,20 @@ pub(super) fn submit(d: &mut Locked, stream: Handle, work: Work) -> Outcome {
     d.check_context(context)
 }
 
+thread_local! {
+    /// The thread that runs the program's functions.
+    static RUNS_HOST_FUNCTIONS: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Has a stream come to `position` though nobody waits for it there: a program may wait for its own function by other means than the
-/// driver's, and would wait for ever.
+/// driver's, and would wait for ever. The program's functions run on this one thread of the driver's and on no other: a call that
+/// only asks or submits must not wait for what a function waits for.
 fn drive(stream: Handle, position: u64) {
     static DRIVER: OnceLock<Sender<(Handle, u64)>> = OnceLock::new();
     let driver = DRIVER.get_or_init(|| {
         let (sender, receiver) = channel();
         std::thread::spawn(move || {
+            RUNS_HOST_FUNCTIONS.set(true);
             for goal in receiver {
                 // A failure stays with the context, which tells the program.
                 guarded("a host function", || {
@@ -335,7 +356,8 @@ pub(super) fn completed(d: &Driver, stream: Handle, position: u64) -> bool {
         .is_none_or(|s| s.completed >= position)
 }
 
-/// Runs one command that the position needs, if it has not been reached: how a program that only polls makes progress.
+/// Runs one command that the position needs, if it has not been reached: how a program that only polls makes progress. Functions of
+/// the program's are left to their thread.
 pub(super) fn poll(d: &mut Locked, stream: Handle, position: u64) -> bool {
     let needed = needed(d, &[(stream, position)]);
     if let Some(next) = choose(d, &needed) {
@@ -350,8 +372,9 @@ fn run_until(d: &mut Locked, goals: Vec<(Handle, u64)>) {
         match choose(d, &needed) {
             Some(stream) => step(d, stream),
             None => {
-                let running = d.streams.values().any(|s| s.running);
-                assert!(running, "no command can run, yet some wait");
+                let calls_host = |s: &Stream| s.queue.front().is_some_and(|c| c.work.calls_host());
+                let elsewhere = d.streams.values().any(|s| s.running || calls_host(s));
+                assert!(elsewhere, "no command can run, yet some wait");
                 d.wait_for_others();
             }
         }
@@ -395,11 +418,13 @@ fn choose(d: &mut Driver, needed: &HashMap<Handle, u64>) -> Option<Handle> {
         .map(|(_, h)| h)
 }
 
-/// Streams whose head may run, with the head's place among all commands.
+/// Streams whose head may run on this thread, with the head's place among all commands.
 fn ready(d: &Driver) -> Vec<(u64, Handle)> {
+    let host = RUNS_HOST_FUNCTIONS.get();
     let streams = d.streams.iter().filter(|(_, s)| !s.running);
     let heads = streams.filter_map(|(&h, s)| s.queue.front().map(|c| (h, c)));
     heads
+        .filter(|(_, c)| host || !c.work.calls_host())
         .filter(|(h, c)| {
             c.after
                 .0
@@ -448,16 +473,8 @@ fn step(d: &mut Locked, stream: Handle) {
     let Some((context, command)) = take_head(d, stream) else {
         return;
     };
-    if let Work::Kernel(kernel) = &command.work
-        && d.random.is_some()
-    {
-        let mut heads = vec![(
-            stream,
-            context,
-            Arc::clone(kernel),
-            command.position,
-            Arc::clone(&command.after),
-        )];
+    if d.random.is_some() && matches!(command.work, Work::Kernel(_)) {
+        let mut heads = vec![(stream, context, command)];
         let mut others = ready(d);
         others.sort_unstable();
         for (_, other) in others {
@@ -465,18 +482,19 @@ fn step(d: &mut Locked, stream: Handle) {
                 |s: &Stream| matches!(s.queue.front().map(|c| &c.work), Some(Work::Kernel(_)));
             let joins = d.streams.get(&other).is_some_and(is_kernel)
                 && d.random.as_mut().is_some_and(|r| r.below(2) == 0);
-            if joins
-                && let Some((context, command)) = take_head(d, other)
-                && let Work::Kernel(kernel) = command.work
-            {
-                heads.push((other, context, kernel, command.position, command.after));
+            if joins && let Some((context, command)) = take_head(d, other) {
+                heads.push((other, context, command));
             }
         }
-        let launches: Vec<_> = heads.iter().map(|(_, _, kernel, ..)| &**kernel).collect();
-        let ran = launch::run(d, &launches);
-        for ((stream, context, _, position, after), ran) in heads.iter().zip(ran) {
-            let result = note(d, ran).and_then(|()| order::compare(d, *stream, *position, after));
-            complete(d, *stream, *context, *position, result);
+        let kernels = heads.iter().filter_map(|(.., c)| match &c.work {
+            Work::Kernel(kernel) => Some(&**kernel),
+            _ => None,
+        });
+        let ran = launch::run(d, &kernels.collect::<Vec<_>>());
+        for ((stream, context, command), ran) in heads.iter().zip(ran) {
+            let result = note(d, ran)
+                .and_then(|()| order::compare(d, *stream, command.position, &command.after));
+            complete(d, *stream, *context, command, result);
         }
         return;
     }
@@ -487,7 +505,7 @@ fn step(d: &mut Locked, stream: Handle) {
         d.host_clock.merge(&command.after);
         d.host_clock.advance(stream, command.position);
     }
-    complete(d, stream, context, command.position, result);
+    complete(d, stream, context, &command, result);
 }
 
 /// Takes the head of a stream's queue, which is running from now on.
@@ -499,17 +517,17 @@ fn take_head(d: &mut Driver, stream: Handle) -> Option<(Handle, Command)> {
 }
 
 /// A command of a stream has ended.
-fn complete(d: &mut Locked, stream: Handle, context: Handle, position: u64, result: Outcome) {
+fn complete(d: &mut Locked, stream: Handle, context: Handle, command: &Command, result: Outcome) {
     order::forget(d);
     if let Some(s) = d.streams.get_mut(&stream) {
         s.running = false;
-        s.completed = s.completed.max(position);
+        s.completed = s.completed.max(command.position);
     }
     match result {
         Ok(()) => {}
         // Not the device's doing: host memory that cannot be reached.
         Err(failure) if failure.code == CUresult::INVALID_VALUE => d.refused = Some(failure),
-        Err(failure) => break_context(d, context, failure),
+        Err(failure) => break_context(d, context, failure, command.work.what()),
     }
     d.announce();
 }
@@ -578,12 +596,16 @@ fn execute_graph(d: &mut Locked, context: Handle, nodes: &[Node]) -> Outcome {
 }
 
 /// A kernel failed: nothing else of its context runs, and every later call returns the error.
-fn break_context(d: &mut Driver, context: Handle, failure: Failure) {
+fn break_context(d: &mut Driver, context: Handle, failure: Failure, what: String) {
     for s in d.streams.values_mut().filter(|s| s.context == context) {
         s.queue.clear();
         s.completed = s.submitted;
     }
     if let Some(c) = d.contexts.get_mut(&context) {
-        c.broken.get_or_insert(failure);
+        c.broken.get_or_insert(Broken {
+            failure,
+            what,
+            told: false,
+        });
     }
 }

@@ -76,9 +76,19 @@ pub(super) struct Context {
     /// Per-thread default streams.
     pub(super) per_thread: HashMap<ThreadId, Handle>,
     /// What a kernel did to the context: every later call returns it.
-    pub(super) broken: Option<Failure>,
+    pub(super) broken: Option<Broken>,
     pub(super) limits: HashMap<u32, usize>,
     pub(super) cache_config: u32,
+}
+
+/// The failure of a context.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) failure: Failure,
+    /// What failed, in a few words.
+    pub(super) what: String,
+    /// A call has returned the whole message.
+    pub(super) told: bool,
 }
 
 #[derive(Debug)]
@@ -322,10 +332,16 @@ impl Driver {
 
     /// The error that a kernel left in the context, if any.
     pub(super) fn check_context(&mut self, handle: Handle) -> Outcome {
-        match &self.context(handle)?.broken {
-            None => Ok(()),
-            Some(failure) => Err(failure.clone()),
+        let Some(broken) = &mut self.context(handle)?.broken else {
+            return Ok(());
+        };
+        if !std::mem::replace(&mut broken.told, true) {
+            return Err(broken.failure.clone());
         }
+        fail(
+            broken.failure.code,
+            format!("the context failed before, by {}", broken.what),
+        )
     }
 
     /// The calling thread's context, which must be usable.

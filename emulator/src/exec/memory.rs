@@ -8,7 +8,9 @@ use super::registers::{Regs, mask_of};
 use super::state::{Block, Frame, Warp, is_local, shared_end};
 use crate::check::hooks::{Access, Kind, Order, Values};
 use crate::lower::op::{Address, Base, Mem, MemSpace, NONE};
-use crate::memory::{GLOBAL_BASE, LOCAL_WINDOW, PARAM_WINDOW, SHARED_BASE, SHARED_WINDOW};
+use crate::memory::{
+    GLOBAL_BASE, LOCAL_WINDOW, PARAM_WINDOW, SHARED_BASE, SHARED_UNIT, SHARED_WINDOW,
+};
 
 /// The piece of global memory that an instruction used last: nothing before the first use.
 #[derive(Debug, Clone, Copy)]
@@ -218,7 +220,12 @@ fn lane_pointer(
         }
         MemSpace::Shared => {
             let start = u64::from(SHARED_BASE);
-            let ok = address >= start && inside(address, shared_end(block.shared_len));
+            let end = shared_end(block.shared_len);
+            // Compilers read a vector's unused end beyond the last byte: a block's memory is given in units. What is there is
+            // undefined. An access that begins there, or writes there, is the program's.
+            let unit = shared_end(block.shared_len.next_multiple_of(SHARED_UNIT));
+            let tail = what.kind == Kind::Read && address < end && inside(address, unit);
+            let ok = address >= start && (inside(address, end) || tail);
             ok.then(|| block.shared_ptr().wrapping_add((address - start) as usize))
         }
         MemSpace::Local => {

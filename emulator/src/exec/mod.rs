@@ -32,7 +32,7 @@ use crate::check::FindingKind;
 use crate::check::hooks::{self, GridChecker, GridInfo};
 use crate::engine::{Fault, FaultCode, Launch, Report};
 use crate::lower::op::{Code, MemSpace};
-use crate::memory::{AccessErrorKind, AllocationKind, DeviceMemory, SHARED_WINDOW};
+use crate::memory::{AccessErrorKind, AllocationKind, DeviceMemory, SHARED_UNIT, SHARED_WINDOW};
 use crate::numeric::mma;
 use crate::options::Check;
 use crate::residency::Needs;
@@ -268,7 +268,7 @@ impl<'a> Prepared<'a> {
             kernel: &launch.kernel.name,
             grid: launch.grid,
             block: launch.block,
-            shared_bytes: shared_len,
+            shared_bytes: shared_len.next_multiple_of(SHARED_UNIT),
             level: launch.options.check,
             memory: launch.memory,
         });
@@ -461,7 +461,7 @@ impl<'a> Grid<'a> {
         block.shared.clear();
         block
             .shared
-            .resize((self.shared_len as usize).div_ceil(128), fill);
+            .resize(self.shared_len.div_ceil(SHARED_UNIT) as usize, fill);
         block.warps.resize_with(warps, Warp::default);
         for (i, warp) in block.warps.iter_mut().enumerate() {
             let late = self.launch.options.late_async;

@@ -422,7 +422,21 @@ impl FunctionLowering<'_, '_> {
         let ftz = w.flag("ftz");
         let nan = w.flag("NaN");
         let xorsign = w.flag("xorsign");
-        if w.flag("abs") != xorsign {
+        let abs = w.flag("abs");
+        if ty == Type::F32 && w.inst.operands.len() == 4 && !xorsign {
+            return self.min_max_of_three(
+                w,
+                max,
+                FloatMode {
+                    rounding: Rounding::Near,
+                    ftz,
+                    sat: false,
+                },
+                nan,
+                abs,
+            );
+        }
+        if abs != xorsign {
             return Err(w.error(".xorsign and .abs go together"));
         }
         let op = match (ty, half_type(ty)) {
@@ -459,6 +473,49 @@ impl FunctionLowering<'_, '_> {
             _ => return Err(w.error("this type is not implemented here")),
         };
         self.same(w, op, ty, 2)
+    }
+
+    /// `min` and `max` of three floats, with `.abs` of their magnitudes.
+    fn min_max_of_three(
+        &mut self,
+        w: &Words<'_>,
+        max: bool,
+        mode: FloatMode,
+        nan: bool,
+        abs: bool,
+    ) -> Result<()> {
+        let sm = self.image.module.target.sm;
+        if sm < 100 {
+            return Err(w.error(format_args!(
+                "{} of three floats needs .target sm_100 or newer, not sm_{sm}",
+                w.inst.opcode
+            )));
+        }
+        let o = Self::operands(w, 4..=4)?;
+        let mut slots = [0; 3];
+        for (slot, operand) in slots.iter_mut().zip(&o[1..]) {
+            *slot = self.src32(operand, Type::F32, w)?;
+            if abs {
+                let magnitude = self.new32();
+                self.emit(Op::F32(F32Op::Abs, mode), magnitude, [*slot, 0, 0, 0]);
+                *slot = magnitude;
+            }
+        }
+        let op = match max {
+            false => F32Op::Min {
+                nan,
+                xorsign: false,
+            },
+            true => F32Op::Max {
+                nan,
+                xorsign: false,
+            },
+        };
+        let d = self.dst(&o[0], Type::F32, w)?;
+        let first = self.new32();
+        self.emit(Op::F32(op, mode), first, [slots[0], slots[1], 0, 0]);
+        self.emit(Op::F32(op, mode), d, [first, slots[2], 0, 0]);
+        Ok(())
     }
 
     pub(crate) fn abs_neg(&mut self, w: &mut Words<'_>, neg: bool) -> Result<()> {

@@ -13,6 +13,12 @@ impl FunctionLowering<'_, '_> {
         }
         let o = Self::operands(w, 2..=2)?;
         match (&o[0], &o[1]) {
+            (Operand::Vector(_), _) | (_, Operand::Vector(_))
+                if !matches!(ty, Type::B16 | Type::B32 | Type::B64 | Type::B128) =>
+            {
+                Err(w
+                    .error("parts are packed and unpacked by types without a sign (.b16 to .b128)"))
+            }
             (d, Operand::Vector(parts)) => self.pack(d, parts, ty, w),
             (Operand::Vector(parts), a) => self.unpack(parts, a, ty, w),
             (d, Operand::Special(name)) => {
@@ -52,6 +58,23 @@ impl FunctionLowering<'_, '_> {
     fn pack(&mut self, d: &Operand, parts: &[Operand], ty: Type, w: &Words<'_>) -> Result<()> {
         let d = self.dst(d, ty, w)?;
         match (ty.size(), parts) {
+            (2, [_, _]) | (4, [_, _, _, _]) => {
+                let byte = Op::I32(Int::And);
+                let first = self.src32(&parts[0], Type::B8, w)?;
+                // A register of 8 bits may hold more; the result must not.
+                let mut packed = self.new32();
+                let mask = self.constant32(0xff);
+                self.emit(byte, packed, [first, mask, 0, 0]);
+                let width = self.constant32(8);
+                for (i, part) in parts.iter().enumerate().skip(1) {
+                    let part = self.src32(part, Type::B8, w)?;
+                    let place = self.constant32(8 * i as u32);
+                    let last = i + 1 == parts.len();
+                    let to = if last { d } else { self.new32() };
+                    self.emit(Op::X32(X32::Bfi), to, [part, packed, place, width]);
+                    packed = to;
+                }
+            }
             (4, [lo, hi]) => {
                 let a = self.src32(lo, Type::B16, w)?;
                 let b = self.src32(hi, Type::B16, w)?;
@@ -119,6 +142,15 @@ impl FunctionLowering<'_, '_> {
         }
         let a = self.src(a, ty, w)?;
         match (ty.size(), parts) {
+            (2, [_, _]) | (4, [_, _, _, _]) => {
+                let width = self.constant32(8);
+                for (i, part) in parts.iter().enumerate() {
+                    let d = self.dst(part, Type::B8, w)?;
+                    let place = self.constant32(8 * i as u32);
+                    let extract = Op::X32(X32::Bfe { signed: false });
+                    self.emit(extract, d, [a, place, width, 0]);
+                }
+            }
             (4, [lo, hi]) => {
                 let d = self.dst(lo, Type::B16, w)?;
                 let e = self.dst(hi, Type::B16, w)?;

@@ -360,12 +360,12 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
             Operand::Register(id) => {
                 self.same_size(*id, ty, w)?;
                 match (self.reg(*id), ty.size()) {
-                    (Reg::R32(slot), 2 | 4) | (Reg::R64(slot), 8 | 16) => Ok(slot),
+                    (Reg::R32(slot), 1 | 2 | 4) | (Reg::R64(slot), 8 | 16) => Ok(slot),
                     _ => Err(w.error("a register of the instruction's type was expected")),
                 }
             }
             Operand::Sink => match ty.size() {
-                2 | 4 => Ok(self.new32()),
+                1 | 2 | 4 => Ok(self.new32()),
                 8 => Ok(self.new64()),
                 _ => Err(w.error("a sink of this size is not implemented")),
             },

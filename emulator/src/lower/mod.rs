@@ -145,7 +145,7 @@ fn param_layout(params: &[ast::Param]) -> Vec<ParamInfo> {
 
 /// One kernel with the functions it may call.
 pub(crate) struct Image<'a> {
-    module: &'a ast::Module,
+    pub(crate) module: &'a ast::Module,
     addresses: &'a HashMap<String, u64>,
     names: &'a HashMap<&'a str, usize>,
     pub(crate) code: Code,

@@ -1,6 +1,6 @@
 //! Floating-point arithmetic: IEEE results, modifiers, NaN, approximations' special values.
 
-use super::{check, d, f, run};
+use super::{Gpu, check, d, f, kernel, refused, run};
 
 const NAN: u64 = 0x7fff_ffff;
 const QNAN: u64 = 0x7fc0_0000;
@@ -931,4 +931,72 @@ fn bfloat16() {
         &[([ONE], 0x4000), ([0xff80], 0), ([0x0001], ONE)],
     );
     check("h", "h", "tanh.approx.bf16 %d, %a;", &[([0x7f80], ONE)]);
+}
+
+#[test]
+fn the_least_and_the_greatest_of_three() {
+    let nan = f(f32::NAN);
+    let canonical = 0x7fff_ffff;
+    check(
+        "r",
+        "rrr",
+        "min.f32 %d, %a, %b, %c;",
+        &[
+            ([f(3.0), f(-2.0), f(7.0)], f(-2.0)),
+            ([f(3.0), f(5.0), f(-7.0)], f(-7.0)),
+            ([nan, f(5.0), nan], f(5.0)),
+            ([nan, nan, nan], canonical),
+            ([f(0.0), f(1.0), f(-0.0)], f(-0.0)),
+        ],
+    );
+    check(
+        "r",
+        "rrr",
+        "max.f32 %d, %a, %b, %c;",
+        &[
+            ([f(-3.0), f(-2.0), f(-7.0)], f(-2.0)),
+            ([f(1.0), nan, f(9.0)], f(9.0)),
+        ],
+    );
+    check(
+        "r",
+        "rr",
+        "max.f32 %d, %a, 0f40A00000, %b;",
+        &[([f(1.0), f(2.0)], f(5.0))],
+    );
+    check(
+        "r",
+        "rrr",
+        "min.NaN.f32 %d, %a, %b, %c;",
+        &[
+            ([f(1.0), nan, f(9.0)], canonical),
+            ([f(1.0), f(0.5), nan], canonical),
+        ],
+    );
+    check(
+        "r",
+        "rrr",
+        "min.abs.f32 %d, %a, %b, %c;",
+        &[
+            ([f(-3.0), f(2.0), f(-7.0)], f(2.0)),
+            ([f(-3.0), f(-4.0), nan], f(3.0)),
+        ],
+    );
+    check(
+        "r",
+        "rrr",
+        "max.ftz.abs.f32 %d, %a, %b, %c;",
+        &[([f(-3.0), f(2.0), f(-7.0)], f(7.0)), ([1, 2, 3], 0)],
+    );
+    for wrong in [
+        "min.xorsign.abs.f32 %d, %a, %b, %c;",
+        "min.s32 %d, %a, %b, %c;",
+        "max.f16x2 %d, %a, %b, %c;",
+        "max.s16x2 %d, %a, %b, %c;",
+    ] {
+        refused(wrong, "r", "rrr");
+    }
+    let old = kernel("r", "rrr", "min.f32 %d, %a, %b, %c;").replace("sm_100", "sm_90");
+    let message = Gpu::try_new(&old).err().unwrap();
+    assert!(message.contains("sm_100"), "{message}");
 }

@@ -917,6 +917,65 @@ fn moves_pack_and_unpack() {
         &[([1, 2, 3], 0x7fff_0003_0002_0001)],
     );
     check("r", "h", "mov.b32 %d, {0, %a};", &[([0x3f80], 0x3f80_0000)]);
+    // Bytes. A conversion with a sign leaves more than eight bits set in the register's place.
+    let bytes =
+        ".reg .b8 %w, %x, %y, %z; cvt.s8.s32 %w, %a; cvt.s8.s32 %x, %b; cvt.s8.s32 %y, %c; mov.b32";
+    check(
+        "r",
+        "rrr",
+        &format!("{bytes} %d, {{%w, %x, %y, 0x81}};"),
+        &[
+            ([0xf1, 0x82, 3], 0x8103_82f1),
+            ([0x12f1, 0x3401, 0xff], 0x81ff_01f1),
+        ],
+    );
+    let pair = ".reg .b8 %w, %x; cvt.s8.s32 %w, %a; cvt.s8.s32 %x, %b;";
+    check(
+        "h",
+        "rr",
+        &format!("{pair} mov.b16 %d, {{%w, %x}};"),
+        &[([0xf1, 0x82], 0x82f1), ([0xf1, 0x3402], 0x02f1)],
+    );
+    check2(
+        "rr",
+        "r",
+        ".reg .b8 %w, %x; mov.b32 {_, %w, _, %x}, %a; cvt.u32.u8 %d, %w; cvt.s32.s8 %e, %x;",
+        &[([0x8103_82f1], [0x82, w(-127)])],
+    );
+    check2(
+        "rr",
+        "h",
+        ".reg .b8 %w, %x; mov.b16 {%w, %x}, %a; cvt.u32.u8 %d, %w; cvt.s32.s8 %e, %x;",
+        &[([0x82f1], [0xf1, w(-126)])],
+    );
+    check2(
+        "hh",
+        "l",
+        "mov.b64 {_, %d, %e, _}, %a;",
+        &[([0x7fff_0003_0002_0001], [2, 3])],
+    );
+    check2(
+        "ll",
+        "lr",
+        ".reg .b128 %q; .reg .b32 %x, %y; mov.b128 %q, {%a, %a}; mov.b128 {_, %x, %y, _}, %q; \
+         mov.b128 %q, {%x, %b, 7, %y}; mov.b128 {%d, %e}, %q;",
+        &[(
+            [0x9abc_def0_1234_5678, 5],
+            [0x5_9abc_def0, 0x1234_5678_0000_0007],
+        )],
+    );
+    check(
+        "l",
+        "ll",
+        ".reg .b128 %q; mov.b128 %q, {%a, %b}; mov.b128 {_, %d}, %q;",
+        &[([1, 2], 2)],
+    );
+    // As ptxas: parts have no sign, and their sizes add up.
+    refused("mov.u32 %d, {%a, %b};", "r", "hh");
+    refused("mov.u64 {%d, %e}, %a;", "rr", "l");
+    refused("mov.b32 %d, {%a, %a, %b, %b};", "r", "hh");
+    refused("mov.b16 {%d, %e}, %a;", "hh", "h");
+    refused(".reg .b8 %w, %x; mov.b8 %w, %x;", "r", "r");
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn widen(name: &str, kind: char, wide: &str) -> String {
 /// after `body`. A preset of all ones in the outputs shows what an instruction leaves alone.
 fn kernel(outputs: &str, inputs: &str, body: &str) -> String {
     let mut text = String::from(
-        ".version 8.7\n.target sm_90\n.address_size 64\n\
+        ".version 8.8\n.target sm_100\n.address_size 64\n\
          .visible .entry test(.param .u64 test_in, .param .u64 test_out) {\n\
          .reg .b64 %wide, %from, %to, %offset;\n.reg .b32 %thread;\n.reg .pred %never;\n",
     );
