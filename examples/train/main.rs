@@ -18,6 +18,8 @@ mod data;
 mod embedding;
 mod files;
 mod head;
+#[path = "../memory/mod.rs"]
+mod memory;
 mod model;
 mod norm;
 mod optimizer;
@@ -244,28 +246,11 @@ fn fits_memory<B: Backend>(
 ) -> Result<(), Box<dyn Error>> {
     let config = variant.layer.clone().build()?;
     let needed = training::memory(backend, recipe, &config);
-    let available = available_memory();
-    if needed > available {
-        let gib = f64::from(1 << 30);
-        let (needed, available) = (needed / gib, available / gib);
-        return Err(format!(
-            "{}, with --batch {}, --blocks {}, --context {}, needs about {needed:.1} GiB of memory, but {available:.1} \
-             GiB are available: make it smaller",
+    memory::check(needed).map_err(|error| {
+        format!(
+            "{}, with --batch {}, --blocks {}, --context {}: {error}",
             variant.label, recipe.batch, recipe.blocks, recipe.context
         )
-        .into());
-    }
-    Ok(())
-}
-
-/// Bytes of memory that the system says it can give, or 64 GiB where it does not say.
-fn available_memory() -> f64 {
-    let known = std::fs::read_to_string("/proc/meminfo").ok();
-    let known = known.as_deref().and_then(|text| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        line.trim().strip_suffix(" kB")?.parse::<f64>().ok()
-    });
-    1024.0 * known.unwrap_or(f64::from(64 << 20))
+        .into()
+    })
 }
