@@ -25,6 +25,23 @@ pub(crate) fn run<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
     pass().map_err(|error| error.to_string())
 }
 
+/// Bytes that a run takes, about, beside the file: a small one can ask for much, as its logits have T·E elements.
+pub(crate) fn memory<B: Backend>(backend: &B, input: &Input<'_>) -> f64 {
+    let config = &input.config;
+    let scratch = backend.scratch_elements::<f32>(config, input.tokens) as f64;
+    let [t, e, k, h, i] = [
+        input.tokens,
+        config.num_experts(),
+        config.top_k(),
+        config.hidden_size(),
+        config.intermediate_size(),
+    ]
+    .map(|n| n as f64);
+    // Tokens, weights and their gradients; then what the layer keeps: h, a and the logits' gradient.
+    let tensors = 2.0 * (2.0 * t * h + e * h * (1.0 + 3.0 * i));
+    4.0 * (scratch + tensors + t * (e + k * (4.0 + 3.0 * i)))
+}
+
 fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
     layer: &MoeLayer<B>,
     input: &Input<'_>,

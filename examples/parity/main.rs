@@ -9,9 +9,12 @@ mod config;
 mod experts;
 mod input;
 mod layer;
+#[path = "../memory/mod.rs"]
+mod memory;
 mod output;
 
 use std::fs;
+use std::io::{ErrorKind as IoErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -62,15 +65,20 @@ enum Storage {
 }
 
 fn main() -> ExitCode {
-    match Arguments::try_parse().map_err(usage).and_then(run) {
-        Ok(summary) => {
-            println!("{summary}");
-            ExitCode::SUCCESS
+    let run = Arguments::try_parse().map_err(usage).and_then(run);
+    // A reader of the summary that has gone away takes nothing from the file that was written.
+    let printed = run.and_then(|summary| match writeln!(std::io::stdout(), "{summary}") {
+        Err(error) if error.kind() != IoErrorKind::BrokenPipe => {
+            Err(format!("cannot write to standard output: {error}"))
         }
+        _ => Ok(()),
+    });
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             // One line, whatever a file name or a library's message holds.
             let line: Vec<&str> = message.split_whitespace().collect();
-            eprintln!("parity: {}", line.join(" "));
+            let _ = writeln!(std::io::stderr(), "parity: {}", line.join(" "));
             ExitCode::FAILURE
         }
     }
@@ -114,6 +122,8 @@ fn run_on<B: Backend>(backend: B, arguments: Arguments) -> Result<String> {
     let cannot_read = |error| format!("cannot read {}: {error}", from.display());
     let bytes = fs::read(&from).map_err(cannot_read)?;
     let input = Input::parse(&bytes).map_err(|error| format!("{}: {error}", from.display()))?;
+    memory::check(layer::memory(&backend, &input))
+        .map_err(|error| format!("{}: {error}", from.display()))?;
     let target = OutputFile::create(&to, &from)?;
 
     let router = input.router_dtype();

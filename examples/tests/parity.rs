@@ -848,6 +848,51 @@ fn a_file_that_is_not_what_it_should_be_is_one_line() {
 }
 
 #[test]
+fn a_small_file_that_asks_for_much_memory_is_refused() {
+    let directory = directory("memory");
+    let config = base(1, 1, 1 << 16, 2).build().unwrap();
+    let mut file = File::new(&config, &Problem::random(&config, 0, 6));
+    let tokens = 1 << 23;
+    for name in ["x", "grad_output"] {
+        let tensor = Tensor::f32(&[tokens, 1], &vec![0.0; tokens]);
+        file.tensors.insert(name.to_owned(), tensor);
+    }
+    let run = parity(&directory, Some(&file.bytes()), &[]);
+    refused(&directory, &run, &["GiB of memory", "are available"]);
+}
+
+/// Where a reader can go away and a device is always full.
+#[cfg(target_os = "linux")]
+#[test]
+fn closed_pipes_and_full_disks_do_not_panic() {
+    let directory = directory("pipes");
+    let run = |path: &str, stdout: std::process::Stdio, stderr: std::process::Stdio| {
+        fs::write(directory.join("IN.safetensors"), good().bytes()).unwrap();
+        Command::new(executable())
+            .current_dir(&directory)
+            .env("CUDA_EMULATOR_QUIET", "1")
+            .args(["IN.safetensors", path])
+            .stdout(stdout)
+            .stderr(stderr)
+            .status()
+            .unwrap()
+    };
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        std::process::Stdio::from(writer)
+    };
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(run("OUT.safetensors", closed(), closed()).code(), Some(0));
+    assert!(directory.join("OUT.safetensors").is_file());
+    assert_eq!(
+        run("OUT.safetensors", full.into(), closed()).code(),
+        Some(1)
+    );
+    assert_eq!(run("no/such/OUT", closed(), closed()).code(), Some(1));
+}
+
+#[test]
 fn a_path_or_an_option_that_cannot_work_is_one_line() {
     let directory = directory("paths");
     let run = parity(&directory, None, &[]);

@@ -92,7 +92,8 @@ impl Curve {
             .iter()
             .enumerate()
             .filter_map(|(i, record)| {
-                let of_seed = |run: &&Run| value(&run.records[i]);
+                // A run that has not ended has fewer.
+                let of_seed = |run: &&Run| run.records.get(i).and_then(value);
                 let values: Vec<f64> = group.runs.iter().map(of_seed).collect::<Option<_>>()?;
                 let mean = values.iter().sum::<f64>() / values.len() as f64;
                 let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);

@@ -1,7 +1,9 @@
 //! Text: where it comes from, how it is split, and batches of it.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rand::RngExt;
@@ -18,6 +20,8 @@ const LARGEST_FILE: u64 = 128 << 10;
 const FAMILY_BYTES: usize = 1 << 20;
 /// One byte in so many is held out.
 const HELD_OUT_SHARE: usize = 10;
+/// Bytes of a text of the user's.
+const LARGEST_TEXT: u64 = 1 << 30;
 /// Bytes that both parts must have at least.
 const SMALLEST_PART: usize = 16 << 10;
 
@@ -32,8 +36,16 @@ pub struct Text {
 impl Text {
     /// A file: its last tenth is held out.
     pub fn from_file(path: &Path, context: usize) -> Result<Self, String> {
-        let mut train =
-            fs::read(path).map_err(|e| format!("cannot read --text {}: {e}", path.display()))?;
+        let cannot = |why: &dyn Display| format!("cannot read --text {}: {why}", path.display());
+        let mut train = Vec::new();
+        fs::File::open(path)
+            .and_then(|file| file.take(LARGEST_TEXT + 1).read_to_end(&mut train))
+            .map_err(|error| cannot(&error))?;
+        if train.len() as u64 > LARGEST_TEXT {
+            return Err(cannot(&format!(
+                "it has more than the {LARGEST_TEXT} bytes that are possible"
+            )));
+        }
         let held_out = train.split_off(train.len() - train.len() / HELD_OUT_SHARE);
         let description = format!("{}, its last tenth held out", path.display());
         Self::checked(train, held_out, description, context)
@@ -62,7 +74,7 @@ impl Text {
                 sources.display()
             ));
         }
-        families.sort_by_key(|(family, _)| hash(family));
+        families.sort_by_key(|(family, _)| hash(family.as_bytes()));
         let total: usize = families.iter().map(|(_, text)| text.len()).sum();
         let (mut train, mut held_out, mut held_names) = (vec![], vec![], vec![]);
         let count = families.len();
@@ -80,6 +92,11 @@ impl Text {
             held_names.join(", ")
         );
         Self::checked(train, held_out, description, context)
+    }
+
+    /// A number that another text hardly has.
+    pub fn fingerprint(&self) -> u64 {
+        hash(&self.train) ^ hash(&self.held_out).rotate_left(1)
     }
 
     fn checked(
@@ -163,8 +180,8 @@ fn sorted_entries(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// FNV-1a: the same on every machine and in every version of the standard library.
-fn hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }

@@ -13,9 +13,13 @@
 #![allow(unreachable_pub)] // `pub` is what the other files of this program use
 
 mod chart;
+mod checkpoint;
 mod data;
 mod embedding;
+mod files;
 mod head;
+#[path = "../memory/mod.rs"]
+mod memory;
 mod model;
 mod norm;
 mod optimizer;
@@ -27,29 +31,36 @@ mod report;
 mod training;
 
 use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 #[cfg(feature = "cuda")]
 use emulator_loader as _;
 use millet::{Backend, Cpu};
+use serde_json::{Value, json};
 
 use data::Text;
+use files::{Outputs, say};
+use model::Model;
 use options::{Device, Options};
 use progress::Progress;
-use training::{HeldOut, train};
+use training::{Event, HeldOut, Recipe, Run, Variant, train};
 
 /// A run has learned when its held-out loss is at most this share of the entropy of single bytes.
 const LEARNED: f64 = 0.75;
 
 fn main() -> ExitCode {
-    match choose(&Options::parse()) {
+    let options = Options::parse();
+    let threads = options.threads.unwrap_or(0); // 0: as many as there are cores
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let pool = pool
+        .build_global()
+        .map_err(|error| format!("cannot start the threads: {error}").into());
+    match pool.and_then(|()| choose(&options)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error}");
+            files::warn(&format!("error: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -74,27 +85,80 @@ fn choose(options: &Options) -> Result<bool, Box<dyn Error>> {
 fn run<B: Backend + Clone>(backend: &B, options: &Options) -> Result<bool, Box<dyn Error>> {
     let recipe = options.recipe();
     let variants = options.variants()?;
+    for variant in &variants {
+        fits_memory(backend, &recipe, variant)?;
+    }
+    if let Some(path) = &options.save {
+        files::check_replaceable(path).map_err(|error| format!("--save: {error}"))?;
+    }
     let text = match &options.text {
         Some(path) => Text::from_file(path, recipe.context)?,
         None => Text::from_cargo_sources(recipe.context)?,
     };
+    let identity = identity(&text, &recipe, &variants[0], options.seed)?;
+    let mut start = match &options.resume {
+        Some(path) => {
+            let config = variants[0].layer.clone().build()?;
+            let sizes = Model::sizes(&config, recipe.blocks, recipe.context);
+            Some(checkpoint::load(path, &identity, &sizes)?)
+        }
+        None => None,
+    };
+    let from = start.as_ref().map(|checkpoint| checkpoint.step);
+    let mut outputs = Outputs::create(&options.out, from)?;
     let held_out = HeldOut::new(&text, &recipe);
     let unigram = held_out.unigram_entropy();
-    println!(
+    say(&format!(
         "text: {}; {} bytes to train on, {} held out",
         text.description,
         text.train.len(),
         text.held_out.len()
-    );
+    ))?;
 
     let seeds = if options.compare { options.seeds } else { 1 };
-    let mut progress = Progress::new(variants.len() * seeds as usize, &recipe);
-    let mut runs = Vec::new();
+    let mut progress = Progress::new(variants.len() * seeds, &recipe, from.unwrap_or(0));
+    let mut runs = Vec::<Run>::new();
+    let mut saved = Ok(());
     for variant in &variants {
-        for seed in (0..seeds).map(|n| options.seed.wrapping_add(n)) {
+        for seed in (0..seeds).map(|n| options.seed.wrapping_add(n as u64)) {
             progress.start_run();
-            let report = |step, losses| progress.step(&recipe, variant, step, losses);
-            let run = train(backend, &text, &held_out, &recipe, variant, seed, report)?;
+            let tell = |event: Event<'_>| match event {
+                Event::Step {
+                    step,
+                    losses,
+                    model,
+                    optimizer,
+                } => {
+                    progress.step(&recipe, variant, step, losses);
+                    if let Some(path) = &options.save
+                        && (step.is_multiple_of(options.save_every) || step == recipe.until)
+                    {
+                        saved = checkpoint::save(path, &identity, model, optimizer);
+                        if let Err(error) = &saved {
+                            files::warn(&format!("warning: --save: {error}"));
+                        }
+                    }
+                }
+                Event::Record(run) => {
+                    if let Some(record) = run.records.last() {
+                        outputs.record(&run.label, run.seed, record);
+                        if record.held_out.is_some() {
+                            let shown = runs.iter().chain([run]);
+                            outputs.curves(shown);
+                        }
+                    }
+                }
+            };
+            let run = train(
+                backend,
+                &text,
+                &held_out,
+                &recipe,
+                variant,
+                seed,
+                start.take(),
+                tell,
+            )?;
             runs.push(run);
         }
     }
@@ -102,54 +166,91 @@ fn run<B: Backend + Clone>(backend: &B, options: &Options) -> Result<bool, Box<d
 
     let groups = report::groups(&runs);
     for group in &groups {
-        println!(
-            "model: {}, {} parameters",
-            group.label, group.runs[0].parameters
-        );
+        let (label, parameters) = (group.label, group.runs[0].parameters);
+        say(&format!("model: {label}, {parameters} parameters"))?;
     }
     if options.compare {
-        println!("\nunigram entropy of the held-out text: {unigram:.3} nats a byte");
-        println!(
-            "\n{}\n{}",
-            report::comparison(&groups),
-            report::maturation(&groups)
-        );
+        let (comparison, maturation) = (report::comparison(&groups), report::maturation(&groups));
+        say(&format!(
+            "\nunigram entropy of the held-out text: {unigram:.3} nats a byte\n\n{comparison}\n{maturation}"
+        ))?;
     } else {
-        println!("{}", report::summary(&runs[0], unigram));
+        say(&report::summary(&runs[0], unigram))?;
     }
-    for (name, content) in [
-        ("runs.csv", report::csv(&runs)),
-        ("curves.svg", chart::svg(&groups)),
-    ] {
-        println!(
-            "written: {}",
-            write(&options.out, name, &content)?.display()
-        );
+    for path in [&outputs.rows_path, &outputs.curves_path] {
+        say(&format!("written: {}", path.display()))?;
+    }
+    outputs.finish()?;
+    saved.map_err(|error| format!("--save: {error}"))?;
+    if let Some(path) = &options.save {
+        say(&format!("saved: {}", path.display()))?;
+    }
+    if recipe.until < recipe.steps {
+        say(&format!(
+            "stopped after step {} of {}",
+            recipe.until, recipe.steps
+        ))?;
+        return Ok(true);
     }
 
     let mut learned = true;
-    for run in runs.iter().filter(|run| run.held_out > LEARNED * unigram) {
+    // A loss of NaN has not learned either.
+    for run in runs
+        .iter()
+        .filter(|run| !run.held_out.le(&(LEARNED * unigram)))
+    {
         learned = false;
-        println!(
+        say(&format!(
             "NOT LEARNED: {} with seed {} ends at {:.3} nats a byte, over {:.0} % of the unigram entropy",
             run.label,
             run.seed,
             run.held_out,
             100.0 * LEARNED
-        );
+        ))?;
     }
     if learned {
-        println!(
+        say(&format!(
             "learned: every held-out loss is below {:.0} % of the unigram entropy",
             100.0 * LEARNED
-        );
+        ))?;
     }
     Ok(learned)
 }
 
-fn write(directory: &Path, name: &str, content: &str) -> Result<PathBuf, String> {
-    let path = directory.join(name);
-    let written = fs::create_dir_all(directory).and_then(|()| fs::write(&path, content));
-    written.map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-    Ok(path)
+/// What a checkpoint must agree in with the training that goes on from it.
+fn identity(
+    text: &Text,
+    recipe: &Recipe,
+    variant: &Variant,
+    seed: u64,
+) -> Result<Value, Box<dyn Error>> {
+    let layer = format!("{:?}", variant.layer.clone().build()?);
+    Ok(json!({
+        "text": format!("{:016x}", text.fingerprint()),
+        "layer": layer,
+        "seed": seed,
+        "steps": recipe.steps,
+        "batch": recipe.batch,
+        "blocks": recipe.blocks,
+        "context": recipe.context,
+        "learning-rate": recipe.learning_rate.to_string(),
+        "weight-decay": recipe.weight_decay.to_string(),
+    }))
+}
+
+/// Refuses a training that the machine's memory does not hold.
+fn fits_memory<B: Backend>(
+    backend: &B,
+    recipe: &Recipe,
+    variant: &Variant,
+) -> Result<(), Box<dyn Error>> {
+    let config = variant.layer.clone().build()?;
+    let needed = training::memory(backend, recipe, &config);
+    memory::check(needed).map_err(|error| {
+        format!(
+            "{}, with --batch {}, --blocks {}, --context {}: {error}",
+            variant.label, recipe.batch, recipe.blocks, recipe.context
+        )
+        .into()
+    })
 }

@@ -115,6 +115,17 @@ impl Model {
         }
     }
 
+    /// Elements of each of the [`parameters`](Self::parameters).
+    pub fn sizes(config: &MoeConfig, blocks: usize, context: usize) -> Vec<usize> {
+        let hidden = config.hidden_size();
+        let weight = config.num_experts() * hidden;
+        let inner = weight * config.intermediate_size();
+        let block = [hidden, weight, 2 * inner, inner];
+        let mut sizes = vec![context * BYTES * hidden, BYTES * hidden, hidden];
+        (0..blocks).for_each(|_| sizes.extend(block));
+        sizes
+    }
+
     /// All parameters, in a fixed order.
     pub fn parameters(&mut self) -> Vec<&mut Parameter> {
         let mut all = vec![

@@ -17,13 +17,14 @@ pub struct AdamW {
     weight_decay: f64,
     steps: usize,
     /// Steps taken.
-    step: usize,
-    moments: Vec<Moments>,
+    pub step: usize,
+    /// Of each parameter.
+    pub moments: Vec<Moments>,
 }
 
-struct Moments {
-    first: Vec<f32>,
-    second: Vec<f32>,
+pub struct Moments {
+    pub first: Vec<f32>,
+    pub second: Vec<f32>,
 }
 
 impl AdamW {

@@ -21,35 +21,35 @@ pub struct Options {
     pub compare: bool,
 
     /// Seeds of --compare: --seed and those that follow it
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..), requires = "compare")]
-    pub seeds: u64,
+    #[arg(long, default_value_t = 3, value_parser = up_to(1000), requires = "compare")]
+    pub seeds: usize,
 
     /// Seed of initial parameters and batches
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 
     /// Steps of a training
-    #[arg(long, default_value_t = 400, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 400, value_parser = up_to(MOST_STEPS))]
     steps: usize,
 
     /// Bytes to predict in a step, T
-    #[arg(long, default_value_t = 4096, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 4096, value_parser = up_to(1 << 20))]
     batch: usize,
 
     /// Preceding bytes that the model sees
-    #[arg(long, default_value_t = 16, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 16, value_parser = up_to(4096))]
     context: usize,
 
     /// Width of a token, H
-    #[arg(long, default_value_t = 128, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 128, value_parser = up_to(1 << 16))]
     hidden: usize,
 
     /// Blocks of norm and MoE layer
-    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 1, value_parser = up_to(1024))]
     blocks: usize,
 
     /// Width of the dense layer that the experts refine: an expert has this over the granularity, 8 for the G8 systems
-    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 512, value_parser = up_to(1 << 20))]
     d_ff: usize,
 
     /// System of arXiv 2506.02890 that gives experts, top-k and granularity
@@ -57,15 +57,15 @@ pub struct Options {
     system: SystemName,
 
     /// Experts, E [default: the system's]
-    #[arg(long)]
+    #[arg(long, value_parser = up_to(1 << 16))]
     experts: Option<usize>,
 
     /// Experts of a token, K [default: the system's]
-    #[arg(long)]
+    #[arg(long, value_parser = up_to(1 << 16))]
     top_k: Option<usize>,
 
     /// Width of an expert, I [default: the system's]
-    #[arg(long)]
+    #[arg(long, value_parser = up_to(1 << 20))]
     expert_width: Option<usize>,
 
     /// How logits become weights [default: after-topk, for the Switch system before-topk]
@@ -101,7 +101,29 @@ pub struct Options {
     /// Folder for the CSV file and the plot
     #[arg(long, value_name = "DIR", default_value = "target/train")]
     pub out: PathBuf,
+
+    /// Threads [default: one for each core]; results do not depend on it
+    #[arg(long, value_parser = up_to(1024))]
+    pub threads: Option<usize>,
+
+    /// Save the training to a safetensors file, every --save-every steps and at the end
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    pub save: Option<PathBuf>,
+
+    /// Steps from one save to the next
+    #[arg(long, value_name = "STEPS", default_value_t = 100, value_parser = up_to(MOST_STEPS), requires = "save")]
+    pub save_every: usize,
+
+    /// Go on from a file of --save, bit for bit; all options that make the training must be the same
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    pub resume: Option<PathBuf>,
+
+    /// Stop after this step, to resume later; --steps stays the length of the whole training
+    #[arg(long, value_name = "STEP", value_parser = up_to(MOST_STEPS), requires = "save")]
+    stop_after: Option<usize>,
 }
+
+const MOST_STEPS: usize = 10_000_000;
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Device {
@@ -139,6 +161,7 @@ impl Options {
     pub fn recipe(&self) -> Recipe {
         Recipe {
             steps: self.steps,
+            until: self.stop_after.unwrap_or(self.steps).min(self.steps),
             batch: self.batch,
             blocks: self.blocks,
             context: self.context,
@@ -212,11 +235,10 @@ impl From<SystemName> for System {
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".into()),
-        Ok(number) => Ok(number),
-        Err(_) => Err("must be a whole number".into()),
+fn up_to(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| match text.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(format!("must be a whole number from 1 to {most}")),
     }
 }
 

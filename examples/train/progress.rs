@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::files;
 use crate::model::Losses;
 use crate::training::{Recipe, Variant};
 
@@ -18,11 +19,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub fn new(runs: usize, recipe: &Recipe) -> Self {
+    /// Of runs that go from step `from` on.
+    pub fn new(runs: usize, recipe: &Recipe, from: usize) -> Self {
         let template = "{wide_bar} {pos}/{len} steps, {eta} left  {msg}";
         let style = ProgressStyle::with_template(template).expect("the template is well-formed");
         Self {
-            bar: ProgressBar::new((runs * recipe.steps) as u64).with_style(style),
+            bar: ProgressBar::new((runs * recipe.until.saturating_sub(from)) as u64)
+                .with_style(style),
             start: Instant::now(),
             runs,
             run: 0,
@@ -44,13 +47,10 @@ impl Progress {
         };
         if !self.bar.is_hidden() {
             self.bar.set_message(message());
-        } else if step.is_multiple_of(recipe.steps.div_ceil(LINES)) || step == recipe.steps {
+        } else if step.is_multiple_of(recipe.steps.div_ceil(LINES)) || step == recipe.until {
             let seconds = self.start.elapsed().as_secs();
-            eprintln!(
-                "{seconds:4} s  {}, step {step} of {}",
-                message(),
-                recipe.steps
-            );
+            let (message, steps) = (message(), recipe.steps);
+            files::warn(&format!("{seconds:4} s  {message}, step {step} of {steps}"));
         }
     }
 

@@ -45,7 +45,7 @@ impl std::fmt::Display for Spread {
 }
 
 /// Runs by variant, in the order of their first runs.
-pub fn groups(runs: &[Run]) -> Vec<Group<'_>> {
+pub fn groups<'a>(runs: impl IntoIterator<Item = &'a Run>) -> Vec<Group<'a>> {
     let mut groups = Vec::<Group<'_>>::new();
     for run in runs {
         match groups.iter_mut().find(|group| group.label == run.label) {
@@ -164,43 +164,35 @@ pub fn maturation(groups: &[Group<'_>]) -> String {
     table
 }
 
-/// Every record of every run.
-pub fn csv(runs: &[Run]) -> String {
-    let mut csv = String::from(
-        "variant,seed,step,tokens,train_loss,held_out_loss,aux_loss,z_loss,gradient_norm,expert_imbalance,\
-         group_imbalance,dropped_share,top1_share,router_entropy,slot_weights\n",
-    );
-    for run in runs {
-        for record in &run.records {
-            let router = &record.router;
-            let held_out = record.held_out.map(|loss| format!("{loss:.5}"));
-            let slots: Vec<String> = router
-                .slot_weights
-                .iter()
-                .map(|w| format!("{w:.5}"))
-                .collect();
-            let _ = writeln!(
-                csv,
-                "\"{}\",{},{},{},{:.5},{},{:.6},{:.6},{:.4},{:.4},{:.4},{:.6},{:.5},{:.4},{}",
-                run.label,
-                run.seed,
-                record.step,
-                record.tokens,
-                record.losses.cross_entropy,
-                held_out.unwrap_or_default(),
-                record.losses.aux,
-                record.losses.z,
-                record.gradient_norm,
-                router.expert_imbalance,
-                router.group_imbalance,
-                router.dropped_share,
-                router.top1_share,
-                router.entropy,
-                slots.join(" "),
-            );
-        }
-    }
-    csv
+/// First line of the CSV file.
+pub const CSV_HEADER: &str = "variant,seed,step,tokens,train_loss,held_out_loss,aux_loss,z_loss,gradient_norm,\
+                              expert_imbalance,group_imbalance,dropped_share,top1_share,router_entropy,slot_weights\n";
+
+/// A record as a line of the CSV file.
+pub fn csv_row(label: &str, seed: u64, record: &Record) -> String {
+    let router = &record.router;
+    let held_out = record.held_out.map(|loss| format!("{loss:.5}"));
+    let slots: Vec<String> = router
+        .slot_weights
+        .iter()
+        .map(|w| format!("{w:.5}"))
+        .collect();
+    format!(
+        "\"{label}\",{seed},{},{},{:.5},{},{:.6},{:.6},{:.4},{:.4},{:.4},{:.6},{:.5},{:.4},{}\n",
+        record.step,
+        record.tokens,
+        record.losses.cross_entropy,
+        held_out.unwrap_or_default(),
+        record.losses.aux,
+        record.losses.z,
+        record.gradient_norm,
+        router.expert_imbalance,
+        router.group_imbalance,
+        router.dropped_share,
+        router.top1_share,
+        router.entropy,
+        slots.join(" "),
+    )
 }
 
 #[cfg(test)]

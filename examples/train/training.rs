@@ -3,10 +3,11 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use millet::{Backend, Capacity, Diagnostics, Keep, MoeConfigBuilder};
+use millet::{Backend, Capacity, Diagnostics, Keep, MoeConfig, MoeConfigBuilder};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use crate::checkpoint::Checkpoint;
 use crate::data::{self, Text};
 use crate::model::{Batch, Losses, Model, Pass};
 use crate::optimizer::AdamW;
@@ -23,7 +24,10 @@ const FINAL_BYTES: usize = 1 << 17;
 
 /// What all runs of a comparison have in common.
 pub struct Recipe {
+    /// Steps of the whole training, which the learning rate's schedule is for.
     pub steps: usize,
+    /// The last step of this run.
+    pub until: usize,
     /// T, bytes to predict in a step.
     pub batch: usize,
     pub blocks: usize,
@@ -39,12 +43,12 @@ pub struct Variant {
     pub layer: MoeConfigBuilder,
 }
 
-/// A finished run.
+/// A run, finished or not.
 pub struct Run {
     pub label: String,
     pub seed: u64,
     pub records: Vec<Record>,
-    /// Final held-out loss, nats a byte.
+    /// Final held-out loss, nats a byte; NaN before the end.
     pub held_out: f64,
     pub parameters: usize,
     /// Bytes trained on in a second, evaluations not counted.
@@ -110,8 +114,22 @@ impl HeldOut {
     }
 }
 
-/// Trains a model, whose layers run on `backend`, from `seed`, which decides its initial parameters and its batches. Calls `progress`
-/// after every step.
+/// What a training tells while it runs.
+pub enum Event<'a> {
+    /// A step was done.
+    Step {
+        step: usize,
+        losses: Losses,
+        model: &'a mut Model,
+        optimizer: &'a AdamW,
+    },
+    /// The run has one more record.
+    Record(&'a Run),
+}
+
+/// Trains a model, whose layers run on `backend`, from `seed`, which decides its initial parameters and its batches, or from a
+/// checkpoint of such a training. Calls `tell` after every step and record.
+#[expect(clippy::too_many_arguments)]
 pub fn train<B: Backend + Clone>(
     backend: &B,
     text: &Text,
@@ -119,7 +137,8 @@ pub fn train<B: Backend + Clone>(
     recipe: &Recipe,
     variant: &Variant,
     seed: u64,
-    mut progress: impl FnMut(usize, Losses),
+    start: Option<Checkpoint>,
+    mut tell: impl FnMut(Event<'_>),
 ) -> Result<Run, Box<dyn Error>> {
     let config = variant.layer.clone().build()?;
     let experts = config.num_experts();
@@ -145,12 +164,34 @@ pub fn train<B: Backend + Clone>(
         recipe.steps,
     );
 
+    let mut run = Run {
+        label: variant.label.clone(),
+        seed,
+        records: Vec::new(),
+        held_out: f64::NAN,
+        parameters: model.parameters().iter().map(|p| p.value.len()).sum(),
+        tokens_per_second: f64::NAN,
+    };
+    let done = start.as_ref().map_or(0, |checkpoint| checkpoint.step);
+    if done >= recipe.until {
+        let until = recipe.until;
+        return Err(
+            format!("step {done} of the checkpoint is not before the last, {until}").into(),
+        );
+    }
+    if let Some(checkpoint) = start {
+        checkpoint.restore(&mut model, &mut optimizer);
+        // The generator's state after so many batches.
+        for _ in 0..done {
+            data::random_positions(&mut batch_rng, &text.train, recipe.context, recipe.batch);
+        }
+    }
+
     let steps_per_record = recipe.steps.div_ceil(RECORDS);
     let mut interval = Vec::new();
-    let mut records = Vec::new();
     let mut batch = Batch::default();
     let mut time = Duration::ZERO;
-    for step in 1..=recipe.steps {
+    for step in done + 1..=recipe.until {
         let start = Instant::now();
         let positions =
             data::random_positions(&mut batch_rng, &text.train, recipe.context, recipe.batch);
@@ -171,7 +212,12 @@ pub fn train<B: Backend + Clone>(
             )
             .into());
         }
-        progress(step, losses);
+        tell(Event::Step {
+            step,
+            losses,
+            model: &mut model,
+            optimizer: &optimizer,
+        });
         interval.push(Record {
             step,
             tokens: step * recipe.batch,
@@ -180,24 +226,44 @@ pub fn train<B: Backend + Clone>(
             router: RouterRecord::new(&training.diagnostics()?),
             held_out: None,
         });
-        let last = step == recipe.steps;
+        let last = step == recipe.until;
         if step.is_multiple_of(steps_per_record) || last {
             let mut record = Record::mean(&interval);
             interval.clear();
-            if (records.len() + 1).is_multiple_of(RECORDS_PER_EVALUATION) || last {
+            let count = step.div_ceil(steps_per_record);
+            if count.is_multiple_of(RECORDS_PER_EVALUATION) || last {
                 record.held_out = Some(evaluate(&model, &mut evaluation, &held_out.curve)?);
             }
-            records.push(record);
+            run.records.push(record);
+            tell(Event::Record(&run));
         }
     }
-    Ok(Run {
-        label: variant.label.clone(),
-        seed,
-        records,
-        held_out: evaluate(&model, &mut evaluation, &held_out.full)?,
-        parameters: model.parameters().iter().map(|p| p.value.len()).sum(),
-        tokens_per_second: (recipe.steps * recipe.batch) as f64 / time.as_secs_f64(),
-    })
+    run.held_out = evaluate(&model, &mut evaluation, &held_out.full)?;
+    run.tokens_per_second = ((recipe.until - done) * recipe.batch) as f64 / time.as_secs_f64();
+    Ok(run)
+}
+
+/// Bytes that a training takes, about: by these the program refuses what cannot be, before the system kills it.
+pub fn memory<B: Backend>(backend: &B, recipe: &Recipe, config: &MoeConfig) -> f64 {
+    let [tokens, hidden, inner, experts, top_k] = [
+        recipe.batch,
+        config.hidden_size(),
+        config.intermediate_size(),
+        config.num_experts(),
+        config.top_k(),
+    ]
+    .map(|n| n as f64);
+    let (blocks, context) = (recipe.blocks as f64, recipe.context as f64);
+    let layer = hidden * experts * (1.0 + 3.0 * inner);
+    let parameters = 256.0 * hidden * (context + 1.0) + blocks * layer;
+    let row = hidden + 4.0 * inner;
+    let pass = tokens * (2.0 * hidden * blocks + 4.0 * hidden + 256.0 + experts + top_k * row);
+    let saved = blocks * tokens * top_k * 2.0 * inner;
+    let scratch = backend.scratch_elements::<f32>(config, recipe.batch) as f64;
+    // A parameter has its value, gradient and moments; a layer's lie in both passes' memory too, and its gradient once more.
+    let elements = 4.0 * parameters + 2.0 * blocks * layer + layer + 2.0 * (pass + scratch) + saved;
+    let text = (CURVE_BYTES + FINAL_BYTES) as f64 * (context + 1.0);
+    4.0 * elements + text
 }
 
 /// Mean loss in nats a byte.
@@ -279,7 +345,7 @@ impl RouterRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millet::{Cpu, MoeConfig};
+    use millet::Cpu;
 
     /// One phrase over and over.
     fn pattern(train: usize, held_out: usize) -> Text {
@@ -296,6 +362,7 @@ mod tests {
         let text = pattern(3000, 500);
         let recipe = Recipe {
             steps: 60,
+            until: 60,
             batch: 64,
             blocks: 1,
             context: 4,
@@ -307,7 +374,10 @@ mod tests {
             layer: MoeConfig::builder(16, 8, 8, 2).capacity(Capacity::new(1.5)),
         };
         let held_out = HeldOut::new(&text, &recipe);
-        let run = |seed| train(&Cpu, &text, &held_out, &recipe, &variant, seed, |_, _| ()).unwrap();
+        let run = |seed| {
+            let (text, held_out) = (&text, &held_out);
+            train(&Cpu, text, held_out, &recipe, &variant, seed, None, |_| ()).unwrap()
+        };
         let (first, again, other) = (run(1), run(1), run(2));
         assert!(
             first.held_out < 0.1 * held_out.unigram_entropy(),
@@ -332,6 +402,7 @@ mod tests {
         let text = pattern(600, 60);
         let recipe = Recipe {
             steps: 12,
+            until: 12,
             batch: 48,
             blocks: 2,
             context: 3,
@@ -351,8 +422,12 @@ mod tests {
             variant: &Variant,
         ) -> (Run, Vec<Losses>) {
             let (held_out, mut losses) = (HeldOut::new(text, recipe), Vec::new());
-            let progress = |_, step: Losses| losses.push(step);
-            let run = train(backend, text, &held_out, recipe, variant, 1, progress).unwrap();
+            let tell = |event: Event<'_>| {
+                if let Event::Step { losses: step, .. } = event {
+                    losses.push(step);
+                }
+            };
+            let run = train(backend, text, &held_out, recipe, variant, 1, None, tell).unwrap();
             (run, losses)
         }
         let (cpu, cpu_losses) = run(&Cpu, &text, &recipe, &variant);
