@@ -311,7 +311,7 @@ fn routing_time(criterion: &mut Criterion, times: &Times, case: &Case) -> Option
     let mut tiles = vec![0; 2 * config.max_row_tiles(tokens)];
     let weights_grad = values(assignments, 1.0);
     let mut logits_grad = vec![0.0; tokens * experts];
-    let mut router_grad = vec![0.0; case.weights[0].len()];
+    let mut router_grad = vec![0.0_f32; case.weights[0].len()];
     let mut scratch = vec![0.0; Cpu.scratch_elements::<f32>(config, tokens)];
     let logits = Logits::FromTokens {
         x: &case.x[..],
@@ -349,7 +349,7 @@ fn routing_time(criterion: &mut Criterion, times: &Times, case: &Case) -> Option
         let (dz, g) = (&mut logits_grad, &weights_grad);
         Cpu.router_backward(config, tokens, input, saved, g, 1.0, dz, &mut scratch)
             .expect("fits");
-        let grad = WeightGrad::<Cpu, f32>::Overwrite(&mut router_grad[..]);
+        let grad = WeightGrad::Overwrite(&mut router_grad[..]);
         let dz = &logits_grad;
         Cpu.router_weight_grad(config, tokens, dz, &case.x, grad, &mut scratch)
             .expect("fits");

@@ -109,7 +109,7 @@ pub trait Backend {
         tokens: usize,
         logits_grad: Self::View<'_, T::Acc>,
         x: Self::View<'_, T>,
-        grad: WeightGrad<'_, Self, W>,
+        grad: WeightGradOf<'_, Self, W>,
         scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
 
@@ -259,7 +259,7 @@ pub trait Backend {
         output_grad: Self::View<'_, T>,
         weighted_a: Self::View<'_, T>,
         map: RowMap<'_, Self>,
-        grad: WeightGrad<'_, Self, T>,
+        grad: WeightGradOf<'_, Self, T>,
         scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
 
@@ -276,7 +276,7 @@ pub trait Backend {
         x: Self::View<'_, T>,
         h_grad: Self::View<'_, T>,
         map: RowMap<'_, Self>,
-        grad: WeightGrad<'_, Self, T>,
+        grad: WeightGradOf<'_, Self, T>,
         scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
 
@@ -302,25 +302,36 @@ pub trait Backend {
 /// Where logits come from, and the selection bias.
 pub struct RouterInput<'x, 'w, B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc> = T> {
     /// Logits, or what they are made of.
-    pub logits: Logits<'x, 'w, B, T, W>,
+    pub logits: LogitsOf<'x, 'w, B, T, W>,
     /// Per-expert bias \[E\] of the selection, with [`ScoreFunction::Sigmoid`](crate::ScoreFunction::Sigmoid) only.
     pub selection_bias: Option<B::View<'w, T::Acc>>,
 }
 
-/// The router's logits.
-pub enum Logits<'x, 'w, B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc> = T> {
+/// The router's logits: views of the tokens, of the router's weight and of values in the accumulation type. [`LogitsOf`] names
+/// a backend's.
+///
+/// The parameters are the views themselves, so that a backend whose views are slices takes a `&Vec` here too.
+#[derive(Clone, Copy)]
+pub enum Logits<X, W, A> {
     /// z = x·Wᵣᵀ, never stored.
     FromTokens {
         /// [T, H].
-        x: B::View<'x, T>,
+        x: X,
         /// [E, H], in the tokens' type or the accumulation type.
-        weight: B::View<'w, W>,
+        weight: W,
     },
     /// Given by the caller, [T, E].
-    Given(B::View<'x, T::Acc>),
+    Given(A),
     /// Given by the caller in the tokens' type, [T, E]: read as they are, computed with in the accumulation type.
-    GivenNarrow(B::View<'x, T>),
+    GivenNarrow(X),
 }
+
+/// [`Logits`] of a backend, for tokens of type `T` and a weight of type `W`.
+pub type LogitsOf<'x, 'w, B, T, W = T> = Logits<
+    <B as Backend>::View<'x, T>,
+    <B as Backend>::View<'w, W>,
+    <B as Backend>::View<'x, <T as Element>::Acc>,
+>;
 
 impl<B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc>> Clone
     for RouterInput<'_, '_, B, T, W>
@@ -333,12 +344,6 @@ impl<B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc>> Copy
     for RouterInput<'_, '_, B, T, W>
 {
 }
-impl<B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc>> Clone for Logits<'_, '_, B, T, W> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<B: Backend + ?Sized, T: Element, W: Element<Acc = T::Acc>> Copy for Logits<'_, '_, B, T, W> {}
 
 /// The router's part of the gradient of x: dz·Wᵣ.
 pub struct RouterPart<'g, 'w, B: Backend + ?Sized, W: Element> {
@@ -415,13 +420,50 @@ impl<B: Backend + ?Sized> Clone for RowMap<'_, B> {
 }
 impl<B: Backend + ?Sized> Copy for RowMap<'_, B> {}
 
-/// Where a weight gradient goes.
-pub enum WeightGrad<'a, B: Backend + ?Sized, W: Element> {
+/// Where a weight gradient goes: views of memory in the weight's type or in the accumulation type. [`WeightGradOf`] names a
+/// backend's.
+///
+/// The parameters are the views themselves, so that a backend whose views are slices takes a `&mut Vec` here too:
+///
+/// ```
+/// use millet::{Backend, Cpu, Gradients, Logits, LogitsOf, MoeConfig, WeightGrad};
+///
+/// let config = MoeConfig::builder(4, 1, 2, 2).build()?;
+/// let (logits_grad, x) = (vec![1.0_f32; 2], vec![0.5_f32; 4]);
+/// let mut scratch = vec![0.0_f32; Cpu.scratch_elements::<f32>(&config, 1)];
+/// let (mut grad, mut sum) = (vec![9.0_f32; 8], vec![1.0_f32; 8]);
+///
+/// Cpu.router_weight_grad(
+///     &config, 1, &logits_grad, &x, WeightGrad::Overwrite(&mut grad), &mut scratch,
+/// )?;
+/// Cpu.router_weight_grad::<f32, f32>(
+///     &config, 1, &logits_grad, &x, WeightGrad::Accumulate(&mut sum), &mut scratch,
+/// )?;
+/// assert_eq!((grad, &sum), (vec![0.5; 8], &vec![1.5; 8]));
+///
+/// // As a field, and logits likewise:
+/// let (mut x_grad, mut gate_up, mut down) = (vec![0.0; 4], vec![0.0; 16], vec![0.0; 8]);
+/// let gradients = Gradients::<Cpu, f32, f32> {
+///     x: &mut x_grad,
+///     router: WeightGrad::Accumulate(&mut sum),
+///     gate_up: WeightGrad::Overwrite(&mut gate_up),
+///     down: WeightGrad::Accumulate(&mut down),
+/// };
+/// # drop(gradients);
+/// let given: LogitsOf<Cpu, f32> = Logits::Given(&logits_grad);
+/// # let narrow: LogitsOf<Cpu, f32> = Logits::GivenNarrow(&logits_grad);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub enum WeightGrad<O, A> {
     /// Written, rounded to the weight's type.
-    Overwrite(B::ViewMut<'a, W>),
+    Overwrite(O),
     /// Added to, in the accumulation type.
-    Accumulate(B::ViewMut<'a, W::Acc>),
+    Accumulate(A),
 }
+
+/// [`WeightGrad`] of a backend, for a weight of type `W`.
+pub type WeightGradOf<'a, B, W> =
+    WeightGrad<<B as Backend>::ViewMut<'a, W>, <B as Backend>::ViewMut<'a, <W as Element>::Acc>>;
 
 /// Elements of the router's statistics: aux loss, z-loss (coefficients included), bad rows, Σ entropy of p, Σ share of
 /// the top-1 weight, Σ weight of each slot \[K\], Σ p of each expert \[E\]; sums over rows that are not bad.

@@ -2,7 +2,7 @@
 
 use crate::backend::{
     Backend, DispatchOutput, Logits, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap,
-    WeightGrad, stats_elements,
+    WeightGrad, WeightGradOf, stats_elements,
 };
 use crate::config::{MoeConfig, ScoreFunction};
 use crate::element::{Element, Real};
@@ -146,7 +146,7 @@ pub(crate) fn experts(
 pub(crate) fn weight_grad<B: Backend, W: Element>(
     operation: &'static str,
     tensor: &'static str,
-    grad: &WeightGrad<'_, B, W>,
+    grad: &WeightGradOf<'_, B, W>,
     expected: usize,
     shape: impl FnOnce() -> String,
 ) -> Result<()> {
@@ -275,14 +275,14 @@ pub(crate) fn router_weight_grad<B: Backend, W: Element>(
     tokens: usize,
     logits_grad: usize,
     x: usize,
-    grad: &WeightGrad<'_, B, W>,
+    grad: &WeightGradOf<'_, B, W>,
 ) -> Result<()> {
     let (experts, hidden) = (config.num_experts(), config.hidden_size());
     let (t, e, h) = (("T", tokens), ("E", experts), ("H", hidden));
     self::tokens(operation, config, tokens)?;
     matrix(operation, "logits_grad", logits_grad, t, e)?;
     matrix(operation, "x", x, t, h)?;
-    weight_grad(operation, "weight gradient", grad, experts * hidden, || {
+    weight_grad::<B, W>(operation, "weight gradient", grad, experts * hidden, || {
         format!("[E={experts}, H={hidden}]")
     })
 }
@@ -421,21 +421,21 @@ pub(crate) fn gradients<B: Backend, T: Element, W: Element<Acc = T::Acc>>(
         ("T", tokens),
         ("H", hidden),
     )?;
-    weight_grad(
+    weight_grad::<B, W>(
         operation,
         "router gradient",
         &gradients.router,
         experts * hidden,
         || format!("[E={experts}, H={hidden}]"),
     )?;
-    weight_grad(
+    weight_grad::<B, T>(
         operation,
         "gate_up gradient",
         &gradients.gate_up,
         experts * 2 * inner * hidden,
         || format!("[E={experts}, 2I={}, H={hidden}]", 2 * inner),
     )?;
-    weight_grad(
+    weight_grad::<B, T>(
         operation,
         "down gradient",
         &gradients.down,

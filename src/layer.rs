@@ -2,7 +2,7 @@
 
 use crate::backend::{
     Backend, DispatchOutput, Logits, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap,
-    WeightGrad, stats, stats_elements,
+    WeightGradOf, stats, stats_elements,
 };
 use crate::check;
 use crate::config::MoeConfig;
@@ -38,9 +38,9 @@ use crate::error::{Error, Result};
 /// let (mut gate_up_grad, mut down_grad) = (vec![0.0; gate_up.len()], vec![0.0; down.len()]);
 /// let gradients = Gradients::<Cpu, f32> {
 ///     x: &mut x_grad,
-///     router: WeightGrad::Overwrite(&mut router_grad[..]),
-///     gate_up: WeightGrad::Overwrite(&mut gate_up_grad[..]),
-///     down: WeightGrad::Overwrite(&mut down_grad[..]),
+///     router: WeightGrad::Overwrite(&mut router_grad),
+///     gate_up: WeightGrad::Overwrite(&mut gate_up_grad),
+///     down: WeightGrad::Overwrite(&mut down_grad),
 /// };
 /// let input = BackwardInput { x: &x[..], output_grad: &output_grad[..], loss_gradient: 1.0 };
 /// layer.backward(weights, input, &mut saved, &mut workspace, gradients)?;
@@ -91,11 +91,11 @@ pub struct Gradients<'a, B: Backend, T: Element, W: Element<Acc = T::Acc> = T> {
     /// [T, H], overwritten.
     pub x: B::ViewMut<'a, T>,
     /// [E, H].
-    pub router: WeightGrad<'a, B, W>,
+    pub router: WeightGradOf<'a, B, W>,
     /// [E, 2I, H].
-    pub gate_up: WeightGrad<'a, B, T>,
+    pub gate_up: WeightGradOf<'a, B, T>,
     /// [E, H, I].
-    pub down: WeightGrad<'a, B, T>,
+    pub down: WeightGradOf<'a, B, T>,
 }
 
 /// What backward starts from.

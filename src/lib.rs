@@ -76,8 +76,8 @@ pub mod presets;
 pub mod scaling_law;
 
 pub use backend::{
-    Backend, DispatchOutput, Logits, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap,
-    WeightGrad, stats_elements,
+    Backend, DispatchOutput, Logits, LogitsOf, RouterInput, RouterOutput, RouterPart, RouterSaved,
+    RowMap, WeightGrad, WeightGradOf, stats_elements,
 };
 pub use config::{
     AuxScale, Capacity, ConfigError, DropPolicy, GroupLimit, Losses, MoeConfig, MoeConfigBuilder,

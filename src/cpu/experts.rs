@@ -11,7 +11,7 @@ use super::combine::combine_token;
 use super::parallel::{self, Disjoint, Inlined, Scratch, locate};
 use super::product::{Matrix, Store, padded, product};
 use super::{Cpu, GradTarget, router};
-use crate::backend::{RouterPart, RowMap, WeightGrad};
+use crate::backend::{RouterPart, RowMap, WeightGradOf};
 use crate::check;
 use crate::config::MoeConfig;
 use crate::element::{Element, Real, row_sum};
@@ -751,7 +751,7 @@ pub(crate) fn down_weight_grad<T: Element>(
     output_grad: &[T],
     weighted_a: &[T],
     map: RowMap<'_, Cpu>,
-    grad: WeightGrad<'_, Cpu, T>,
+    grad: WeightGradOf<'_, Cpu, T>,
     scratch: &mut [T::Acc],
 ) -> Result<()> {
     const OPERATION: &str = "experts down weight gradient";
@@ -773,7 +773,7 @@ pub(crate) fn down_weight_grad<T: Element>(
         ("I", inner),
         &map,
     )?;
-    check::weight_grad(
+    check::weight_grad::<Cpu, T>(
         OPERATION,
         "weight gradient",
         &grad,
@@ -814,7 +814,7 @@ pub(crate) fn up_weight_grad<T: Element>(
     x: &[T],
     h_grad: &[T],
     map: RowMap<'_, Cpu>,
-    grad: WeightGrad<'_, Cpu, T>,
+    grad: WeightGradOf<'_, Cpu, T>,
     scratch: &mut [T::Acc],
 ) -> Result<()> {
     const OPERATION: &str = "experts up weight gradient";
@@ -830,7 +830,7 @@ pub(crate) fn up_weight_grad<T: Element>(
         ("2I", inner),
         &map,
     )?;
-    check::weight_grad(
+    check::weight_grad::<Cpu, T>(
         OPERATION,
         "weight gradient",
         &grad,

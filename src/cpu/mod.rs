@@ -15,7 +15,8 @@ mod router;
 use parallel::Disjoint;
 
 use crate::backend::{
-    Backend, DispatchOutput, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap, WeightGrad,
+    Backend, DispatchOutput, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap,
+    WeightGrad, WeightGradOf,
 };
 use crate::config::MoeConfig;
 use crate::element::{Element, Real, Scalar};
@@ -120,7 +121,7 @@ impl Backend for Cpu {
         tokens: usize,
         logits_grad: &[T::Acc],
         x: &[T],
-        grad: WeightGrad<'_, Self, W>,
+        grad: WeightGradOf<'_, Self, W>,
         scratch: &mut [T::Acc],
     ) -> Result<()> {
         router::weight_grad(config, tokens, logits_grad, x, grad, scratch)
@@ -259,7 +260,7 @@ impl Backend for Cpu {
         output_grad: &[T],
         weighted_a: &[T],
         map: RowMap<'_, Self>,
-        grad: WeightGrad<'_, Self, T>,
+        grad: WeightGradOf<'_, Self, T>,
         scratch: &mut [T::Acc],
     ) -> Result<()> {
         experts::down_weight_grad(config, tokens, output_grad, weighted_a, map, grad, scratch)
@@ -272,7 +273,7 @@ impl Backend for Cpu {
         x: &[T],
         h_grad: &[T],
         map: RowMap<'_, Self>,
-        grad: WeightGrad<'_, Self, T>,
+        grad: WeightGradOf<'_, Self, T>,
         scratch: &mut [T::Acc],
     ) -> Result<()> {
         experts::up_weight_grad(config, tokens, x, h_grad, map, grad, scratch)
@@ -302,7 +303,7 @@ enum GradTarget<'a, W: Element> {
 }
 
 impl<'a, W: Element> GradTarget<'a, W> {
-    fn new(grad: WeightGrad<'a, Cpu, W>) -> Self {
+    fn new(grad: WeightGradOf<'a, Cpu, W>) -> Self {
         match grad {
             WeightGrad::Overwrite(slice) => Self::Overwrite(Disjoint::new(slice)),
             WeightGrad::Accumulate(slice) => Self::Accumulate(Disjoint::new(slice)),

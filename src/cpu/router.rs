@@ -10,7 +10,7 @@ use super::losses::{self, LossGrad};
 use super::parallel::{self, Disjoint, Inlined, Scratch};
 use super::product::{Matrix, Store, padded, product};
 use crate::backend::{
-    Logits, RouterInput, RouterOutput, RouterSaved, WeightGrad, stats, stats_elements,
+    Logits, RouterInput, RouterOutput, RouterSaved, WeightGradOf, stats, stats_elements,
 };
 use crate::check;
 use crate::config::{
@@ -225,12 +225,19 @@ pub(crate) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
     tokens: usize,
     logits_grad: &[T::Acc],
     x: &[T],
-    grad: WeightGrad<'_, Cpu, W>,
+    grad: WeightGradOf<'_, Cpu, W>,
     scratch: &mut [T::Acc],
 ) -> Result<()> {
     const OPERATION: &str = "router weight gradient";
     let (experts, hidden) = (config.num_experts(), config.hidden_size());
-    check::router_weight_grad(OPERATION, config, tokens, logits_grad.len(), x.len(), &grad)?;
+    check::router_weight_grad::<Cpu, W>(
+        OPERATION,
+        config,
+        tokens,
+        logits_grad.len(),
+        x.len(),
+        &grad,
+    )?;
     let lane = weight_grad_lane(config);
     check::workspace(OPERATION, scratch.len(), lane)?;
 

@@ -11,7 +11,7 @@ use super::launch::{Launch, Pieces};
 use super::module::{Typed, Untyped, typed};
 use super::plan::{self, Plan, Storage, Variant};
 use super::{Cuda, F32Products, VECTOR, View, combine, permute, router, sys};
-use crate::backend::{RouterPart, RowMap, WeightGrad};
+use crate::backend::{RouterPart, RowMap, WeightGrad, WeightGradOf};
 use crate::check;
 use crate::config::MoeConfig;
 use crate::element::Element;
@@ -199,7 +199,7 @@ impl<'a> Prepared<'a> {
     }
 
     /// Where a weight's gradient goes.
-    fn gradient<'g: 'a, T: Element>(&mut self, grad: WeightGrad<'g, Cuda, T>) -> Result<()> {
+    fn gradient<'g: 'a, T: Element>(&mut self, grad: WeightGradOf<'g, Cuda, T>) -> Result<()> {
         match grad {
             WeightGrad::Overwrite(view) => {
                 self.parameters.grad = self.write("weight gradient", view)?;
@@ -475,7 +475,7 @@ pub(super) fn down_weight_grad<T: Element>(
     output_grad: View<'_, T>,
     weighted_a: View<'_, T>,
     map: RowMap<'_, Cuda>,
-    grad: WeightGrad<'_, Cuda, T>,
+    grad: WeightGradOf<'_, Cuda, T>,
     mut scratch: CudaViewMut<'_, T::Acc>,
 ) -> Result<()> {
     const OPERATION: &str = "experts down weight gradient";
@@ -485,7 +485,7 @@ pub(super) fn down_weight_grad<T: Element>(
     let (given, i) = (weighted_a.len(), ("I", inner));
     check::rows(OPERATION, config, tokens, "weighted_a", given, i, &map)?;
     let expected = experts * hidden * inner;
-    check::weight_grad(OPERATION, "weight gradient", &grad, expected, || {
+    check::weight_grad::<Cuda, T>(OPERATION, "weight gradient", &grad, expected, || {
         format!("[E={experts}, H={hidden}, I={inner}]")
     })?;
     let need = scratch_elements::<T>(config, tokens);
@@ -511,7 +511,7 @@ pub(super) fn up_weight_grad<T: Element>(
     x: View<'_, T>,
     h_grad: View<'_, T>,
     map: RowMap<'_, Cuda>,
-    grad: WeightGrad<'_, Cuda, T>,
+    grad: WeightGradOf<'_, Cuda, T>,
     mut scratch: CudaViewMut<'_, T::Acc>,
 ) -> Result<()> {
     const OPERATION: &str = "experts up weight gradient";
@@ -521,7 +521,7 @@ pub(super) fn up_weight_grad<T: Element>(
     let (given, two_i) = (h_grad.len(), ("2I", inner));
     check::rows(OPERATION, config, tokens, "h_grad", given, two_i, &map)?;
     let expected = experts * inner * hidden;
-    check::weight_grad(OPERATION, "weight gradient", &grad, expected, || {
+    check::weight_grad::<Cuda, T>(OPERATION, "weight gradient", &grad, expected, || {
         format!("[E={experts}, 2I={inner}, H={hidden}]")
     })?;
     let need = scratch_elements::<T>(config, tokens);

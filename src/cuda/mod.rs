@@ -51,7 +51,8 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaViewMut};
 pub use memory::View;
 
 use crate::backend::{
-    Backend, DispatchOutput, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap, WeightGrad,
+    Backend, DispatchOutput, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap,
+    WeightGradOf,
 };
 use crate::config::MoeConfig;
 use crate::element::{Element, Real, Scalar};
@@ -260,7 +261,7 @@ impl Backend for Cuda {
         tokens: usize,
         logits_grad: View<'_, T::Acc>,
         x: View<'_, T>,
-        grad: WeightGrad<'_, Self, W>,
+        grad: WeightGradOf<'_, Self, W>,
         scratch: CudaViewMut<'_, T::Acc>,
     ) -> Result<()> {
         router::weight_grad(self, config, tokens, logits_grad, x, grad, scratch)
@@ -403,7 +404,7 @@ impl Backend for Cuda {
         output_grad: View<'_, T>,
         weighted_a: View<'_, T>,
         map: RowMap<'_, Self>,
-        grad: WeightGrad<'_, Self, T>,
+        grad: WeightGradOf<'_, Self, T>,
         scratch: CudaViewMut<'_, T::Acc>,
     ) -> Result<()> {
         experts::down_weight_grad(
@@ -425,7 +426,7 @@ impl Backend for Cuda {
         x: View<'_, T>,
         h_grad: View<'_, T>,
         map: RowMap<'_, Self>,
-        grad: WeightGrad<'_, Self, T>,
+        grad: WeightGradOf<'_, Self, T>,
         scratch: CudaViewMut<'_, T::Acc>,
     ) -> Result<()> {
         experts::up_weight_grad(self, config, tokens, x, h_grad, map, grad, scratch)

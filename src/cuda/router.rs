@@ -11,7 +11,8 @@ use super::launch::{Launch, Pieces};
 use super::module::{Mixed, Typed, mixed, typed};
 use super::{Cuda, VECTOR, View, sys};
 use crate::backend::{
-    Logits, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap, WeightGrad, stats_elements,
+    Logits, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap, WeightGrad, WeightGradOf,
+    stats_elements,
 };
 use crate::check;
 use crate::config::{MoeConfig, Renormalize, ScoreFunction, SingleExpert};
@@ -560,12 +561,12 @@ pub(super) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
     tokens: usize,
     logits_grad: View<'_, T::Acc>,
     x: View<'_, T>,
-    grad: WeightGrad<'_, Cuda, W>,
+    grad: WeightGradOf<'_, Cuda, W>,
     scratch: CudaViewMut<'_, T::Acc>,
 ) -> Result<()> {
     const OPERATION: &str = "router weight gradient";
     let (given, tokens_given) = (logits_grad.len(), x.len());
-    check::router_weight_grad(OPERATION, config, tokens, given, tokens_given, &grad)?;
+    check::router_weight_grad::<Cuda, W>(OPERATION, config, tokens, given, tokens_given, &grad)?;
     check_limits(OPERATION, config)?;
     let ranges = Ranges::new(config, tokens);
     check::workspace(OPERATION, scratch.len(), ranges.pieces.elements::<T::Acc>())?;
