@@ -246,14 +246,13 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
     const bool sigmoids = r.score_function == MILLET_SIGMOID, biased = bias != nullptr;
 
     // Every value becomes comparable; a row with nothing finite becomes one of zeros.
-    bool bad = false, finite = false, masks = false;
+    bool bad = false, finite = false;
     MILLET_FOR_ROW(z, j, e) {
         float v = z[j];
         if (e < experts) {
             bad |= is_nan(v) || v > LARGEST;
             v = comparable(v);
             finite |= v > -infinity();
-            masks |= v == -infinity();
             z[j] = v;
         }
     }
@@ -367,7 +366,10 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
         sums.bad += 1.0f;
         return not_a_number();
     }
-    if (__any_sync(ALL_LANES, masks)) leave_out_masked(top_k, z, ids);
+    // A masked expert has a weight of 0; few others have.
+    bool zero = false;
+    MILLET_FOR_SLOTS(i, slot, top_k) zero |= slot < top_k && weights.v[i] == 0.0f;
+    if (__any_sync(ALL_LANES, zero)) leave_out_masked(top_k, z, ids);
     float weight_sum = warp_sum(part);
     MILLET_FOR_ROW(p, j, e) {
         float probability = p[j] / normalizer;
