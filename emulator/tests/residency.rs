@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{Machine, checked, device};
+use common::{Machine, checked};
 use cuda_emulator::check::FindingKind;
-use cuda_emulator::engine::{self, FaultCode, Launch, Report};
+use cuda_emulator::engine::{FaultCode, Report};
 use cuda_emulator::options::{Check, Options};
 
 /// `wait_for`: block 0 polls until block `other` has set its flag. `chain`: each block waits for the one before it, and counts.
@@ -89,40 +89,20 @@ POLL:
 const WHOLE: u32 = 100 << 10;
 const ROOM: u32 = 108;
 
-struct Case<'a> {
-    kernel: &'a str,
+/// Blocks of one thread, launched with the address of `words` and what else the kernel takes; the report, and the words after.
+fn run(
+    kernel: &str,
     blocks: u32,
     shared: u32,
-    other: Option<u32>,
-}
-
-/// Runs a case on `words` zeroed words; the report, and the words after.
-fn run(case: &Case<'_>, options: Options, words: usize) -> (Report, Vec<u32>) {
+    options: Options,
+    words: &[u32],
+    others: &[u64],
+) -> (Report, Vec<u32>) {
     let machine = Machine::new(PTX, options);
-    let buffer = machine.buffer(&vec![0; 4 * words]);
-    let mut params = buffer.to_le_bytes().to_vec();
-    params.extend(case.other.unwrap_or(0).to_le_bytes());
-    let kernels = &machine.module.program.kernels;
-    let kernel = kernels.iter().find(|k| k.name == case.kernel).unwrap();
-    let report = engine::run(&Launch {
-        kernel,
-        grid: [case.blocks, 1, 1],
-        block: [1, 1, 1],
-        cluster: [1; 3],
-        dynamic_shared: case.shared,
-        params,
-        cooperative: false,
-        memory: &machine.memory,
-        device: &device(),
-        options: &machine.options,
-    });
-    let mut bytes = vec![0; 4 * words];
-    machine.memory.copy_out(buffer, &mut bytes).unwrap();
-    let (quads, _) = bytes.as_chunks::<4>();
-    (
-        report,
-        quads.iter().map(|&q| u32::from_le_bytes(q)).collect(),
-    )
+    let buffer = machine.words(words);
+    let args = [&[buffer], others].concat();
+    let report = machine.launch_with(kernel, [blocks, 1, 1], [1; 3], shared, false, &args);
+    (report, machine.read(buffer, words.len()))
 }
 
 fn options() -> Vec<Options> {
@@ -147,13 +127,8 @@ fn options() -> Vec<Options> {
 fn a_block_may_wait_for_one_that_is_resident_with_it() {
     for options in options() {
         for (shared, blocks) in [(WHOLE, ROOM), (0, 32 * ROOM)] {
-            let case = Case {
-                kernel: "wait_for",
-                blocks,
-                shared,
-                other: Some(blocks - 1),
-            };
-            let (report, _) = run(&case, options.clone(), 1);
+            let last = u64::from(blocks - 1);
+            let (report, _) = run("wait_for", blocks, shared, options.clone(), &[0], &[last]);
             assert_eq!(report.fault, None, "{options:?}");
             assert_eq!(report.findings, [], "{options:?}");
         }
@@ -164,39 +139,15 @@ fn a_block_may_wait_for_one_that_is_resident_with_it() {
 fn a_wait_for_a_block_that_cannot_start_is_a_deadlock() {
     for options in options() {
         // All of the first 108 blocks must stay, or the last would start in the place of one that has ended.
-        let case = Case {
-            kernel: "chain",
-            blocks: ROOM + 1,
-            shared: WHOLE,
-            other: None,
-        };
-        let (report, _) = run(&case, options.clone(), 1);
+        let chain = |first| run("chain", ROOM + 1, WHOLE, options.clone(), &[first], &[]).0;
+        let report = chain(0);
         assert_eq!(
             report.fault, None,
             "going down the grid is fine: {options:?}"
         );
 
-        // Flag 1 never comes, so nobody ends.
-        let machine = Machine::new(PTX, options.clone());
-        let flag = machine.buffer(&1000u32.to_le_bytes());
-        let report = engine::run(&Launch {
-            kernel: machine
-                .module
-                .program
-                .kernels
-                .iter()
-                .find(|k| k.name == "chain")
-                .unwrap(),
-            grid: [ROOM + 1, 1, 1],
-            block: [1, 1, 1],
-            cluster: [1; 3],
-            dynamic_shared: WHOLE,
-            params: flag.to_le_bytes().to_vec(),
-            cooperative: false,
-            memory: &machine.memory,
-            device: &device(),
-            options: &machine.options,
-        });
+        // No block has this number, so nobody ends.
+        let report = chain(1000);
         let fault = report.fault.expect("nothing sets the flag");
         assert_eq!(fault.code, FaultCode::LaunchTimeout);
         let cannot = "1 of 109 blocks cannot start before one of these ends, for the device holds 108 at once";
@@ -209,13 +160,7 @@ fn a_wait_for_a_block_that_cannot_start_is_a_deadlock() {
 #[test]
 fn a_wait_that_looks_at_the_clock_ends_by_itself() {
     for options in options() {
-        let case = Case {
-            kernel: "until",
-            blocks: 1,
-            shared: 0,
-            other: None,
-        };
-        let (report, words) = run(&case, options.clone(), 1);
+        let (report, words) = run("until", 1, 0, options.clone(), &[0], &[]);
         assert_eq!((report.fault, words[0]), (None, 7), "{options:?}");
     }
 }
@@ -224,14 +169,9 @@ fn a_wait_that_looks_at_the_clock_ends_by_itself() {
 fn blocks_start_in_the_order_of_the_seed_within_what_is_resident() {
     let blocks = 2 * ROOM + 5;
     let order = |seed| {
-        let case = Case {
-            kernel: "order",
-            blocks,
-            shared: WHOLE,
-            other: None,
-        };
         let options = Options { seed, ..checked() };
-        let (report, words) = run(&case, options, blocks as usize + 1);
+        let places = vec![0; blocks as usize + 1];
+        let (report, words) = run("order", blocks, WHOLE, options, &places, &[]);
         assert_eq!((report.fault, report.findings), (None, vec![]));
         words[1..].to_vec()
     };

@@ -320,6 +320,28 @@ impl BlockChecker<'_> {
         format!("thread ({x}, {y}, {z})")
     }
 
+    /// A finding about an access and a mark, its message still to be written; none, but counted, where it is known.
+    fn new_report(
+        &self,
+        kind: FindingKind,
+        access: &Access<'_>,
+        warp: u32,
+        lane: u32,
+        at: u64,
+        mark: Mark,
+    ) -> Option<Report> {
+        let report = Report {
+            kind,
+            message: String::new(),
+            line: access.line,
+            other_line: Some(mark.line()),
+            block: self.index,
+            thread: warp * 32 + lane,
+            address: Some(at),
+        };
+        (!self.grid.known(&report)).then_some(report)
+    }
+
     /// A conflict between an access and a mark.
     fn conflict(
         &self,
@@ -336,18 +358,9 @@ impl BlockChecker<'_> {
         } else {
             FindingKind::Race
         };
-        let report = |message: String| Report {
-            kind,
-            message,
-            line: access.line,
-            other_line: Some(mark.line()),
-            block: self.index,
-            thread: warp * 32 + lane,
-            address: Some(at),
-        };
-        if self.grid.known(&report(String::new())) {
+        let Some(report) = self.new_report(kind, access, warp, lane, at, mark) else {
             return;
-        }
+        };
         let what = match access.kind {
             Kind::Read => "reads",
             Kind::Write => "writes",
@@ -369,7 +382,7 @@ impl BlockChecker<'_> {
                 "{me} {what} {size} bytes of {space} memory; the access by {other} at line {line} is not ordered with it by a barrier, bar.warp.sync, or release and acquire"
             )
         };
-        self.grid.report(report(message));
+        self.grid.report(Report { message, ..report });
     }
 
     /// A thread that made a mark: if it can be, one that is not in `own`, lanes of the mark's warp.
@@ -390,25 +403,18 @@ impl BlockChecker<'_> {
 
     /// A read-only load of what this launch wrote.
     fn stale(&self, access: &Access<'_>, warp: u32, lane: u32, at: u64, mark: Mark) {
-        let report = |message: String| Report {
-            kind: FindingKind::NonCoherent,
-            message,
-            line: access.line,
-            other_line: Some(mark.line()),
-            block: self.index,
-            thread: warp * 32 + lane,
-            address: Some(at),
-        };
-        if self.grid.known(&report(String::new())) {
+        let Some(report) = self.new_report(FindingKind::NonCoherent, access, warp, lane, at, mark)
+        else {
             return;
-        }
-        self.grid.report(report(format!(
+        };
+        let message = format!(
             "{} reads {} bytes by a read-only load (ld.global.nc, ldu or ld.const), of which {} wrote some at line {} in this launch: caches may still hold the old ones",
             self.place(warp * 32 + lane),
             access.size,
             self.owner(mark, 0),
             mark.line()
-        )));
+        );
+        self.grid.report(Report { message, ..report });
     }
 
     fn same_instruction(&self, space: &str, access: &Access<'_>, warp: u32, pair: (u32, u32, u64)) {

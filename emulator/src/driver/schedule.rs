@@ -478,8 +478,11 @@ fn step(d: &mut Locked, stream: Handle) {
         let mut others = ready(d);
         others.sort_unstable();
         for (_, other) in others {
-            let is_kernel =
-                |s: &Stream| matches!(s.queue.front().map(|c| &c.work), Some(Work::Kernel(_)));
+            // Of the same context: a failure of one stops all of them where they are, and breaks their context.
+            let is_kernel = |s: &Stream| {
+                s.context == context
+                    && matches!(s.queue.front().map(|c| &c.work), Some(Work::Kernel(_)))
+            };
             let joins = d.streams.get(&other).is_some_and(is_kernel)
                 && d.random.as_mut().is_some_and(|r| r.below(2) == 0);
             if joins && let Some((context, command)) = take_head(d, other) {
