@@ -4,7 +4,7 @@ use crate::backend::{
     Backend, DispatchOutput, Logits, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap,
     WeightGrad, WeightGradOf, stats_elements,
 };
-use crate::config::{MoeConfig, ScoreFunction};
+use crate::config::{Field, MoeConfig, ScoreFunction};
 use crate::element::{Element, Real};
 use crate::error::{Error, Result};
 use crate::layer::{Gradients, Weights};
@@ -26,49 +26,25 @@ pub(crate) fn tokens(operation: &'static str, config: &MoeConfig, tokens: usize)
     Ok(())
 }
 
-/// Memory of `given` has the sizes of `expected`.
-pub(crate) fn same_sizes(
-    operation: &'static str,
-    object: &'static str,
-    expected: &MoeConfig,
-    given: &MoeConfig,
-) -> Result<()> {
-    if expected == given {
-        return Ok(());
-    }
-    same_fields(
-        operation,
-        object,
-        &expected.size_fields(),
-        &given.size_fields(),
-    )
-}
-
-/// What a pass of `given` left means the same to `expected`.
+/// `given`, the configuration that `object` was made for or used with, agrees with `expected` in `fields`.
 pub(crate) fn same_configuration(
     operation: &'static str,
     object: &'static str,
     expected: &MoeConfig,
     given: &MoeConfig,
+    fields: impl Fn(&MoeConfig) -> Vec<Field>,
 ) -> Result<()> {
+    // The usual case costs no text.
     if expected == given {
         return Ok(());
     }
-    same_fields(operation, object, &expected.fields(), &given.fields())
-}
-
-fn same_fields(
-    operation: &'static str,
-    object: &'static str,
-    expected: &[(&'static str, String)],
-    given: &[(&'static str, String)],
-) -> Result<()> {
-    let listed = |fields: &[(&'static str, String)], others: &[(&'static str, String)]| {
+    let (expected, given) = (fields(expected), fields(given));
+    let listed = |fields: &[Field], others: &[Field]| {
         let different = fields.iter().filter(|field| !others.contains(field));
         let texts = different.map(|(name, value)| format!("{name} {value}"));
         texts.collect::<Vec<_>>().join(", ")
     };
-    let (expected, given) = (listed(expected, given), listed(given, expected));
+    let (expected, given) = (listed(&expected, &given), listed(&given, &expected));
     if expected.is_empty() {
         return Ok(());
     }

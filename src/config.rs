@@ -407,7 +407,7 @@ impl MoeConfig {
 }
 
 /// A field's name and value.
-type Field = (&'static str, String);
+pub(crate) type Field = (&'static str, String);
 
 impl MoeConfig {
     /// What sizes memory: the same for two configurations that can share some.

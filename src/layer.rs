@@ -356,7 +356,7 @@ impl<B: Backend> MoeLayer<B> {
                 ));
             }
         };
-        check::same_configuration(OPERATION, "Saved", config, &saved.config)?;
+        check::same_configuration(OPERATION, "Saved", config, &saved.config, MoeConfig::fields)?;
         if saved.keep == Keep::Nothing {
             return Err(refuse(
                 "the `Saved` was made with Keep::Nothing; make it with Keep::Hidden or Keep::Routing to train",
@@ -543,7 +543,13 @@ impl<B: Backend> MoeLayer<B> {
         operation: &'static str,
         saved: &Saved<B, T>,
     ) -> Result<usize> {
-        check::same_configuration(operation, "Saved", &self.config, &saved.config)?;
+        check::same_configuration(
+            operation,
+            "Saved",
+            &self.config,
+            &saved.config,
+            MoeConfig::fields,
+        )?;
         self.backend
             .check_place(operation, "Saved", B::view(&saved.counts, 1))?;
         match saved.stage {
@@ -562,8 +568,15 @@ impl<B: Backend> MoeLayer<B> {
         saved: &Saved<B, T>,
         workspace: &Workspace<B, T>,
     ) -> Result<()> {
-        check::same_sizes(operation, "Saved", &self.config, &saved.config)?;
-        check::same_sizes(operation, "Workspace", &self.config, &workspace.config)?;
+        let sizes = MoeConfig::size_fields;
+        check::same_configuration(operation, "Saved", &self.config, &saved.config, sizes)?;
+        check::same_configuration(
+            operation,
+            "Workspace",
+            &self.config,
+            &workspace.config,
+            sizes,
+        )?;
         let (saved, workspace) = (
             B::view(&saved.counts, 1),
             B::view(&workspace.scratch, workspace.scratch_elements),
