@@ -16,19 +16,6 @@ inline void check(cudaError_t error, const char *what) {
     std::exit(1);
 }
 
-// The emulator's own function; another driver has none.
-extern "C" int __attribute__((weak)) cudaEmulatorSetOption(const char *name, const char *value);
-
-/// While it lives, reads of memory that was never written are not reported: for kernels that read such values and do not use them.
-struct Careless {
-    Careless() {
-        if (cudaEmulatorSetOption) cudaEmulatorSetOption("CUDA_EMULATOR_CHECK", "fast");
-    }
-    ~Careless() {
-        if (cudaEmulatorSetOption) cudaEmulatorSetOption("CUDA_EMULATOR_CHECK", nullptr);
-    }
-};
-
 /// Device memory that holds a copy of host data.
 template <typename T> struct Buffer {
     T *data = nullptr;

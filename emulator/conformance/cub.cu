@@ -138,7 +138,6 @@ int main() {
     }
     {
         // The merge looks at one key beyond the last.
-        Careless careless;
         Buffer<int> k(in);
         block_merge_sort<<<1, THREADS>>>(k.data);
         check(cudaDeviceSynchronize(), "BlockMergeSort");
@@ -210,7 +209,6 @@ int main() {
         std::vector<float> expected(reals);
         std::sort(expected.rbegin(), expected.rend());
         verdict("DeviceRadixSort::SortKeysDescending, float", k2.host(), expected);
-        Careless careless;
         device("DeviceMergeSort", [&](void *w, size_t &b) { return cub::DeviceMergeSort::SortKeys(w, b, k.data, n, Less()); });
         std::reverse(expected.begin(), expected.end());
         verdict("DeviceMergeSort::SortKeys", k.host(), expected);

@@ -152,7 +152,6 @@ int main() {
         std::printf("%s\n", whole ? "whole numbers, exact" : "random numbers");
         {
             // A tile that reaches over the edge is multiplied with what shared memory held before; those products are not stored.
-            Careless careless;
             run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3>>("CUTLASS bf16 TN 64x64x32, 3 stages, partial tiles", 136, 72, 96, whole);
             run<Gemm80<tf32, float, RowMajor, ColumnMajor, 64, 64, 16, 32, 32, K8, 4>>("CUTLASS tf32 TN 64x64x16, 4 stages, partial tiles", 68, 64, 48, whole);
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Generic addresses in this window are the executing block's shared memory; the low 32 bits are the `.shared` address.
 pub const SHARED_WINDOW: u64 = 0x0001_0000_0000_0000;
@@ -76,84 +76,18 @@ pub struct AllocationInfo {
     pub serial: u64,
 }
 
-/// One bit a byte: set when the byte was written since it was allocated.
-#[derive(Debug)]
-pub struct InitializedBits {
-    words: Box<[AtomicU64]>,
-}
-
-impl InitializedBits {
-    /// All bits clear, for `len` bytes.
-    pub fn new(len: u64) -> Self {
-        // Zeroed by the host's pages, so that a large allocation costs nothing until it is used.
-        let words = Box::into_raw(vec![0u64; len.div_ceil(64) as usize].into_boxed_slice());
-        // SAFETY: `AtomicU64` has the same size, alignment and bit validity as `u64`.
-        let words = unsafe { Box::from_raw(words as *mut [AtomicU64]) };
-        Self { words }
-    }
-
-    /// Calls `f` with each word index and the mask of the bits of `[offset, offset + len)` in it, until it returns false.
-    fn each_word(offset: u64, len: u64, mut f: impl FnMut(usize, u64) -> bool) {
-        let end = offset + len;
-        let mut at = offset;
-        while at < end {
-            let stop = end.min((at | 63) + 1);
-            let bits = stop - at;
-            let mask = (if bits == 64 { !0 } else { (1u64 << bits) - 1 }) << (at & 63);
-            if !f((at >> 6) as usize, mask) {
-                return;
-            }
-            at = stop;
-        }
-    }
-
-    /// Marks `len` bytes from `offset` as written.
-    pub fn mark(&self, offset: u64, len: u64) {
-        Self::each_word(offset, len, |word, mask| {
-            let cell = &self.words[word];
-            if cell.load(Ordering::Relaxed) & mask != mask {
-                cell.fetch_or(mask, Ordering::Relaxed);
-            }
-            true
-        });
-    }
-
-    /// Forgets that `len` bytes from `offset` were written.
-    pub fn clear(&self, offset: u64, len: u64) {
-        Self::each_word(offset, len, |word, mask| {
-            self.words[word].fetch_and(!mask, Ordering::Relaxed);
-            true
-        });
-    }
-
-    /// Offset of the first byte in `[offset, offset + len)` that was never written.
-    pub fn first_unset(&self, offset: u64, len: u64) -> Option<u64> {
-        let mut found = None;
-        Self::each_word(offset, len, |word, mask| {
-            let missing = !self.words[word].load(Ordering::Relaxed) & mask;
-            if missing != 0 {
-                found = Some(word as u64 * 64 + u64::from(missing.trailing_zeros()));
-            }
-            missing == 0
-        });
-        found
-    }
-}
-
 #[derive(Debug)]
 struct Allocation {
     len: u64,
     kind: AllocationKind,
     serial: u64,
-    initialized: Option<Arc<InitializedBits>>,
 }
 
 /// An allocation as the executor caches it; valid while `DeviceMemory::generation` stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct AllocationView {
     pub(crate) base: u64,
     pub(crate) end: u64,
-    pub(crate) initialized: Option<Arc<InitializedBits>>,
 }
 
 #[derive(Debug, Default)]
@@ -276,7 +210,9 @@ pub struct DeviceMemory {
     /// Bytes of address space: more than the capacity, so that freed ranges are not reused soon.
     reserved: u64,
     capacity: u64,
-    track: bool,
+    /// A bit for each bit of the arena, set where that is defined: written, and by a value that was defined itself. Pages of the
+    /// host begin with zeros, so a large allocation costs nothing until it is used. Null when it is not recorded.
+    shadow: *mut u8,
     generation: AtomicU64,
     table: RwLock<Table>,
 }
@@ -305,7 +241,7 @@ impl DeviceMemory {
         Self::with_tracking(bytes, false)
     }
 
-    /// As [`DeviceMemory::new`]; with `track`, every allocation records which of its bytes were written.
+    /// As [`DeviceMemory::new`]; with `track`, it is recorded which bits are defined.
     ///
     /// # Errors
     /// When the host refuses the address space.
@@ -319,29 +255,20 @@ impl DeviceMemory {
             .ok_or_else(|| {
                 std::io::Error::other(format!("{bytes} bytes of device memory are too many"))
             })?;
-        // SAFETY: an anonymous private mapping at an address that the kernel chooses.
-        let arena = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                reserved as usize,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
+        let arena = map(reserved)?;
+        let shadow = match track {
+            true => map(reserved).inspect_err(|_| unmap(arena, reserved))?,
+            false => std::ptr::null_mut(),
         };
-        if arena == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error());
-        }
         let table = Table {
             next: GLOBAL_BASE,
             ..Table::default()
         };
         Ok(Self {
-            arena: arena.cast(),
+            arena,
             reserved,
             capacity: bytes,
-            track,
+            shadow,
             generation: AtomicU64::new(1),
             table: RwLock::new(table),
         })
@@ -365,9 +292,9 @@ impl DeviceMemory {
         self.read().used
     }
 
-    /// Whether written bytes are recorded.
-    pub fn tracks_initialized(&self) -> bool {
-        self.track
+    /// Whether it is recorded which bits are defined.
+    pub fn tracks_defined(&self) -> bool {
+        !self.shadow.is_null()
     }
 
     /// A new allocation of the program's; `None` when `bytes` is 0 or does not fit. `align` is a power of two, at least 256 is given.
@@ -409,7 +336,6 @@ impl DeviceMemory {
             len: bytes,
             kind,
             serial: table.serial,
-            initialized: self.track.then(|| Arc::new(InitializedBits::new(bytes))),
         };
         table.live.insert(base, allocation);
         Some(base)
@@ -446,13 +372,11 @@ impl DeviceMemory {
         table.add_hole(addr, addr + size);
         self.generation.fetch_add(1, Ordering::Release);
         // Whole pages inside go back to the host and read as zero from now on.
-        let first = (addr - GLOBAL_BASE).next_multiple_of(4096);
-        let last = (addr - GLOBAL_BASE + allocation.len) & !4095;
-        if first < last {
-            // SAFETY: a page-aligned range inside the mapping; nothing live is in it.
-            unsafe {
-                let start = self.arena.add(first as usize);
-                libc::madvise(start.cast(), (last - first) as usize, libc::MADV_DONTNEED);
+        // SAFETY: inside the mappings; nothing live is in it.
+        unsafe {
+            discard(self.arena, addr - GLOBAL_BASE, allocation.len, false);
+            if self.tracks_defined() {
+                discard(self.shadow, addr - GLOBAL_BASE, allocation.len, true);
             }
         }
         Ok(())
@@ -489,12 +413,10 @@ impl DeviceMemory {
             return Ok(());
         }
         let table = self.read();
-        let (base, a) = table.check(addr, data.len() as u64)?;
+        table.check(addr, data.len() as u64)?;
         // SAFETY: the range is inside a live allocation, which the read lock keeps alive; `data` is host memory outside the arena.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), self.host(addr), data.len()) };
-        if let Some(bits) = &a.initialized {
-            bits.mark(addr - base, data.len() as u64);
-        }
+        self.define(addr, data.len() as u64);
         Ok(())
     }
 
@@ -522,7 +444,7 @@ impl DeviceMemory {
             return Ok(());
         }
         let table = self.read();
-        let (base, a) = table.check(addr, len)?;
+        table.check(addr, len)?;
         // SAFETY: the range is inside a live allocation, which the read lock keeps alive.
         unsafe {
             let start = self.host(addr);
@@ -537,13 +459,11 @@ impl DeviceMemory {
                 }
             }
         }
-        if let Some(bits) = &a.initialized {
-            bits.mark(addr - base, len);
-        }
+        self.define(addr, len);
         Ok(())
     }
 
-    /// Copies `len` bytes from `src` to `dst`, which may overlap. Bytes never written stay so.
+    /// Copies `len` bytes from `src` to `dst`, which may overlap. What is undefined stays so.
     ///
     /// # Errors
     /// When either range is not inside one live allocation; nothing is written then.
@@ -552,44 +472,44 @@ impl DeviceMemory {
             return Ok(());
         }
         let table = self.read();
-        let (src_base, from) = table.check(src, len)?;
-        let (dst_base, to) = table.check(dst, len)?;
-        // SAFETY: both ranges are inside live allocations, which the read lock keeps alive.
-        unsafe { std::ptr::copy(self.host(src), self.host(dst), len as usize) };
-        if let (Some(from), Some(to)) = (&from.initialized, &to.initialized) {
-            if from.first_unset(src - src_base, len).is_none() {
-                to.mark(dst - dst_base, len);
-            } else {
-                let written: Vec<bool> = (0..len)
-                    .map(|i| from.first_unset(src - src_base + i, 1).is_none())
-                    .collect();
-                for (i, &written) in written.iter().enumerate() {
-                    if written {
-                        to.mark(dst - dst_base + i as u64, 1);
-                    } else {
-                        to.clear(dst - dst_base + i as u64, 1);
-                    }
-                }
+        table.check(src, len)?;
+        table.check(dst, len)?;
+        // SAFETY: both ranges are inside live allocations, which the read lock keeps alive; a shadow is as long as the arena.
+        unsafe {
+            std::ptr::copy(self.host(src), self.host(dst), len as usize);
+            if self.tracks_defined() {
+                std::ptr::copy(self.defined(src), self.defined(dst), len as usize);
             }
         }
         Ok(())
     }
 
-    /// Marks bytes as written by other means than a copy (a kernel's store).
-    pub fn mark_initialized(&self, addr: u64, len: u64) {
-        if let Ok((base, a)) = self.read().check(addr, len)
-            && let Some(bits) = &a.initialized
-        {
-            bits.mark(addr - base, len);
+    /// Records that bytes of a live allocation are defined.
+    fn define(&self, addr: u64, len: u64) {
+        if self.tracks_defined() {
+            // SAFETY: callers give ranges of the arena, and the shadow is as long.
+            unsafe { std::ptr::write_bytes(self.defined(addr), !0, len as usize) };
         }
     }
 
-    /// First address in the range that was never written; `None` if there is none or nothing is recorded.
-    pub fn first_uninitialized(&self, addr: u64, len: u64) -> Option<u64> {
+    /// Records that everything is defined: what a kernel writes that is not followed cannot be known.
+    pub(crate) fn define_all(&self) {
         let table = self.read();
-        let (base, a) = table.check(addr, len).ok()?;
-        let offset = a.initialized.as_ref()?.first_unset(addr - base, len)?;
-        Some(base + offset)
+        for (&base, a) in &table.live {
+            self.define(base, a.len);
+        }
+    }
+
+    /// First address in the range of a byte that is not defined; `None` if there is none or nothing is recorded.
+    pub fn first_undefined(&self, addr: u64, len: u64) -> Option<u64> {
+        let table = self.read();
+        if !self.tracks_defined() || table.check(addr, len).is_err() {
+            return None;
+        }
+        // SAFETY: inside a live allocation, which the read lock keeps alive.
+        let defined = unsafe { std::slice::from_raw_parts(self.defined(addr), len as usize) };
+        let offset = defined.iter().position(|&bits| bits != !0)?;
+        Some(addr + offset as u64)
     }
 
     /// Changes when an allocation ends: what `view` gave before may not hold any more.
@@ -604,7 +524,6 @@ impl DeviceMemory {
         Some(AllocationView {
             base,
             end: base + a.len,
-            initialized: a.initialized.clone(),
         })
     }
 
@@ -612,12 +531,64 @@ impl DeviceMemory {
     pub(crate) fn host(&self, addr: u64) -> *mut u8 {
         self.arena.wrapping_add((addr - GLOBAL_BASE) as usize)
     }
+
+    /// Where the record of which bits of the byte at `addr` are defined is; only if there is one.
+    pub(crate) fn defined(&self, addr: u64) -> *mut u8 {
+        self.shadow.wrapping_add((addr - GLOBAL_BASE) as usize)
+    }
+}
+
+/// An anonymous private mapping.
+fn map(bytes: u64) -> std::io::Result<*mut u8> {
+    // SAFETY: at an address that the kernel chooses.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes as usize,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    match start == libc::MAP_FAILED {
+        true => Err(std::io::Error::last_os_error()),
+        false => Ok(start.cast()),
+    }
+}
+
+fn unmap(start: *mut u8, bytes: u64) {
+    // SAFETY: a whole mapping that `map` made; callers no longer refer to it.
+    unsafe { libc::munmap(start.cast(), bytes as usize) };
+}
+
+/// Gives whole pages of a range back: they read as zero from now on. With `all`, the rest of the range does, too.
+///
+/// # Safety
+/// The range is inside the mapping at `start`, and nothing live is in it.
+unsafe fn discard(start: *mut u8, offset: u64, len: u64, all: bool) {
+    let end = offset + len;
+    let first = offset.next_multiple_of(4096).min(end);
+    let last = (end & !4095).max(first);
+    // SAFETY: the caller's; `first` and `last` are page boundaries unless nothing is between them.
+    unsafe {
+        if first < last {
+            let pages = start.add(first as usize);
+            libc::madvise(pages.cast(), (last - first) as usize, libc::MADV_DONTNEED);
+        }
+        if all {
+            std::ptr::write_bytes(start.add(offset as usize), 0, (first - offset) as usize);
+            std::ptr::write_bytes(start.add(last as usize), 0, (end - last) as usize);
+        }
+    }
 }
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `with_tracking`; nothing refers to it any more.
-        unsafe { libc::munmap(self.arena.cast(), self.reserved as usize) };
+        unmap(self.arena, self.reserved);
+        if self.tracks_defined() {
+            unmap(self.shadow, self.reserved);
+        }
     }
 }
 
@@ -633,15 +604,15 @@ mod tests {
         assert_eq!(b % 4096, 0);
         assert!(b >= a + 1000 + RED_ZONE);
         memory.copy_in(a + 10, &[1, 2, 3]).unwrap();
-        assert_eq!(memory.first_uninitialized(a + 10, 3), None);
-        assert_eq!(memory.first_uninitialized(a + 9, 3), Some(a + 9));
-        assert_eq!(memory.first_uninitialized(a + 10, 100), Some(a + 13));
+        assert_eq!(memory.first_undefined(a + 10, 3), None);
+        assert_eq!(memory.first_undefined(a + 9, 3), Some(a + 9));
+        assert_eq!(memory.first_undefined(a + 10, 100), Some(a + 13));
         memory.fill(b, 100, &[7, 8]).unwrap();
         memory.copy(b + 1, a + 10, 4).unwrap();
         let mut out = [0; 6];
         memory.copy_out(b, &mut out).unwrap();
         assert_eq!(out, [7, 1, 2, 3, 0, 8]);
-        assert_eq!(memory.first_uninitialized(b, 100), Some(b + 4));
+        assert_eq!(memory.first_undefined(b, 100), Some(b + 4));
         let error = memory.copy_in(a + 999, &[0, 0]).unwrap_err();
         assert_eq!(error.kind, AccessErrorKind::OutOfBounds);
         assert!(error.message.contains("1 bytes past the end"), "{error}");

@@ -197,6 +197,11 @@ impl BlockChecker<'_> {
         self.grid.report(finding);
     }
 
+    /// Counts a repeat of a finding; false if it is new, and its message is worth making.
+    pub(crate) fn known(&self, finding: &Report) -> bool {
+        self.grid.known(finding)
+    }
+
     /// An access to shared memory; `offsets` count from the start of the block's shared memory (not from the window's base).
     #[inline]
     pub fn shared(&mut self, warp: u32, access: &Access<'_>, offsets: &[u32; 32]) {

@@ -9,6 +9,8 @@ mod shadow;
 mod tests;
 pub mod touched;
 
+use crate::memory::DeviceMemory;
+
 /// One kind of mistake at one place; repeats at the same place are counted, not listed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {
@@ -22,6 +24,27 @@ pub struct Finding {
     pub thread: [u32; 3],
     pub address: Option<u64>,
     pub count: u64,
+}
+
+impl Finding {
+    /// What a copy of device memory to the host shows that is undefined.
+    pub fn of_host_copy(memory: &DeviceMemory, address: u64, bytes: u64) -> Option<Self> {
+        let at = memory.first_undefined(address, bytes)?;
+        let (base, len) = memory.allocation_at(at)?;
+        Some(Self {
+            kind: FindingKind::Uninitialized,
+            message: format!(
+                "a copy of {bytes} bytes to the host: byte {} of the allocation of {len} bytes at {base:#x} was never written, or only with a value that depends on such a byte",
+                at - base
+            ),
+            kernel: String::new(),
+            line: 0,
+            block: [0; 3],
+            thread: [0; 3],
+            address: Some(at),
+            count: 1,
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

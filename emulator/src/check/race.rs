@@ -18,7 +18,6 @@ use super::hooks::{
 use super::shadow::{ASYNC, Beside, CTA, Cell, Mark, STRONG, View};
 use super::touched::Touched;
 use super::{FindingKind, lanes_of};
-use crate::memory::{AllocationView, DeviceMemory};
 
 /// Multiplies: addresses are well spread by that.
 #[derive(Debug, Default)]
@@ -174,8 +173,6 @@ pub(super) struct BlockState {
     beside: Beside,
     released: AddressMap<Clock>,
     barriers: Vec<Arrivals>,
-    /// The allocation used last.
-    allocation: Option<(u64, AllocationView)>,
 }
 
 /// Barriers of a block.
@@ -212,7 +209,6 @@ impl BlockState {
             beside: Beside::new(64),
             released: AddressMap::default(),
             barriers: vec![Arrivals::default(); BARRIERS],
-            allocation: None,
         }
     }
 }
@@ -435,26 +431,6 @@ impl BlockChecker<'_> {
         });
     }
 
-    fn unwritten(&self, space: &str, access: &Access<'_>, warp: u32, lane: u32, at: u64) {
-        let report = |message: String| Report {
-            kind: FindingKind::Uninitialized,
-            message,
-            line: access.line,
-            other_line: None,
-            block: self.index,
-            thread: warp * 32 + lane,
-            address: Some(at),
-        };
-        if self.grid.known(&report(String::new())) {
-            return;
-        }
-        let me = self.place(warp * 32 + lane);
-        self.grid.report(report(format!(
-            "{me} reads {} bytes of {space} memory, of which the byte at {at:#x} was never written",
-            access.size
-        )));
-    }
-
     fn view(
         &self,
         space: Space,
@@ -519,7 +495,6 @@ pub(super) fn shared(
         access.kind,
         together,
     );
-    let reads = access.kind != Kind::Write;
     let writes = access.kind != Kind::Read;
     let size = access.size;
     let uniform = checker.state.warps[warp as usize].knows.same().cloned();
@@ -548,9 +523,6 @@ pub(super) fn shared(
             let Some(cell) = state.cells.get_mut(word as usize) else {
                 continue;
             };
-            let missing = if reads { bytes & !cell.written } else { 0 };
-            // After a read too: one finding is enough.
-            cell.written |= if writes { bytes } else { missing };
             let clock = match &uniform {
                 Some(clock) => clock,
                 None => state.warps[warp as usize].knows.of(lane),
@@ -564,10 +536,6 @@ pub(super) fn shared(
                 })
             };
             let conflict = state.beside.access(cell, bytes, &view, lanes, clock, same);
-            if missing != 0 {
-                let byte = u64::from(word * 4 + missing.trailing_zeros());
-                checker.unwritten("shared", access, warp, lane, byte);
-            }
             if let Some((lane, mark)) = conflict {
                 checker.conflict("shared", access, warp, lane, u64::from(at), mark);
             }
@@ -588,7 +556,6 @@ pub(super) fn global(
     if let Some(pair) = pair {
         checker.same_instruction("global", access, warp, pair);
     }
-    initialized(checker, warp, access, addresses);
     if let Order::Strong(semantics, scope) = access.order {
         synchronize(
             checker,
@@ -650,58 +617,6 @@ pub(super) fn global(
     }
     for (lane, at, mark) in stale {
         checker.stale(access, warp, lane, at, mark);
-    }
-}
-
-/// Reads of, and writes to, the record of written bytes of global memory.
-fn initialized(
-    checker: &mut BlockChecker<'_>,
-    warp: u32,
-    access: &Access<'_>,
-    addresses: &[u64; 32],
-) {
-    let memory: &DeviceMemory = checker.grid.info.memory;
-    if !memory.tracks_initialized() {
-        return;
-    }
-    let generation = memory.generation();
-    // A warp that reads or writes one piece in order is asked for it once.
-    let size = u64::from(access.size);
-    let first = addresses[access.lanes.trailing_zeros() as usize % 32];
-    let in_order = access.lanes == !0 && (0..32).all(|l| addresses[l] == first + size * l as u64);
-    let (lanes, size) = if in_order {
-        (1, 32 * size)
-    } else {
-        (access.lanes, size)
-    };
-    for lane in lanes_of(lanes) {
-        let at = addresses[lane as usize];
-        let cached = matches!(&checker.state.allocation,
-            Some((g, a)) if *g == generation && a.base <= at && at + size <= a.end);
-        if !cached {
-            let Some(view) = memory.view(at) else {
-                continue;
-            };
-            checker.state.allocation = Some((generation, view));
-        }
-        let Some((_, view)) = &checker.state.allocation else {
-            continue;
-        };
-        let (Some(bits), base) = (&view.initialized, view.base) else {
-            continue;
-        };
-        let missing = match access.kind {
-            Kind::Write => None,
-            Kind::Read | Kind::Atomic => bits.first_unset(at - base, size),
-        };
-        if access.kind != Kind::Read {
-            bits.mark(at - base, size);
-        }
-        if let Some(offset) = missing {
-            // In order, the lane follows from the place.
-            let lane = lane + ((base + offset - at) / u64::from(access.size)) as u32;
-            checker.unwritten("global", access, warp, lane, base + offset);
-        }
     }
 }
 
@@ -1052,7 +967,6 @@ pub(super) fn async_copy(checker: &mut BlockChecker<'_>, warp: u32, copy: &Async
             let Some(cell) = state.cells.get_mut(word as usize) else {
                 continue;
             };
-            cell.written = 0xf;
             let clock = state.warps[warp as usize].knows.of(lane);
             let found = state
                 .beside

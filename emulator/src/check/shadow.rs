@@ -64,8 +64,6 @@ pub(super) struct Cell {
     pub(super) whole: History,
     /// Index + 1 of the histories of the four bytes; then `whole` does not count.
     split: u32,
-    /// Bytes that were written (shared memory only).
-    pub(super) written: u8,
 }
 
 /// What the cells point to.

@@ -407,48 +407,6 @@ fn parts_of_words_belong_to_different_threads() {
 }
 
 #[test]
-fn unwritten_bytes() {
-    let found = findings(32, 1, |c, address| {
-        let c = &mut c[0];
-        c.shared(0, &access(Kind::Write, 1, 2, 10), &[0; 32]);
-        c.shared(0, &access(Kind::Read, 1, 2, 11), &[0; 32]);
-        c.shared(0, &access(Kind::Read, 1, 4, 12), &[0; 32]);
-        c.global(0, &access(Kind::Read, 1, 4, 13), &at(address));
-    });
-    assert_eq!(kinds(&found), [(FindingKind::Uninitialized, 12)]);
-    assert_eq!(found[0].address, Some(2));
-    let memory = DeviceMemory::with_tracking(1 << 20, true).unwrap();
-    let address = memory.allocate(64, 256).unwrap();
-    let grid = GridChecker::new(info(&memory, 32, 1)).unwrap();
-    let mut c = grid.block(0);
-    c.global(0, &access(Kind::Write, 1, 4, 10), &at(address));
-    c.global(0, &access(Kind::Read, 1, 4, 11), &at(address));
-    c.global(0, &access(Kind::Read, 1, 8, 12), &at(address));
-    // Lane 3 of a warp that reads in order.
-    let array = memory.allocate(256, 256).unwrap();
-    memory.fill(array, 256, &[0]).unwrap();
-    let row: [u64; 32] = std::array::from_fn(|l| array + 4 * l as u64);
-    c.global(0, &access(Kind::Read, !0, 4, 13), &row);
-    let fresh = memory.allocate(256, 256).unwrap();
-    memory.fill(fresh, 12, &[0]).unwrap();
-    let row: [u64; 32] = std::array::from_fn(|l| fresh + 4 * l as u64);
-    c.global(0, &access(Kind::Read, !0, 4, 14), &row);
-    drop(c);
-    let found = grid.finish();
-    assert_eq!(
-        kinds(&found),
-        [
-            (FindingKind::Uninitialized, 12),
-            (FindingKind::Uninitialized, 14)
-        ]
-    );
-    assert_eq!(
-        (found[1].thread, found[1].address),
-        ([3, 0, 0], Some(fresh + 12))
-    );
-}
-
-#[test]
 fn misused_barriers() {
     let found = findings(96, 1, |c, _| {
         let c = &mut c[0];

@@ -55,7 +55,7 @@ pub(super) extern "C" fn cudaEmulatorSetOption(name: Text, value: Option<&c_char
                 .or_else(|| std::env::var(name).ok())
         };
         let options = Options::from_variables(get).or_else(invalid)?;
-        if options.check == Check::All && !d.memory.tracks_initialized() {
+        if options.check == Check::All && !d.memory.tracks_defined() {
             if !d.memory.live().is_empty() {
                 return invalid("CUDA_EMULATOR_CHECK=all must come before the first allocation");
             }

@@ -119,6 +119,7 @@ pub(super) fn run(d: &mut Driver, copy: &Copy) -> Outcome {
             }
         }
     });
+    undefined(d, copy);
     for row in 0..copy.height {
         let (to, from) = (row * copy.to_pitch, row * copy.from_pitch);
         let mut at = 0;
@@ -135,6 +136,17 @@ pub(super) fn run(d: &mut Driver, copy: &Copy) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// A copy to the host of what is undefined is a finding.
+fn undefined(d: &mut Driver, copy: &Copy) {
+    if let (Side::Host(_), Side::Device(start)) = (&copy.to, &copy.from) {
+        let mut rows = (0..copy.height).map(|row| start + (row * copy.from_pitch) as u64);
+        let found = rows.find_map(|row| Finding::of_host_copy(&d.memory, row, copy.width as u64));
+        if let Some(finding) = found {
+            d.report.find(&finding);
+        }
+    }
 }
 
 /// Copies a piece; `offset` is its place in staged data.

@@ -3,9 +3,10 @@
 use super::memory::{What, addresses, pointers};
 use super::registers::Regs;
 use super::state::{Block, Frame, Pending, Warp, line_of};
-use super::{Exec, Random};
+use super::{Exec, Random, defined};
 use crate::check::hooks::{AsyncCopy, Kind, Order};
 use crate::lower::op::{CpAsync, NONE};
+use crate::lower::operands::File;
 use crate::memory::SHARED_BASE;
 
 /// What the destination holds until the copy is made: a NaN in every float format.
@@ -24,6 +25,17 @@ pub(crate) fn issue(
     pc: u32,
 ) -> bool {
     let size = copy.size;
+    for base in [copy.dst.base, copy.src.base] {
+        defined::check_address(x, block, warp, frame, base, m, pc);
+    }
+    let counts = [
+        (File::R32, copy.src_size),
+        (File::Reference, copy.ignore.unwrap_or(NONE)),
+    ];
+    for register in counts {
+        let what = "copies as many bytes as";
+        defined::check_decision(x, block, warp, frame, register, m, pc, what);
+    }
     // SAFETY: slots of the frame.
     let (to, from, read) = unsafe {
         let mut read = [size; 32];
@@ -131,6 +143,7 @@ pub(crate) fn issue(
         };
         checker.async_copy(warp.index, &copy);
     }
+    defined::copied(x, block, warp, m, &offsets, &from, &read, size);
     let late = !warp.copies.is_empty();
     for l in (0..32).filter(|&l| m >> l & 1 != 0) {
         // SAFETY: both ranges were checked above; one is in shared, the other in device memory.

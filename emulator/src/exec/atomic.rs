@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Exec;
 use super::memory::{What, addresses, observe, pointers};
 use super::registers::Regs;
 use super::state::{Block, Frame, Warp};
+use super::{Exec, defined};
 use crate::check::hooks::Kind;
 use crate::lower::op::{Atom, AtomOp, AtomType, NONE};
 use crate::numeric::half::{self, Bf16, F16, Half};
@@ -46,6 +46,7 @@ pub(crate) unsafe fn execute(
     };
     let site = x.grid.code.mems.len();
     let mut p = [std::ptr::null_mut(); 32];
+    defined::check_address(x, block, warp, frame, atom.address.base, m, pc);
     // SAFETY: the caller's; pointers are checked for size and alignment.
     unsafe {
         let a = addresses(r, &atom.address, frame);
@@ -65,6 +66,9 @@ pub(crate) unsafe fn execute(
         }
         if x.profile || block.follows {
             observe(x, block, warp, atom.address.space, what, &a, m, None);
+        }
+        if warp.shadow.is_some() {
+            defined::atomic(x, block, warp, frame, atom, &a, m, &p, size as usize, pc);
         }
         if atom.ty == AtomType::B128 {
             exchange_128(r, atom, &p, m);

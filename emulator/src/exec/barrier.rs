@@ -1,12 +1,13 @@
 //! `bar` and `barrier`: lanes gather in their warp, warps arrive at the block's barrier, all go on when it completes.
 
-use super::Exec;
 use super::run::Flow;
 use super::state::{BarrierState, Block, Wait, Warp, line_of};
+use super::{Exec, defined};
 use crate::check::FindingKind;
 use crate::check::hooks::Barrier;
 use crate::engine::FaultCode;
 use crate::lower::op::{Bar, BarRed, Code, NONE, Op, Slow};
+use crate::lower::operands::File;
 
 /// The barrier instruction at a place.
 fn bar_at(code: &Code, pc: u32) -> Option<&Bar> {
@@ -99,6 +100,10 @@ fn gather(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, id: u32) {
         if let Some((op, _, source)) = bar.reduce {
             // SAFETY: a predicate of that frame.
             let yes = unsafe { r.pred(source) } & mask;
+            let (unknown, origin) = defined::reduced(code, warp, frame, source, mask);
+            state.sure |= yes & !unknown != 0;
+            state.never |= mask & !yes & !unknown != 0;
+            state.unknown = state.unknown.max(origin);
             match op {
                 BarRed::And => state.and &= yes == mask,
                 BarRed::Or => state.or |= yes != 0,
@@ -147,11 +152,11 @@ fn gather(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, id: u32) {
     state.expected = Some(expected);
     state.arrived += 32;
     state.warps |= 1 << warp.index;
-    complete(block, warp, id);
+    complete(x, block, warp, id);
 }
 
 /// Opens the barrier if everybody expected has arrived.
-fn complete(block: &mut Block<'_>, warp: &mut Warp, id: u32) {
+fn complete(x: &Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, id: u32) {
     let state = &block.barriers[id as usize];
     let Some(expected) = state.expected else {
         return;
@@ -174,16 +179,16 @@ fn complete(block: &mut Block<'_>, warp: &mut Warp, id: u32) {
     let current = warp.index as usize;
     for (i, other) in block.warps.iter_mut().enumerate() {
         if i != current {
-            release(other, id, &state);
+            release(x.grid.code, other, id, &state);
         }
     }
-    release(warp, id, &state);
+    release(x.grid.code, warp, id, &state);
     if let Some(checker) = &mut block.checker {
         checker.barrier_complete(id);
     }
 }
 
-fn release(warp: &mut Warp, id: u32, state: &BarrierState) {
+fn release(code: &Code, warp: &mut Warp, id: u32, state: &BarrierState) {
     for i in 0..warp.groups.len() {
         let g = &mut warp.groups[i];
         if g.wait != (Wait::Barrier { id }) {
@@ -205,6 +210,13 @@ fn release(warp: &mut Warp, id: u32, state: &BarrierState) {
                     BarRed::Popc => r.set32(d, &[state.popc; 32], mask),
                 }
             }
+            let (file, known) = match op {
+                BarRed::And => (File::Pred, state.never),
+                BarRed::Or => (File::Pred, state.sure),
+                BarRed::Popc => (File::R32, false),
+            };
+            let origin = if known { 0 } else { state.unknown };
+            defined::reduction(code, warp, frame, (file, d), mask, origin);
         }
     }
 }
@@ -215,7 +227,7 @@ pub(crate) fn after_exit(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut War
         if warp.live != 0 {
             gather(x, block, warp, id);
         } else if block.barriers[id as usize].expected == Some(0) {
-            complete(block, warp, id);
+            complete(x, block, warp, id);
         }
     }
 }

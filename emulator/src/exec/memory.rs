@@ -3,11 +3,12 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::Exec;
 use super::registers::{Regs, mask_of};
 use super::state::{Block, Frame, Warp, is_local, shared_end};
+use super::{Exec, defined};
 use crate::check::hooks::{Access, Kind, Order, Values};
 use crate::lower::op::{Address, Base, Mem, MemSpace, NONE};
+use crate::lower::operands::File;
 use crate::memory::{
     GLOBAL_BASE, LOCAL_WINDOW, PARAM_WINDOW, SHARED_BASE, SHARED_UNIT, SHARED_WINDOW,
 };
@@ -24,7 +25,7 @@ impl Site {
 }
 
 /// Where each lane's data is on the host; lanes that are off point to where another lane does.
-type Pointers = [*mut u8; 32];
+pub(crate) type Pointers = [*mut u8; 32];
 
 /// Each lane's address in the instruction's space.
 ///
@@ -230,8 +231,8 @@ fn lane_pointer(
         }
         MemSpace::Local => {
             let top = frame.local + x.grid.code.functions[frame.function as usize].frame;
-            let at = address as usize + lane * warp.stride as usize;
-            inside(address, u64::from(top)).then(|| warp.local.as_mut_ptr().wrapping_add(at))
+            let at = address as usize + lane * warp.files.stride as usize;
+            inside(address, u64::from(top)).then(|| warp.files.local.as_mut_ptr().wrapping_add(at))
         }
         MemSpace::Param => {
             let ok = what.kind == Kind::Read && inside(address, x.grid.params.len() as u64);
@@ -369,7 +370,7 @@ pub(crate) unsafe fn load(
     // SAFETY: the caller's.
     unsafe {
         if mem.address.space == MemSpace::Param && mem.address.base == Base::None {
-            return load_param(x, block, warp, r, mem, m, pc);
+            return load_param(x, block, warp, r, frame, mem, m, pc);
         }
         let a = addresses(r, &mem.address, frame);
         let what = What {
@@ -417,6 +418,9 @@ pub(crate) unsafe fn load(
         }
         if x.profile || block.follows {
             observe(x, block, warp, space, what, &a, m, None);
+        }
+        if warp.shadow.is_some() {
+            defined::loaded(x, block, warp, r, frame, mem, &a, m, &p, pc);
         }
     }
     true
@@ -473,8 +477,9 @@ unsafe fn load_element(r: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usiz
 unsafe fn load_param(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
-    warp: &Warp,
+    warp: &mut Warp,
     r: Regs,
+    frame: Frame,
     mem: &Mem,
     m: u32,
     pc: u32,
@@ -518,6 +523,11 @@ unsafe fn load_param(
                 let value = if mem.reg16 { value & 0xffff } else { value };
                 r.set32(slot, &[value as u32; 32], m);
             }
+        }
+        let file = if mem.reg64 { File::R64 } else { File::R32 };
+        defined::define(x, block, warp, frame, (file, slot), m);
+        if mem.size == 16 {
+            defined::define(x, block, warp, frame, (file, slot + 1), m);
         }
     }
     true
@@ -592,6 +602,9 @@ pub(crate) unsafe fn store(
         drop(whole);
         if mem.order != Order::Weak {
             fence(Ordering::SeqCst);
+        }
+        if warp.shadow.is_some() {
+            defined::stored(x, block, warp, r, frame, mem, &a, m, &p);
         }
     }
     true

@@ -10,6 +10,7 @@ mod atomic;
 mod barrier;
 mod count;
 mod cvt;
+mod defined;
 mod memory;
 mod print;
 mod rare;
@@ -109,9 +110,12 @@ pub(crate) struct Exec<'a> {
     pub(crate) thread_instructions: u64,
     /// Start of the clock that kernels read.
     pub(crate) clock: u64,
-    /// Counting or checking has to see every instruction.
+    /// Instructions and accesses are counted.
     pub(crate) profile: bool,
     pub(crate) tally: Option<Box<count::Tally>>,
+    /// Every instruction is looked at before it is executed: counted, or its operands may be undefined.
+    pub(crate) watched: bool,
+    pub(crate) origins: defined::Origins,
     fault: Option<Fault>,
     sites: Vec<Site>,
     generation: u64,
@@ -217,6 +221,8 @@ struct Prepared<'a> {
     shared_len: u32,
     workspace: u64,
     blocks: u64,
+    /// The memory has a record of what is defined, which this launch does not keep.
+    unfollowed: bool,
 }
 
 impl<'a> Prepared<'a> {
@@ -278,6 +284,7 @@ impl<'a> Prepared<'a> {
             shared_len,
             workspace,
             blocks,
+            unfollowed: launch.options.check != Check::All && launch.memory.tracks_defined(),
         })
     }
 
@@ -316,6 +323,9 @@ impl<'a> Prepared<'a> {
         if let Some(checker) = self.checker {
             report.touched = checker.touched();
             report.findings = checker.finish();
+        }
+        if self.unfollowed {
+            self.memory.define_all();
         }
         report
     }
@@ -395,6 +405,11 @@ impl<'a> Grid<'a> {
             .get_or_insert(fault);
     }
 
+    /// Whether it is followed which values are defined.
+    fn follows_defined(&self) -> bool {
+        self.launch.options.check == Check::All && self.memory.tracks_defined()
+    }
+
     /// Blocks that a worker may have started at once: as many as the device would hold.
     fn most_resident(&self, workers: usize) -> usize {
         let device_wide = self.device_wide();
@@ -436,6 +451,7 @@ impl<'a> Grid<'a> {
             warps: Vec::new(),
             barriers: Default::default(),
             shared: Vec::new(),
+            undefined: Vec::new(),
             shared_len: self.shared_len,
             checker: None,
             follows,
@@ -462,10 +478,22 @@ impl<'a> Grid<'a> {
         block
             .shared
             .resize(self.shared_len.div_ceil(SHARED_UNIT) as usize, fill);
+        block.undefined.clear();
+        if self.follows_defined() {
+            block
+                .undefined
+                .resize(block.shared.len(), Lanes32([!0; 32]));
+        }
         block.warps.resize_with(warps, Warp::default);
         for (i, warp) in block.warps.iter_mut().enumerate() {
             let late = self.launch.options.late_async;
-            warp.reset(i as u32, self.launch.block, &self.code.functions[0], late);
+            warp.reset(
+                i as u32,
+                self.launch.block,
+                &self.code.functions[0],
+                late,
+                self.follows_defined(),
+            );
         }
         Some(block)
     }
@@ -531,6 +559,8 @@ impl<'a> Worker<'a> {
                 clock: 0,
                 profile: options.count,
                 tally: options.count.then(|| Box::new(count::Tally::new(grid))),
+                watched: options.count || grid.follows_defined(),
+                origins: defined::Origins::new(),
                 fault: None,
                 // One more than there are loads and stores: the others share it.
                 sites: vec![Site::EMPTY; grid.code.mems.len() + 1],

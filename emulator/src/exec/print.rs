@@ -22,8 +22,8 @@ fn bytes(
     let mut data = vec![0; len];
     if is_local(address) {
         let at = (address - LOCAL_WINDOW) as usize;
-        let start = lane * warp.stride as usize;
-        let own = &warp.local[start..start + warp.stride as usize];
+        let start = lane * warp.files.stride as usize;
+        let own = &warp.files.local[start..start + warp.files.stride as usize];
         let from = own.get(at..).and_then(|p| p.get(..len));
         data.copy_from_slice(from.ok_or("printf reads past the end of local memory")?);
     } else {
@@ -49,9 +49,9 @@ fn string(x: &Exec<'_>, warp: &Warp, lane: usize, address: u64) -> Result<String
 
 /// A parameter variable of the frame.
 fn param(warp: &Warp, frame: Frame, lane: usize, offset: u32, len: usize) -> u64 {
-    let at = lane * warp.stride as usize + (frame.local + offset) as usize;
+    let at = lane * warp.files.stride as usize + (frame.local + offset) as usize;
     let mut word = [0; 8];
-    word[..len].copy_from_slice(&warp.local[at..at + len]);
+    word[..len].copy_from_slice(&warp.files.local[at..at + len]);
     u64::from_le_bytes(word)
 }
 
@@ -77,8 +77,8 @@ pub(crate) fn vprintf(
     match ret {
         Some(Value::Frame(offset, 4)) => {
             for lane in (0..32).filter(|l| m >> l & 1 != 0) {
-                let at = lane * warp.stride as usize + (frame.local + offset) as usize;
-                warp.local[at..at + 4].copy_from_slice(&counts[lane].to_le_bytes());
+                let at = lane * warp.files.stride as usize + (frame.local + offset) as usize;
+                warp.files.local[at..at + 4].copy_from_slice(&counts[lane].to_le_bytes());
             }
         }
         // SAFETY: a slot of the frame.

@@ -1,7 +1,7 @@
 //! The inner loop: a warp runs until it waits, ends, fails or has used its budget.
 
 use super::state::{Block, Warp};
-use super::{Exec, alu, memory, rare, slow};
+use super::{Exec, alu, defined, memory, rare, slow};
 use crate::lower::op::{HELPER, Op};
 
 /// Why a warp stopped running.
@@ -87,6 +87,10 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
     let code = x.grid.code;
     let insts = code.insts.as_slice();
     let seed = x.grid.launch.options.approx_seed;
+    let slots = match warp.shadow {
+        Some(_) => code.slots(),
+        None => &[],
+    };
     'pick: loop {
         let Some((group, stop)) = warp.pick() else {
             return if warp.live == 0 {
@@ -103,6 +107,7 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
         let frame = warp.groups[group].frame;
         let alone = warp.groups.len() == 1;
         let regs = warp.regs(frame);
+        let marks = defined::Marks::new(warp, frame);
         loop {
             if pc >= stop {
                 warp.groups[group].pc = pc;
@@ -121,8 +126,15 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
             budget -= 1;
             x.warp_instructions += u64::from(counted);
             x.thread_instructions += u64::from(counted * m.count_ones());
-            if x.profile {
-                super::count::instruction(x, pc);
+            if x.watched {
+                if x.profile {
+                    super::count::instruction(x, pc);
+                }
+                // SAFETY: the frame is the running one; a warp has a shadow if there are slots, and one for each instruction.
+                let any = |slots| unsafe { marks.any(slots) };
+                if slots.get(pc as usize).is_some_and(any) {
+                    defined::follow(x, block, warp, regs, frame, inst, mask, m, pc);
+                }
             }
             if m == 0 {
                 pc += 1;

@@ -5,12 +5,13 @@ use std::sync::atomic::{Ordering, fence};
 use super::memory::{What, addresses, observe, pointers, window};
 use super::registers::Regs;
 use super::run::{Flow, POLL, POLL_COST};
-use super::state::{Block, Frame, Return, Wait, Warp};
-use super::{Exec, async_copy, atomic, barrier, print};
+use super::state::{Block, Files, Frame, Return, Wait, Warp};
+use super::{Exec, async_copy, atomic, barrier, defined, print};
 use crate::check::FindingKind;
 use crate::check::hooks::{Kind, Order};
 use crate::engine::FaultCode;
 use crate::lower::op::*;
+use crate::lower::operands::File;
 use crate::numeric::{matrix, mma};
 
 /// Calls deeper than this overflow the stack, as does local memory beyond what a thread can have.
@@ -63,6 +64,7 @@ pub(crate) fn execute(
             match together(x, block, warp, group, m, *members, false) {
                 Ok(sets) => {
                     for set in sets {
+                        defined::collective(x, block, warp, frame, op, set, pc);
                         // SAFETY: slots of this frame.
                         unsafe { collective(r, op, set) };
                     }
@@ -84,6 +86,7 @@ pub(crate) fn execute(
         Slow::Activemask { d } => {
             // SAFETY: a slot of this frame.
             unsafe { r.set32(*d, &[m; 32], m) };
+            defined::define(x, block, warp, frame, (File::R32, *d), m);
             Flow::Next
         }
         Slow::Bar(bar) => barrier::execute(x, block, warp, group, bar, m),
@@ -97,6 +100,9 @@ pub(crate) fn execute(
             Flow::Next
         }
         Slow::Brx { index, targets } => {
+            let register = (File::R32, *index);
+            let what = "branches on";
+            defined::check_decision(x, block, warp, frame, register, m, pc, what);
             // SAFETY: a slot of this frame.
             let words = unsafe { r.get32(*index) };
             let (first, same) = same_as_first(words, m);
@@ -112,6 +118,15 @@ pub(crate) fn execute(
         Slow::Vprintf { format, args, ret } => {
             if let Err(message) = print::vprintf(x, warp, r, frame, [*format, *args], *ret, m) {
                 return x.fault(block, warp, FaultCode::IllegalAddress, message, pc, m);
+            }
+            match ret {
+                Some(Value::Frame(offset, bytes)) => {
+                    defined::define_local(warp, frame, *offset, *bytes, m);
+                }
+                Some(Value::Reg(Reg::R32(d))) => {
+                    defined::define(x, block, warp, frame, (File::R32, *d), m);
+                }
+                _ => {}
             }
             Flow::Next
         }
@@ -141,6 +156,7 @@ pub(crate) fn execute(
             // Opaque, and used for nothing: policies are hints.
             // SAFETY: a slot of this frame.
             unsafe { r.set64(*d, &[0x1000_0000_0000_0000; 32], m) };
+            defined::define(x, block, warp, frame, (File::R64, *d), m);
             Flow::Next
         }
         Slow::CpAsync(copy) => match async_copy::issue(x, block, warp, r, frame, copy, m, pc) {
@@ -181,6 +197,10 @@ pub(crate) fn execute(
             if let Err(flow) = whole_warp(x, block, warp, group, m, "movmatrix") {
                 return flow;
             }
+            let (from, to) = ((File::R32, *a), (File::R32, *d));
+            let transpose =
+                |bits: &[u64; 32]| matrix::transpose(&bits.map(|u| u as u32)).map(u64::from);
+            defined::one_source(x, block, warp, frame, from, to, m, transpose);
             // SAFETY: slots of this frame.
             unsafe { r.set32(*d, &matrix::transpose(r.get32(*a)), m) };
             Flow::Next
@@ -190,6 +210,7 @@ pub(crate) fn execute(
                 return flow;
             }
             super::count::mma(x, mma.kind);
+            defined::product(x, block, warp, frame, std::slice::from_ref(mma));
             // SAFETY: slots of this frame.
             unsafe { write_product(r, &mma.registers[0], &product(x, r, mma), m) };
             Flow::Next
@@ -198,6 +219,7 @@ pub(crate) fn execute(
             if let Err(flow) = whole_warp(x, block, warp, group, m, "wmma.mma") {
                 return flow;
             }
+            defined::product(x, block, warp, frame, tiles);
             // SAFETY: slots of this frame.
             unsafe {
                 // Registers of D may be those of an operand of a later tile.
@@ -221,6 +243,9 @@ pub(crate) fn execute(
             super::wmma::access(x, block, warp, r, frame, access, pc)
         }
         Slow::Isspacep { space, d, a } => {
+            let (from, to) = ((File::R64, *a), (File::Pred, *d));
+            let any = |bits: &[u64; 32]| bits.map(|u| u64::from(u != 0));
+            defined::one_source(x, block, warp, frame, from, to, m, any);
             // SAFETY: slots of this frame.
             unsafe {
                 let a = r.get64(*a);
@@ -243,6 +268,9 @@ pub(crate) fn execute(
             space,
         } => {
             let base = window(*space);
+            let (from, to) = ((File::R64, *a), (File::R64, *d));
+            let upward = |bits: &[u64; 32]| bits.map(|u| u | u.wrapping_neg());
+            defined::one_source(x, block, warp, frame, from, to, m, upward);
             // SAFETY: slots of this frame.
             unsafe {
                 let value = match to_generic {
@@ -279,6 +307,7 @@ fn discard(
     let mut p = [std::ptr::null_mut(); 32];
     let site = x.grid.code.mems.len();
     let space = address.space;
+    defined::check_address(x, block, warp, frame, address.base, m, pc);
     // SAFETY: slots of the frame, and some lanes; `pointers` checks the whole size.
     unsafe {
         let a = addresses(r, address, frame);
@@ -297,6 +326,7 @@ fn discard(
         for l in (0..32).filter(|l| m >> l & 1 != 0) {
             std::ptr::write_bytes(p[l], async_copy::POISON, SIZE as usize);
         }
+        defined::discarded(x, block, warp, space, &a, m, &p, SIZE as usize);
     }
     Flow::Next
 }
@@ -419,6 +449,27 @@ fn whole_warp(
     Err(Flow::Regroup)
 }
 
+/// The lane whose value `shfl` gives a lane, and whether it is the one that the operands name.
+pub(super) fn shfl_source(mode: ShflMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
+    let (bval, cval, segment) = (b & 31, c & 31, c >> 8 & 31);
+    let least = lane & segment;
+    let most = least | cval & !segment;
+    let (source, ok) = match mode {
+        // Upward, the clamp is the lower end.
+        ShflMode::Up => {
+            let j = lane.wrapping_sub(bval);
+            (j, j as i32 >= most as i32)
+        }
+        ShflMode::Down => (lane + bval, lane + bval <= most),
+        ShflMode::Bfly => (lane ^ bval, lane ^ bval <= most),
+        ShflMode::Idx => {
+            let j = least | bval & !segment;
+            (j, j <= most)
+        }
+    };
+    (if ok { source & 31 } else { lane }, ok)
+}
+
 /// shfl, vote, match, redux, elect for one set of lanes.
 ///
 /// # Safety
@@ -441,24 +492,7 @@ unsafe fn collective(r: Regs, op: &Slow, set: u32) {
                 let mut value = [0; 32];
                 let mut inside = 0;
                 for l in lanes() {
-                    let lane = l as u32;
-                    let (bval, cval, segment) = (b[l] & 31, c[l] & 31, c[l] >> 8 & 31);
-                    let least = lane & segment;
-                    let most = least | cval & !segment;
-                    let (source, ok) = match mode {
-                        // Upward, the clamp is the lower end.
-                        ShflMode::Up => {
-                            let j = lane.wrapping_sub(bval);
-                            (j, j as i32 >= most as i32)
-                        }
-                        ShflMode::Down => (lane + bval, lane + bval <= most),
-                        ShflMode::Bfly => (lane ^ bval, lane ^ bval <= most),
-                        ShflMode::Idx => {
-                            let j = least | bval & !segment;
-                            (j, j <= most)
-                        }
-                    };
-                    let source = if ok { source & 31 } else { lane };
+                    let (source, ok) = shfl_source(*mode, l as u32, b[l], c[l]);
                     value[l] = match set >> source & 1 {
                         0 => ABSENT,
                         _ => a[source as usize],
@@ -610,6 +644,7 @@ fn rows(
     };
     let mut p = [std::ptr::null_mut(); 32];
     let site = x.grid.code.mems.len();
+    defined::check_address(x, block, warp, frame, address.base, lanes, pc);
     // SAFETY: slots of the frame, and some lanes.
     unsafe {
         let a = addresses(r, address, frame);
@@ -650,6 +685,10 @@ fn ldmatrix(
     let Some(p) = rows(x, block, warp, r, frame, address, matrices, Kind::Read, pc) else {
         return Flow::Fault;
     };
+    if warp.shadow.is_some() {
+        let d = &d[..matrices as usize];
+        defined::rows_loaded(x, block, warp, frame, address, &p, trans, d, pc);
+    }
     for (i, &slot) in d[..matrices as usize].iter().enumerate() {
         // SAFETY: `rows` checked 16 aligned bytes for each pointer; a slot of the frame.
         unsafe {
@@ -677,6 +716,10 @@ fn stmatrix(
     let Some(p) = rows(x, block, warp, r, frame, address, matrices, Kind::Write, pc) else {
         return Flow::Fault;
     };
+    if warp.shadow.is_some() {
+        let a = &a[..matrices as usize];
+        defined::rows_stored(x, block, warp, frame, address, &p, trans, a);
+    }
     for (i, &slot) in a[..matrices as usize].iter().enumerate() {
         // SAFETY: as in `ldmatrix`.
         unsafe {
@@ -702,6 +745,8 @@ fn call(
     let (index, lanes) = match call.target {
         CallTarget::Function(index) => (index as usize, m),
         CallTarget::Indirect(slot) => {
+            let register = (File::R64, slot);
+            defined::check_decision(x, block, warp, frame, register, m, pc, "calls by");
             // SAFETY: a slot of this frame.
             let words = unsafe { warp.regs(frame).get64(slot) };
             let first = words[m.trailing_zeros() as usize];
@@ -762,7 +807,8 @@ fn call(
     }
     warp.open(inner, callee, lanes);
     for (&from, &to) in call.args.iter().zip(&callee.params) {
-        if !pass(warp, (frame, from), (inner, to), lanes) {
+        defined::passed(code, warp, (frame, from), (inner, to), lanes);
+        if !pass(&mut warp.files, (frame, from), (inner, to), lanes) {
             let message = format!("an argument does not fit {}'s parameter", callee.name);
             return x.fault(
                 block,
@@ -782,21 +828,26 @@ fn call(
 }
 
 /// Copies a value between frames for the lanes; false if their sizes differ.
-fn pass(warp: &mut Warp, from: (Frame, Value), to: (Frame, Value), lanes: u32) -> bool {
-    let bytes = |warp: &Warp, at: u32, lane: usize| lane * warp.stride as usize + at as usize;
+pub(super) fn pass(
+    files: &mut Files,
+    from: (Frame, Value),
+    to: (Frame, Value),
+    lanes: u32,
+) -> bool {
+    let bytes = |files: &Files, at: u32, lane: usize| lane * files.stride as usize + at as usize;
     let each = || (0..32usize).filter(move |l| lanes >> l & 1 != 0);
     match (from, to) {
         (_, (_, Value::Sink)) => true,
         ((ff, Value::Frame(a, n)), (tf, Value::Frame(b, k))) => {
             for l in each() {
-                let start = bytes(warp, ff.local + a, l);
-                let target = bytes(warp, tf.local + b, l);
-                warp.local.copy_within(start..start + n as usize, target);
+                let start = bytes(files, ff.local + a, l);
+                let target = bytes(files, tf.local + b, l);
+                files.local.copy_within(start..start + n as usize, target);
             }
             n == k
         }
         ((ff, Value::Reg(a)), (tf, Value::Reg(b))) => {
-            let (rf, rt) = (warp.regs(ff), warp.regs(tf));
+            let (rf, rt) = (files.regs(ff), files.regs(tf));
             // SAFETY: slots of the two frames, whose files do not overlap; no file is resized meanwhile.
             unsafe {
                 match (a, b) {
@@ -809,7 +860,7 @@ fn pass(warp: &mut Warp, from: (Frame, Value), to: (Frame, Value), lanes: u32) -
             true
         }
         ((ff, Value::Reg(a)), (tf, Value::Frame(b, n))) => {
-            let r = warp.regs(ff);
+            let r = files.regs(ff);
             let words: [u64; 32] = match a {
                 // SAFETY: a slot of the frame.
                 Reg::R32(a) => unsafe { r.get32(a) }.map(u64::from),
@@ -823,8 +874,8 @@ fn pass(warp: &mut Warp, from: (Frame, Value), to: (Frame, Value), lanes: u32) -
                 n <= 4
             };
             for l in each().filter(|_| fits) {
-                let start = bytes(warp, tf.local + b, l);
-                warp.local[start..start + n as usize]
+                let start = bytes(files, tf.local + b, l);
+                files.local[start..start + n as usize]
                     .copy_from_slice(&words[l].to_le_bytes()[..n as usize]);
             }
             fits
@@ -840,12 +891,12 @@ fn pass(warp: &mut Warp, from: (Frame, Value), to: (Frame, Value), lanes: u32) -
             }
             let mut words = [0u64; 32];
             for l in each() {
-                let start = bytes(warp, ff.local + a, l);
+                let start = bytes(files, ff.local + a, l);
                 let mut word = [0; 8];
-                word[..n as usize].copy_from_slice(&warp.local[start..start + n as usize]);
+                word[..n as usize].copy_from_slice(&files.local[start..start + n as usize]);
                 words[l] = u64::from_le_bytes(word);
             }
-            let r = warp.regs(tf);
+            let r = files.regs(tf);
             // SAFETY: a slot of the frame.
             unsafe {
                 match b {
@@ -874,7 +925,8 @@ pub(crate) fn ret(x: &mut Exec<'_>, warp: &mut Warp, group: usize) {
     {
         // Sizes were compared when parameters were; a result that does not fit is left out.
         for (&from, &to) in callee.returns.iter().zip(&call.returns) {
-            pass(warp, (inner, from), (back.frame, to), lanes);
+            defined::passed(code, warp, (inner, from), (back.frame, to), lanes);
+            pass(&mut warp.files, (inner, from), (back.frame, to), lanes);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::defined::Shadow;
 use super::registers::{Lanes32, Lanes64, Regs};
 use crate::check::hooks::BlockChecker;
 use crate::lower::op::{BarRed, Code, Function};
@@ -86,20 +87,79 @@ pub(crate) struct LaneCopies {
     pub(crate) pending: VecDeque<Pending>,
 }
 
+/// Registers and local memory of a warp's lanes.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    r32: Vec<Lanes32>,
+    r64: Vec<Lanes64>,
+    preds: Vec<u32>,
+    /// Local memory: `stride` bytes a lane.
+    pub(crate) local: Vec<u8>,
+    pub(crate) stride: u32,
+}
+
+impl Files {
+    /// Registers of a frame.
+    #[inline(always)]
+    pub(crate) fn regs(&mut self, frame: Frame) -> Regs {
+        Regs {
+            r32: self.r32.as_mut_ptr().wrapping_add(frame.r32 as usize),
+            r64: self.r64.as_mut_ptr().wrapping_add(frame.r64 as usize),
+            preds: self.preds.as_mut_ptr().wrapping_add(frame.preds as usize),
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.r32.clear();
+        self.r64.clear();
+        self.preds.clear();
+        self.local.clear();
+        self.stride = 0;
+    }
+
+    /// Makes room for a frame.
+    pub(super) fn reserve(&mut self, frame: Frame, function: &Function) {
+        let grow = |have: usize, start: u32, n: u32| have.max((start + n) as usize);
+        let n = grow(self.r32.len(), frame.r32, function.r32);
+        self.r32.resize(n, Lanes32::ZERO);
+        let n = grow(self.r64.len(), frame.r64, function.r64);
+        self.r64.resize(n, Lanes64::ZERO);
+        let n = grow(self.preds.len(), frame.preds, function.preds);
+        self.preds.resize(n, 0);
+        self.reserve_local(frame.local + function.frame);
+    }
+
+    /// Makes local memory at least `bytes` a lane.
+    fn reserve_local(&mut self, bytes: u32) {
+        if bytes <= self.stride {
+            return;
+        }
+        let stride = if self.stride == 0 {
+            bytes
+        } else {
+            bytes.max(2 * self.stride)
+        };
+        let mut grown = vec![0; 32 * stride as usize];
+        for lane in 0..32 {
+            let old = &self.local[lane * self.stride as usize..][..self.stride as usize];
+            grown[lane * stride as usize..][..old.len()].copy_from_slice(old);
+        }
+        self.local = grown;
+        self.stride = stride;
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Warp {
     pub(crate) index: u32,
-    pub(crate) r32: Vec<Lanes32>,
-    pub(crate) r64: Vec<Lanes64>,
-    pub(crate) preds: Vec<u32>,
+    pub(crate) files: Files,
+    /// What of them is undefined, if that is followed.
+    pub(crate) shadow: Option<Box<Shadow>>,
     /// The condition code's carry, a bit a lane.
     pub(crate) carry: u32,
     /// Lanes that exist and have not exited.
     pub(crate) live: u32,
     pub(crate) groups: Vec<Group>,
-    /// Local memory: `stride` bytes a lane.
-    pub(crate) local: Vec<u8>,
-    pub(crate) stride: u32,
     pub(crate) tid: [[u32; 32]; 3],
     /// Late copies, by lane; empty in eager mode.
     pub(crate) copies: Vec<LaneCopies>,
@@ -130,15 +190,18 @@ impl Warp {
 
     /// Registers of a frame.
     pub(crate) fn regs(&mut self, frame: Frame) -> Regs {
-        Regs {
-            r32: self.r32.as_mut_ptr().wrapping_add(frame.r32 as usize),
-            r64: self.r64.as_mut_ptr().wrapping_add(frame.r64 as usize),
-            preds: self.preds.as_mut_ptr().wrapping_add(frame.preds as usize),
-        }
+        self.files.regs(frame)
     }
 
     /// Makes the warp new, for lanes of threads from `index * 32` on.
-    pub(crate) fn reset(&mut self, index: u32, block: [u32; 3], function: &Function, late: bool) {
+    pub(crate) fn reset(
+        &mut self,
+        index: u32,
+        block: [u32; 3],
+        function: &Function,
+        late: bool,
+        follows_defined: bool,
+    ) {
         let threads = block[0] * block[1] * block[2];
         let first = index * 32;
         self.index = index;
@@ -152,9 +215,11 @@ impl Warp {
             self.tid[1][l] = t / block[0] % block[1];
             self.tid[2][l] = t / block[0] / block[1];
         }
-        self.r32.clear();
-        self.r64.clear();
-        self.preds.clear();
+        self.files.clear();
+        match follows_defined {
+            true => self.shadow.get_or_insert_default().clear(),
+            false => self.shadow = None,
+        }
         self.carry = 0;
         self.clock = 0;
         self.backward = 0;
@@ -177,21 +242,12 @@ impl Warp {
         if late {
             self.copies.resize(32, LaneCopies::default());
         }
-        self.local.clear();
-        self.stride = 0;
         self.open(Frame::default(), function, !0);
     }
 
     /// Makes room for a frame and sets its constants for the lanes.
     pub(crate) fn open(&mut self, frame: Frame, function: &Function, lanes: u32) {
-        let grow = |have: usize, start: u32, n: u32| have.max((start + n) as usize);
-        let n = grow(self.r32.len(), frame.r32, function.r32);
-        self.r32.resize(n, Lanes32::ZERO);
-        let n = grow(self.r64.len(), frame.r64, function.r64);
-        self.r64.resize(n, Lanes64::ZERO);
-        let n = grow(self.preds.len(), frame.preds, function.preds);
-        self.preds.resize(n, 0);
-        self.reserve_local(frame.local + function.frame);
+        self.files.reserve(frame, function);
         let regs = self.regs(frame);
         // SAFETY: the files were made large enough for the function's slots just above.
         unsafe {
@@ -203,25 +259,9 @@ impl Warp {
                 regs.set64(slot, &[value; 32], lanes);
             }
         }
-    }
-
-    /// Makes local memory at least `bytes` a lane.
-    fn reserve_local(&mut self, bytes: u32) {
-        if bytes <= self.stride {
-            return;
+        if let Some(shadow) = &mut self.shadow {
+            shadow.open(frame, function, lanes & self.live);
         }
-        let stride = if self.stride == 0 {
-            bytes
-        } else {
-            bytes.max(2 * self.stride)
-        };
-        let mut grown = vec![0; 32 * stride as usize];
-        for lane in 0..32 {
-            let old = &self.local[lane * self.stride as usize..][..self.stride as usize];
-            grown[lane * stride as usize..][..old.len()].copy_from_slice(old);
-        }
-        self.local = grown;
-        self.stride = stride;
     }
 
     /// The group's lanes wait for others in a loop: let the others run.
@@ -355,6 +395,10 @@ pub(crate) struct BarrierState {
     pub(crate) and: bool,
     pub(crate) or: bool,
     pub(crate) popc: u32,
+    /// Of the reduction's sources: whether some lane's is defined and true, defined and false, and where one that is undefined comes from.
+    pub(crate) sure: bool,
+    pub(crate) never: bool,
+    pub(crate) unknown: u32,
 }
 
 impl Default for BarrierState {
@@ -367,6 +411,9 @@ impl Default for BarrierState {
             and: true,
             or: false,
             popc: 0,
+            sure: false,
+            never: false,
+            unknown: 0,
         }
     }
 }
@@ -378,6 +425,8 @@ pub(crate) struct Block<'a> {
     pub(crate) warps: Vec<Warp>,
     pub(crate) barriers: [BarrierState; 16],
     pub(crate) shared: Vec<Lanes32>,
+    /// What of it is undefined, if that is followed: a set bit is.
+    pub(crate) undefined: Vec<Lanes32>,
     /// Bytes.
     pub(crate) shared_len: u32,
     pub(crate) checker: Option<BlockChecker<'a>>,

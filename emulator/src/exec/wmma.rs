@@ -1,13 +1,14 @@
 //! `wmma.load` and `wmma.store`: a matrix between memory and the registers of a warp.
 
-use super::Exec;
 use super::memory::{What, addresses, observe, pointers};
 use super::registers::Regs;
 use super::run::Flow;
 use super::state::{Block, Frame, Warp};
+use super::{Exec, defined};
 use crate::check::FindingKind;
 use crate::check::hooks::{Kind, Order};
 use crate::lower::op::WmmaMemory;
+use crate::lower::operands::File;
 
 /// Executes one; all 32 lanes are there.
 #[allow(clippy::too_many_arguments)]
@@ -23,6 +24,10 @@ pub(crate) fn access(
     let space = op.address.space;
     let site = x.grid.code.mems.len();
     let bytes = op.fragment.element_bytes;
+    let file = if bytes == 8 { File::R64 } else { File::R32 };
+    defined::check_address(x, block, warp, frame, op.address.base, !0, pc);
+    let (stride_register, what) = ((File::R32, op.stride), "uses as a stride");
+    defined::check_decision(x, block, warp, frame, stride_register, !0, pc, what);
     // SAFETY: slots of the frame.
     let (bases, strides) = unsafe { (addresses(r, &op.address, frame), r.get32(op.stride)) };
     let (base, stride) = (bases[0], strides[0]);
@@ -79,6 +84,7 @@ pub(crate) fn access(
             (parts, bytes)
         };
         let mut words = [0u64; 32];
+        let (mut undefined, mut origin) = ([0u64; 32], 0);
         if op.store {
             // SAFETY: a slot of the frame.
             unsafe {
@@ -100,6 +106,17 @@ pub(crate) fn access(
                 }
                 if x.profile || block.follows {
                     observe(x, block, warp, space, what, &at, m, None);
+                }
+                let slot = (file, op.registers[register]);
+                if op.store {
+                    defined::piece_stored(x, block, warp, frame, space, &at, &p, size, slot, shift);
+                } else {
+                    let (bits, from) =
+                        defined::piece_loaded(x, block, warp, space, &at, &p, size, what.pc);
+                    for (all, bits) in undefined.iter_mut().zip(bits) {
+                        *all |= bits << shift;
+                    }
+                    origin = origin.max(from);
                 }
                 for (p, word) in p.iter().zip(&mut words) {
                     let mut part = [0; 8];
@@ -124,6 +141,7 @@ pub(crate) fn access(
                     _ => r.set32(slot, &words.map(|w| w as u32), !0),
                 }
             }
+            defined::set(x, block, warp, frame, (file, slot), &undefined, !0, origin);
         }
     }
     Flow::Next

@@ -7,6 +7,7 @@ mod convert;
 mod function;
 mod memory;
 pub(crate) mod op;
+pub(crate) mod operands;
 mod registers;
 mod warp;
 mod words;

@@ -3,6 +3,9 @@
 //! Three files: 32-bit slots (also for 8 and 16 bits, upper bits zero), 64-bit slots (a 128-bit register is two), predicates as
 //! lane masks. A source predicate is a *reference*: `slot << 1 | negated`. Slot 0 of the predicates is always true.
 
+use std::sync::OnceLock;
+
+use super::operands::Slots;
 use crate::check::hooks::Order;
 use crate::ptx::ast::Type;
 
@@ -477,7 +480,7 @@ pub(crate) enum Base {
     Frame,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum MemSpace {
     Generic,
     Global,
@@ -832,4 +835,13 @@ pub(crate) struct Code {
     /// Static shared memory, bytes, and where the dynamic part starts.
     pub(crate) static_shared: u32,
     pub(crate) dynamic_offset: u32,
+    /// See [`Code::slots`].
+    pub(crate) slots: OnceLock<Vec<Slots>>,
+}
+
+impl Code {
+    /// The slots of every instruction's operands. Made when they are first asked for.
+    pub(crate) fn slots(&self) -> &[Slots] {
+        self.slots.get_or_init(|| super::operands::slots(self))
+    }
 }

@@ -57,6 +57,11 @@ impl Gpu {
         self.memory.allocate(bytes, 256).expect("memory")
     }
 
+    /// What a copy to the host of `count` elements would report.
+    pub(crate) fn undefined<T>(&self, address: u64, count: usize) -> Option<Finding> {
+        Finding::of_host_copy(&self.memory, address, (count * size_of::<T>()) as u64)
+    }
+
     pub(crate) fn download<T: Copy + Default>(&self, address: u64, count: usize) -> Vec<T> {
         let mut data = vec![T::default(); count];
         // SAFETY: any bytes are a valid integer or float, which tests ask for.

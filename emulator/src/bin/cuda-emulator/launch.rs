@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
         let (grid, block) = (case.grid.resolve("grid")?, case.block.resolve("block")?);
         check_shape(kernel, device, grid, block, case.shared)?;
         let (params, placed) = place(case, kernel, &memory, folder)?;
-        let report = engine::run(&Launch {
+        let mut report = engine::run(&Launch {
             kernel,
             grid,
             block,
@@ -159,6 +159,14 @@ impl<'a> Session<'a> {
             bytes,
         } in placed
         {
+            let shown = buffer.print > 0 || buffer.save.is_some() || buffer.expect.is_some();
+            if shown && report.fault.is_none() {
+                let found = Finding::of_host_copy(&memory, address, bytes);
+                report.findings.extend(found.map(|f| Finding {
+                    message: format!("{name}: {}", f.message),
+                    ..f
+                }));
+            }
             let mut copy = vec![0; bytes as usize];
             memory
                 .copy_out(address, &mut copy)

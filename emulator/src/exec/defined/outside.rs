@@ -1,0 +1,628 @@
+//! Definedness in the operations outside the inner loop.
+
+use super::super::Exec;
+use super::super::memory::Pointers;
+use super::super::slow::{pass, shfl_source};
+use super::super::state::{Block, Frame, Warp, line_of};
+use super::{File, NEVER_WRITTEN, Source, View, address, decide, records, with};
+use crate::check::lanes_of;
+use crate::lower::op::*;
+use crate::numeric::matrix::{self, Row};
+use crate::numeric::mma::Input;
+
+/// The address of an access.
+pub(crate) fn check_address(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    base: Base,
+    m: u32,
+    pc: u32,
+) {
+    with(x, block, warp, frame, |x, block, warp, view| {
+        address(x, block, warp, view, base, m, pc);
+    });
+}
+
+/// A register that decides where the lanes go, or what cannot be undone.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn check_decision(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    (file, slot): (File, u32),
+    m: u32,
+    pc: u32,
+    what: &str,
+) {
+    with(x, block, warp, frame, |x, block, warp, view| {
+        let lanes = view.undefined_lanes(file, slot, m);
+        if lanes == 0 {
+            return;
+        }
+        decide(x, block, warp, pc, lanes, view.origin(file, slot), what);
+        match file {
+            File::Reference => view.define(File::Pred, slot >> 1, m),
+            file => view.define(file, slot, m),
+        }
+    });
+}
+
+/// A register gets values that are defined.
+pub(crate) fn define(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    (file, slot): (File, u32),
+    m: u32,
+) {
+    with(x, block, warp, frame, |_, _, _, view| {
+        view.define(file, slot, m)
+    });
+}
+
+/// Bytes of a frame's local memory get values that are defined.
+pub(crate) fn define_local(warp: &mut Warp, frame: Frame, offset: u32, bytes: u32, m: u32) {
+    if let Some(shadow) = &mut warp.shadow {
+        let files = &mut shadow.files;
+        for lane in lanes_of(m) {
+            let at = lane as usize * files.stride as usize + (frame.local + offset) as usize;
+            files.local[at..at + bytes as usize].fill(0);
+        }
+    }
+}
+
+/// An argument or a result moves between frames.
+pub(crate) fn passed(
+    code: &Code,
+    warp: &mut Warp,
+    from: (Frame, Value),
+    to: (Frame, Value),
+    lanes: u32,
+) {
+    let (r, live) = (warp.files.regs(to.0), warp.live);
+    let Some(shadow) = &mut warp.shadow else {
+        return;
+    };
+    pass(&mut shadow.files, from, to, lanes);
+    let Value::Reg(reg) = to.1 else {
+        return;
+    };
+    let (file, slot) = match reg {
+        Reg::R32(slot) => (File::R32, slot),
+        Reg::R64(slot) => (File::R64, slot),
+        Reg::P(slot) => (File::Pred, slot),
+    };
+    let function = &code.functions[to.0.function as usize];
+    let mut view = View::new(shadow, r, to.0, function, live);
+    // The bits are there; what is missing is whether there are any.
+    let bits = std::array::from_fn(|l| view.bits(file, slot, l).undefined);
+    view.set(file, slot, &bits, lanes, NEVER_WRITTEN);
+}
+
+/// shfl, vote, match, redux and elect, before a set of lanes executes one.
+pub(crate) fn collective(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    op: &Slow,
+    set: u32,
+    pc: u32,
+) {
+    with(x, block, warp, frame, |x, _, _, view| match op {
+        Slow::Shfl {
+            mode,
+            d,
+            p,
+            a,
+            lane: b,
+            clamp,
+            ..
+        } => {
+            let mut bits = [0; 32];
+            let mut missing = 0;
+            let mut unknown = [0; 32];
+            for l in lanes_of(set).map(|l| l as usize) {
+                let which = [view.bits(File::R32, *b, l), view.bits(File::R32, *clamp, l)];
+                let (source, _) = shfl_source(
+                    *mode,
+                    l as u32,
+                    which[0].value as u32,
+                    which[1].value as u32,
+                );
+                if which.iter().any(|w| w.undefined != 0) {
+                    (bits[l], unknown[l]) = (!0, 1);
+                } else if set >> source & 1 == 0 {
+                    bits[l] = !0;
+                    missing |= 1 << l;
+                } else {
+                    bits[l] = view.bits(File::R32, *a, source as usize).undefined;
+                }
+            }
+            let known = [*a, *b, *clamp].map(|slot| view.origin(File::R32, slot));
+            let origin = match missing {
+                0 => known.into_iter().find(|&o| o != 0).unwrap_or(0),
+                _ => x.origins.of(Source::Lane, line_of(x.grid.code, pc), None),
+            };
+            let any = bits.iter().any(|&b| b != 0);
+            if any || view.origin(File::R32, *d) != 0 {
+                view.set(File::R32, *d, &bits, set, origin);
+            }
+            if *p != NONE && (unknown != [0; 32] || view.origin(File::Pred, *p) != 0) {
+                view.set(File::Pred, *p, &unknown, set, origin);
+            }
+        }
+        Slow::Vote { mode, d, a, .. } => {
+            let origin = view.origin(File::Reference, *a);
+            let unknown = view.undefined_lanes(File::Reference, *a, set);
+            // SAFETY: a predicate of this frame.
+            let yes = unsafe { view.v.pred(*a) } & set;
+            let (sure, never) = (yes & !unknown, set & !yes & !unknown);
+            let (file, bits) = match mode {
+                VoteMode::Ballot => (File::R32, u64::from(unknown)),
+                VoteMode::All => (File::Pred, u64::from(unknown != 0 && never == 0)),
+                VoteMode::Any => (File::Pred, u64::from(unknown != 0 && sure == 0)),
+                VoteMode::Uni => (
+                    File::Pred,
+                    u64::from(unknown != 0 && (sure == 0 || never == 0)),
+                ),
+            };
+            if bits != 0 || view.origin(file, *d) != 0 {
+                view.set(file, *d, &[bits; 32], set, origin);
+            }
+        }
+        Slow::Match { wide, d, p, a, .. } => {
+            let file = if *wide { File::R64 } else { File::R32 };
+            let bits = match view.undefined_lanes(file, *a, set) {
+                0 => 0,
+                _ => !0,
+            };
+            let origin = view.origin(file, *a);
+            if bits != 0 || view.origin(File::R32, *d) != 0 {
+                view.set(File::R32, *d, &[bits; 32], set, origin);
+            }
+            if *p != NONE && (bits != 0 || view.origin(File::Pred, *p) != 0) {
+                view.set(File::Pred, *p, &[bits; 32], set, origin);
+            }
+        }
+        Slow::Redux { d, a, .. } => {
+            let bits = match view.undefined_lanes(File::R32, *a, set) {
+                0 => 0,
+                _ => !0,
+            };
+            let origin = view.origin(File::R32, *a);
+            if bits != 0 || view.origin(File::R32, *d) != 0 {
+                view.set(File::R32, *d, &[bits; 32], set, origin);
+            }
+        }
+        Slow::Elect { d, p, .. } => {
+            view.define(File::R32, *d, set);
+            view.define(File::Pred, *p, set);
+        }
+        // Only the collectives come here.
+        _ => {}
+    });
+}
+
+/// A matrix product, before it is executed: an element of D is undefined if one of its row of A, its column of B, or its own of C is.
+pub(crate) fn product(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    tiles: &[Mma],
+) {
+    with(x, block, warp, frame, |_, _, _, view| {
+        let results: Vec<_> = tiles.iter().map(|tile| one_product(view, tile)).collect();
+        for (tile, (file, results, origin)) in tiles.iter().zip(results) {
+            for (&slot, bits) in tile.registers[0].iter().zip(&results) {
+                if origin != 0 || view.origin(file, slot) != 0 {
+                    view.set(file, slot, bits, !0, origin);
+                }
+            }
+        }
+    });
+}
+
+/// The undefined bits of D's registers, and where they come from.
+fn one_product(view: &View<'_>, op: &Mma) -> (File, Vec<[u64; 32]>, u32) {
+    let [d, a, b, c] = &op.registers;
+    let file = match op.kind {
+        MmaKind::Double(_) => File::R64,
+        _ => File::R32,
+    };
+    let mut origins = [a, b, c]
+        .into_iter()
+        .flatten()
+        .map(|&slot| view.origin(file, slot));
+    let origin = origins.find(|&o| o != 0).unwrap_or(0);
+    let mut results = vec![[0; 32]; d.len()];
+    if origin == 0 {
+        return (file, results, 0);
+    }
+    let (counts, half_c, half_d) = match op.kind {
+        MmaKind::Float(kind) => {
+            let counts = match kind.a {
+                Input::Tf32 => 0xffff_e000,
+                _ => !0,
+            };
+            (counts, kind.f16_c, kind.f16_d)
+        }
+        MmaKind::Integer(_) | MmaKind::Double(_) => (!0, false, false),
+    };
+    // Registers of A alternate between the upper and the lower eight rows, where there are sixteen.
+    let halves = if half_d || d.len() == 4 { 2 } else { 1 };
+    let mut rows = [false; 16];
+    for (i, &slot) in a.iter().enumerate() {
+        for lane in 0..32 {
+            rows[8 * (i % halves) + lane / 4] |=
+                view.bits(file, slot, lane).undefined & counts != 0;
+        }
+    }
+    let mut columns = [false; 8];
+    for &slot in b {
+        for lane in 0..32 {
+            columns[lane / 4] |= view.bits(file, slot, lane).undefined & counts != 0;
+        }
+    }
+    for half in 0..halves {
+        for lane in 0..32 {
+            for odd in 0..2 {
+                let addend = match half_c {
+                    true => view.bits(file, c[half], lane).undefined >> (16 * odd) & 0xffff,
+                    false => view.bits(file, c[2 * half + odd], lane).undefined,
+                };
+                let unknown =
+                    rows[8 * half + lane / 4] || columns[2 * (lane % 4) + odd] || addend != 0;
+                match (half_d, unknown) {
+                    (_, false) => {}
+                    (true, true) => results[half][lane] |= 0xffff << (16 * odd),
+                    (false, true) => results[2 * half + odd][lane] = !0,
+                }
+            }
+        }
+    }
+    (file, results, origin)
+}
+
+/// An operation from one register to another, before it is executed.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn one_source(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    (from, a): (File, u32),
+    (to, d): (File, u32),
+    m: u32,
+    f: impl Fn(&[u64; 32]) -> [u64; 32],
+) {
+    with(x, block, warp, frame, |_, _, _, view| {
+        let origin = view.origin(from, a);
+        if origin != 0 || view.origin(to, d) != 0 {
+            let bits = std::array::from_fn(|l| view.bits(from, a, l).undefined);
+            view.set(to, d, &f(&bits), m, origin);
+        }
+    });
+}
+
+/// `ldmatrix` has been executed; `p` are its rows.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn rows_loaded(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    address: &Address,
+    p: &Pointers,
+    trans: bool,
+    d: &[u32],
+    pc: u32,
+) {
+    // SAFETY: slots of the frame.
+    let a = unsafe { super::super::memory::addresses(warp.files.regs(frame), address, frame) };
+    let lanes = !0 >> (32 - 8 * d.len() as u32);
+    let records = records(x, block, warp, address.space, &a, lanes, p);
+    with(x, block, warp, frame, |x, _, _, view| {
+        // SAFETY: 16 bytes of each row were checked.
+        let found = unsafe {
+            match records.all_defined(16) {
+                true => None,
+                false => records.first(lanes, 16),
+            }
+        };
+        let Some((lane, byte)) = found else {
+            d.iter().for_each(|&slot| view.define(File::R32, slot, !0));
+            return;
+        };
+        let line = line_of(x.grid.code, pc);
+        let origin = x
+            .origins
+            .of(Source::Memory(records.space), line, Some(a[lane] + byte));
+        for (i, &slot) in d.iter().enumerate() {
+            let rows: [Row; 8] = std::array::from_fn(|row| {
+                // SAFETY: as above.
+                std::array::from_fn(|word| unsafe { records.read(8 * i + row, 4 * word, 4) as u32 })
+            });
+            let bits = matrix::load(&rows, trans).map(u64::from);
+            view.set(File::R32, slot, &bits, !0, origin);
+        }
+    });
+}
+
+/// `stmatrix` has been executed.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn rows_stored(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    address: &Address,
+    p: &Pointers,
+    trans: bool,
+    sources: &[u32],
+) {
+    // SAFETY: slots of the frame.
+    let a = unsafe { super::super::memory::addresses(warp.files.regs(frame), address, frame) };
+    let lanes = !0 >> (32 - 8 * sources.len() as u32);
+    let records = records(x, block, warp, address.space, &a, lanes, p);
+    with(x, block, warp, frame, |_, _, _, view| {
+        for (i, &slot) in sources.iter().enumerate() {
+            let bits = std::array::from_fn(|l| view.bits(File::R32, slot, l).undefined as u32);
+            for (row, words) in matrix::store(&bits, trans).iter().enumerate() {
+                for (word, &bits) in words.iter().enumerate() {
+                    // SAFETY: 16 bytes of each row were checked.
+                    unsafe { records.write(8 * i + row, 4 * word, 4, u64::from(bits)) };
+                }
+            }
+        }
+    });
+}
+
+/// One of the accesses of `wmma.load`: the undefined bits of `size` bytes of each lane.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn piece_loaded(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    space: MemSpace,
+    a: &[u64; 32],
+    p: &Pointers,
+    size: usize,
+    pc: u32,
+) -> ([u64; 32], u32) {
+    if warp.shadow.is_none() {
+        return ([0; 32], 0);
+    }
+    let records = records(x, block, warp, space, a, !0, p);
+    // SAFETY: the access was checked for `size` bytes.
+    let bits = std::array::from_fn(|l| unsafe { records.read(l, 0, size) });
+    let Some(lane) = (0..32).find(|&l| bits[l] != 0) else {
+        return (bits, 0);
+    };
+    let line = line_of(x.grid.code, pc);
+    let origin = x
+        .origins
+        .of(Source::Memory(records.space), line, Some(a[lane]));
+    (bits, origin)
+}
+
+/// A register gets the undefined bits that were found for it.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn set(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    (file, slot): (File, u32),
+    bits: &[u64; 32],
+    m: u32,
+    origin: u32,
+) {
+    with(x, block, warp, frame, |_, _, _, view| {
+        if origin != 0 || view.origin(file, slot) != 0 {
+            view.set(file, slot, bits, m, origin);
+        }
+    });
+}
+
+/// One of the accesses of `wmma.store`: `shift` bits up in the register.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn piece_stored(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    space: MemSpace,
+    a: &[u64; 32],
+    p: &Pointers,
+    size: usize,
+    (file, slot): (File, u32),
+    shift: usize,
+) {
+    if warp.shadow.is_none() {
+        return;
+    }
+    let records = records(x, block, warp, space, a, !0, p);
+    with(x, block, warp, frame, |_, _, _, view| {
+        for lane in 0..32 {
+            let bits = view.bits(file, slot, lane).undefined >> shift;
+            // SAFETY: the access was checked for `size` bytes.
+            unsafe { records.write(lane, 0, size, bits) };
+        }
+    });
+}
+
+/// `discard`: nothing is known of `size` bytes (a multiple of 8) of each lane any more.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn discarded(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    space: MemSpace,
+    a: &[u64; 32],
+    m: u32,
+    p: &Pointers,
+    size: usize,
+) {
+    if warp.shadow.is_none() {
+        return;
+    }
+    let records = records(x, block, warp, space, a, m, p);
+    for lane in lanes_of(m) {
+        for offset in (0..size).step_by(8) {
+            // SAFETY: the access was checked for `size` bytes.
+            unsafe { records.write(lane as usize, offset, 8, !0) };
+        }
+    }
+}
+
+/// `cp.async` has been issued: what it will write is as defined as what it reads, and zeros are.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn copied(
+    x: &Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &Warp,
+    m: u32,
+    offsets: &[u32; 32],
+    from: &[u64; 32],
+    read: &[u32; 32],
+    size: u32,
+) {
+    if warp.shadow.is_none() {
+        return;
+    }
+    let undefined: *mut u8 = block.undefined.as_mut_ptr().cast();
+    for l in lanes_of(m).map(|l| l as usize) {
+        let to = undefined.wrapping_add(offsets[l] as usize);
+        let source = x.grid.memory.defined(from[l]);
+        for byte in 0..size as usize {
+            // SAFETY: `size` bytes of the block's memory, and `read` of the device's, were checked.
+            unsafe {
+                let bits = match byte < read[l] as usize {
+                    true => !source.wrapping_add(byte).read(),
+                    false => 0,
+                };
+                to.wrapping_add(byte).write(bits);
+            }
+        }
+    }
+}
+
+/// The record of one lane's atomic operation.
+pub(crate) struct Word {
+    /// Undefined bits of what was there, and of what is there now.
+    old: u64,
+    new: u64,
+}
+
+/// An atomic operation, before it is executed, lane after lane as it will be: what memory and the results hold of what is undefined.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn atomic(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    atom: &Atom,
+    a: &[u64; 32],
+    m: u32,
+    p: &Pointers,
+    size: usize,
+    pc: u32,
+) {
+    let records = records(x, block, warp, atom.address.space, a, m, p);
+    with(x, block, warp, frame, |x, _, _, view| {
+        let file = if size >= 8 { File::R64 } else { File::R32 };
+        let parts = size.div_ceil(8);
+        for e in 0..atom.count as usize {
+            let mut results = [[0; 32]; 2];
+            let mut from_memory = None;
+            for lane in lanes_of(m) {
+                let l = lane as usize;
+                for (part, results) in results.iter_mut().enumerate().take(parts) {
+                    let (bytes, offset) = (size.min(8), e * size + 8 * part);
+                    let operand = |slot: u32| view.bits(file, slot + part as u32, l).undefined;
+                    // SAFETY: the access was checked for all elements.
+                    unsafe {
+                        let old = records.read(l, offset, bytes);
+                        let word = word(atom, old, operand(atom.b[e]), || operand(atom.c));
+                        results[l] = word.old;
+                        records.write(l, offset, bytes, word.new);
+                        if old != 0 {
+                            from_memory = from_memory.or(Some(a[l] + offset as u64));
+                        }
+                    }
+                }
+            }
+            let origin = from_memory.map_or(0, |at| {
+                let line = line_of(x.grid.code, pc);
+                x.origins.of(Source::Memory(records.space), line, Some(at))
+            });
+            for (part, bits) in results[..parts].iter().enumerate() {
+                let slot = atom.d[e];
+                if slot != NONE && (origin != 0 || view.origin(file, slot + part as u32) != 0) {
+                    view.set(file, slot + part as u32, bits, m, origin);
+                }
+            }
+        }
+    });
+}
+
+/// One atomic operation on a word with undefined bits `old`, by operands with such bits.
+fn word(atom: &Atom, old: u64, b: u64, c: impl Fn() -> u64) -> Word {
+    let new = match atom.op {
+        AtomOp::Exch => b,
+        // Whether it is exchanged is known only if both are.
+        AtomOp::Cas if old | b != 0 => !0,
+        AtomOp::Cas => c(),
+        AtomOp::And | AtomOp::Or | AtomOp::Xor => old | b,
+        _ if old | b == 0 => 0,
+        _ => !0,
+    };
+    Word { old, new }
+}
+
+/// Lanes of `mask` that bring an undefined predicate to a barrier's reduction, and where it comes from.
+pub(crate) fn reduced(
+    code: &Code,
+    warp: &mut Warp,
+    frame: Frame,
+    source: u32,
+    mask: u32,
+) -> (u32, u32) {
+    let (r, live) = (warp.files.regs(frame), warp.live);
+    let Some(shadow) = &mut warp.shadow else {
+        return (0, 0);
+    };
+    let function = &code.functions[frame.function as usize];
+    let view = View::new(shadow, r, frame, function, live);
+    match view.undefined_lanes(File::Reference, source, mask) {
+        0 => (0, 0),
+        lanes => (lanes, view.origin(File::Reference, source)),
+    }
+}
+
+/// The result of a barrier's reduction, undefined if it has an origin.
+pub(crate) fn reduction(
+    code: &Code,
+    warp: &mut Warp,
+    frame: Frame,
+    (file, slot): (File, u32),
+    mask: u32,
+    origin: u32,
+) {
+    let (r, live) = (warp.files.regs(frame), warp.live);
+    let Some(shadow) = &mut warp.shadow else {
+        return;
+    };
+    let function = &code.functions[frame.function as usize];
+    let mut view = View::new(shadow, r, frame, function, live);
+    match origin {
+        0 => view.define(file, slot, mask),
+        _ => view.set(file, slot, &[!0; 32], mask, origin),
+    }
+}
