@@ -105,9 +105,10 @@ int main() {
     std::partial_sum(in.begin(), in.end(), scanned.begin());
 
     auto reduce = [&](const char *name, auto kernel) {
-        kernel<<<1, THREADS>>>(d.data, out.data);
+        Buffer<int> sum(1);
+        kernel<<<1, THREADS>>>(d.data, sum.data);
         check(cudaDeviceSynchronize(), name);
-        verdict(name, std::vector<int>{out.host()[0]}, std::vector<int>{total});
+        verdict(name, sum.host(), std::vector<int>{total});
     };
     reduce("BlockReduce, warps", block_reduce<cub::BLOCK_REDUCE_WARP_REDUCTIONS>);
     reduce("BlockReduce, raking", block_reduce<cub::BLOCK_REDUCE_RAKING>);

@@ -67,6 +67,8 @@ pub struct Access<'a> {
     pub size: u32,
     /// For writes (not atomics): the bytes, so that writing the same value twice is told from a conflict.
     pub values: Option<&'a dyn Values>,
+    /// For writes and atomics: what they depend on.
+    pub dependence: Option<&'a dyn Dependence>,
 }
 
 /// The bytes that a store writes, and those that are there before it. Asked only when a conflict shows.
@@ -75,6 +77,12 @@ pub trait Values {
     fn stored(&self, lane: usize, byte: usize) -> u8;
     /// What memory holds now at that lane's byte.
     fn present(&self, lane: usize, byte: usize) -> u8;
+}
+
+/// What a store's value, address or guard depends on. Asked only when a conflict shows.
+pub trait Dependence {
+    /// Whether what `lane` does depends on loads at a PTX line by all of `others`, lanes of its warp.
+    fn comes_after(&self, lane: usize, others: Lanes, line: u32) -> bool;
 }
 
 /// What a checker needs to know about a launch.

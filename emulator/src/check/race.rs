@@ -3,7 +3,7 @@
 //! The rules are PTX's memory model, as far as an execution can show it. Ordered are: a thread's own accesses; accesses before
 //! and after a `bar`/`barrier` by those who arrive and those who wait; before and after a `bar.warp.sync` by its lanes; a
 //! release (or a fence and then a strong write) and the acquire (or a strong read and then a fence) that sees it, if each is
-//! in the other's scope. `shfl`, `vote`, `match`, `ldmatrix` and `mma` order nothing. Two strong accesses do not race. Stores
+//! in the other's scope; a load of another lane's of the warp and a store that depends on what it loaded. By themselves `shfl`, `vote`, `match`, `ldmatrix` and `mma` order nothing. Two strong accesses do not race. Stores
 //! of the same value to the same place are not reported. Kernels are ordered with one another by their launches.
 
 use std::collections::HashMap;
@@ -439,7 +439,7 @@ impl BlockChecker<'_> {
         flags: u32,
         kind: Kind,
         together: Lanes,
-    ) -> View {
+    ) -> View<'static> {
         let warps = self.state.warps.len() as u32;
         let w = &self.state.warps[warp as usize];
         let first_warp = self.index * warps;
@@ -458,6 +458,7 @@ impl BlockChecker<'_> {
             write: kind != Kind::Read,
             local: space == Space::Shared,
             together,
+            dependence: None,
         }
     }
 }
@@ -487,14 +488,17 @@ pub(super) fn shared(
             Space::Shared,
         );
     }
-    let view = checker.view(
-        Space::Shared,
-        warp,
-        access.line,
-        flags(access.order),
-        access.kind,
-        together,
-    );
+    let view = View {
+        dependence: access.dependence,
+        ..checker.view(
+            Space::Shared,
+            warp,
+            access.line,
+            flags(access.order),
+            access.kind,
+            together,
+        )
+    };
     let writes = access.kind != Kind::Read;
     let size = access.size;
     let uniform = checker.state.warps[warp as usize].knows.same().cloned();
@@ -567,14 +571,17 @@ pub(super) fn global(
             Space::Global,
         );
     }
-    let view = checker.view(
-        Space::Global,
-        warp,
-        access.line,
-        flags(access.order),
-        access.kind,
-        together,
-    );
+    let view = View {
+        dependence: access.dependence,
+        ..checker.view(
+            Space::Global,
+            warp,
+            access.line,
+            flags(access.order),
+            access.kind,
+            together,
+        )
+    };
     let size = u64::from(access.size);
     let grid = checker.grid;
     let mut conflicts: Vec<(u32, u64, Mark)> = Vec::new();
@@ -946,6 +953,7 @@ pub(super) fn async_copy(checker: &mut BlockChecker<'_>, warp: u32, copy: &Async
                 lanes,
                 size: read,
                 values: None,
+                dependence: None,
             };
             global(checker, warp, &access, copy.sources);
         }
@@ -959,6 +967,7 @@ pub(super) fn async_copy(checker: &mut BlockChecker<'_>, warp: u32, copy: &Async
         lanes: copy.lanes,
         size: copy.size,
         values: None,
+        dependence: None,
     };
     for lane in lanes_of(copy.lanes) {
         let at = copy.offsets[lane as usize];

@@ -4,6 +4,7 @@
 //! one another go to a list beside. A word that is accessed in parts is split into bytes until it is written as a whole.
 
 use super::clock::{Clock, Time};
+use super::hooks::Dependence;
 use super::touched::Touch;
 
 /// An access in the past: one warp's lanes at one time and PTX line. `time` 0: none.
@@ -80,7 +81,7 @@ pub(super) struct Beside {
 }
 
 /// What a warp does to a cell, and what it knows.
-pub(super) struct View {
+pub(super) struct View<'a> {
     pub(super) now: Time,
     /// Index of the warp in the grid, of its block's first warp, warps a block.
     pub(super) warp: u32,
@@ -97,6 +98,7 @@ pub(super) struct View {
     pub(super) local: bool,
     /// Lanes of the same instruction that write the same bytes (their values were compared).
     pub(super) together: u32,
+    pub(super) dependence: Option<&'a dyn Dependence>,
 }
 
 /// Whether a mask has one lane.
@@ -104,7 +106,7 @@ fn one(lanes: u32) -> bool {
     lanes & lanes.wrapping_sub(1) == 0
 }
 
-impl View {
+impl View<'_> {
     /// Whether `mark` happened before an access by each of `lanes`, which know `clock`.
     #[inline(always)]
     fn ordered(&self, mark: Mark, lanes: u32, clock: &Clock) -> bool {
@@ -123,6 +125,18 @@ impl View {
             return true;
         }
         !self.no_more && self.ordered_by_clock(mark, lanes, clock)
+            || self.dependence.is_some() && self.ordered_by_data(mark, lanes)
+    }
+
+    /// Loads of the warp that what each lane does now depends on.
+    #[inline(never)]
+    fn ordered_by_data(&self, mark: Mark, lanes: u32) -> bool {
+        let depends = |lane: u32| {
+            let others = mark.lanes & !(1 << lane);
+            let on = |d: &dyn Dependence| d.comes_after(lane as usize, others, mark.line());
+            self.dependence.is_some_and(on)
+        };
+        mark.warp == self.warp && super::lanes_of(lanes).all(depends)
     }
 
     #[inline(never)]
@@ -211,7 +225,7 @@ impl Beside {
         &mut self,
         cell: &mut Cell,
         bytes: u8,
-        view: &View,
+        view: &View<'_>,
         lanes: u32,
         clock: &Clock,
         same: impl Fn() -> bool,
@@ -237,7 +251,7 @@ impl Beside {
         &mut self,
         cell: &mut Cell,
         bytes: u8,
-        view: &View,
+        view: &View<'_>,
         lane: u32,
         clock: &Clock,
         same: &dyn Fn() -> bool,
@@ -292,7 +306,7 @@ impl Beside {
 
     /// The usual cases, all without conflict; false: nothing was done.
     #[inline(always)]
-    fn touch(&mut self, history: &mut History, view: &View, lanes: u32, clock: &Clock) -> bool {
+    fn touch(&mut self, history: &mut History, view: &View<'_>, lanes: u32, clock: &Clock) -> bool {
         let (write, read) = (history.write, history.read);
         let before = |mark: Mark| view.covers(mark) && view.ordered(mark, lanes, clock);
         if view.write {
@@ -338,7 +352,7 @@ impl Beside {
     fn read_beside(
         &mut self,
         history: &mut History,
-        view: &View,
+        view: &View<'_>,
         lanes: u32,
         clock: &Clock,
     ) -> bool {
@@ -377,7 +391,7 @@ impl Beside {
     fn touch_slow(
         &mut self,
         history: &mut History,
-        view: &View,
+        view: &View<'_>,
         lane: u32,
         clock: &Clock,
         same: &dyn Fn() -> bool,

@@ -48,6 +48,7 @@ fn access(kind: Kind, lanes: Lanes, size: u32, line: u32) -> Access<'static> {
         lanes,
         size,
         values: None,
+        dependence: None,
     }
 }
 

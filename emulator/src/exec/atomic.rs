@@ -7,7 +7,7 @@ use super::memory::{What, addresses, observe, pointers};
 use super::registers::Regs;
 use super::state::{Block, Frame, Warp};
 use super::{Exec, defined};
-use crate::check::hooks::Kind;
+use crate::check::hooks::{Dependence, Kind};
 use crate::lower::op::{Atom, AtomOp, AtomType, NONE};
 use crate::numeric::half::{self, Bf16, F16, Half};
 use crate::numeric::{Rounding, f32s, f64s};
@@ -65,7 +65,19 @@ pub(crate) unsafe fn execute(
             return false;
         }
         if x.profile || block.follows {
-            observe(x, block, warp, atom.address.space, what, &a, m, None);
+            let awaited = defined::awaited_by_atomic(x, warp, frame, atom, size as usize, pc);
+            let awaited = awaited.as_ref().map(|a| a as &dyn Dependence);
+            observe(
+                x,
+                block,
+                warp,
+                atom.address.space,
+                what,
+                &a,
+                m,
+                None,
+                awaited,
+            );
         }
         if warp.shadow.is_some() {
             defined::atomic(x, block, warp, frame, atom, &a, m, &p, size as usize, pc);

@@ -6,7 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use super::registers::{Regs, mask_of};
 use super::state::{Block, Frame, Warp, is_local, shared_end};
 use super::{Exec, defined};
-use crate::check::hooks::{Access, Kind, Order, Values};
+use crate::check::hooks::{Access, Dependence, Kind, Order, Values};
 use crate::lower::op::{Address, Base, Mem, MemSpace, NONE};
 use crate::lower::operands::File;
 use crate::memory::{
@@ -281,6 +281,7 @@ pub(crate) fn observe(
     a: &[u64; 32],
     m: u32,
     values: Option<&dyn Values>,
+    dependence: Option<&dyn Dependence>,
 ) {
     let (shared, offsets, global) = by_window(space, a, m);
     if x.profile {
@@ -299,6 +300,7 @@ pub(crate) fn observe(
             lanes,
             size: what.size,
             values,
+            dependence,
         };
         if shared != 0 {
             checker.shared(warp.index, &access(shared), &offsets);
@@ -417,7 +419,7 @@ pub(crate) unsafe fn load(
             fence(Ordering::SeqCst);
         }
         if x.profile || block.follows {
-            observe(x, block, warp, space, what, &a, m, None);
+            observe(x, block, warp, space, what, &a, m, None, None);
         }
         if warp.shadow.is_some() {
             defined::loaded(x, block, warp, r, frame, mem, &a, m, &p, pc);
@@ -583,7 +585,9 @@ pub(crate) unsafe fn store(
                 regs: r,
                 pointers: &p,
             };
-            observe(x, block, warp, space, what, &a, m, Some(&stored));
+            let awaited = defined::awaited_by_store(x, warp, frame, mem, pc);
+            let awaited = awaited.as_ref().map(|a| a as &dyn Dependence);
+            observe(x, block, warp, space, what, &a, m, Some(&stored), awaited);
         }
         if mem.order != Order::Weak {
             fence(Ordering::SeqCst);

@@ -7,6 +7,7 @@
 mod alu;
 mod async_copy;
 mod atomic;
+pub(crate) mod awaited;
 mod barrier;
 mod count;
 mod cvt;
@@ -116,6 +117,7 @@ pub(crate) struct Exec<'a> {
     /// Every instruction is looked at before it is executed: counted, or its operands may be undefined.
     pub(crate) watched: bool,
     pub(crate) origins: defined::Origins,
+    pub(crate) awaited: awaited::Sets,
     fault: Option<Fault>,
     sites: Vec<Site>,
     generation: u64,
@@ -561,6 +563,7 @@ impl<'a> Worker<'a> {
                 tally: options.count.then(|| Box::new(count::Tally::new(grid))),
                 watched: options.count || grid.follows_defined(),
                 origins: defined::Origins::new(),
+                awaited: awaited::Sets::new(),
                 fault: None,
                 // One more than there are loads and stores: the others share it.
                 sites: vec![Site::EMPTY; grid.code.mems.len() + 1],

@@ -2,13 +2,14 @@
 
 use std::sync::atomic::{Ordering, fence};
 
+use super::awaited::Awaited;
 use super::memory::{What, addresses, observe, pointers, window};
 use super::registers::Regs;
 use super::run::{Flow, POLL, POLL_COST};
 use super::state::{Block, Files, Frame, Return, Wait, Warp};
 use super::{Exec, async_copy, atomic, barrier, defined, print};
 use crate::check::FindingKind;
-use crate::check::hooks::{Kind, Order};
+use crate::check::hooks::{Dependence, Kind, Order};
 use crate::engine::FaultCode;
 use crate::lower::op::*;
 use crate::lower::operands::File;
@@ -321,7 +322,7 @@ fn discard(
             return Flow::Fault;
         }
         if x.profile || block.follows {
-            observe(x, block, warp, space, what, &a, m, None);
+            observe(x, block, warp, space, what, &a, m, None, None);
         }
         for l in (0..32).filter(|l| m >> l & 1 != 0) {
             std::ptr::write_bytes(p[l], async_copy::POISON, SIZE as usize);
@@ -632,6 +633,7 @@ fn rows(
     address: &Address,
     matrices: u32,
     kind: Kind,
+    awaited: Option<Awaited>,
     pc: u32,
 ) -> Option<[*mut u8; 32]> {
     let lanes = !0 >> (32 - 8 * matrices);
@@ -663,7 +665,18 @@ fn rows(
             return None;
         }
         if x.profile || block.follows {
-            observe(x, block, warp, address.space, what, &a, lanes, None);
+            let awaited = awaited.as_ref().map(|a| a as &dyn Dependence);
+            observe(
+                x,
+                block,
+                warp,
+                address.space,
+                what,
+                &a,
+                lanes,
+                None,
+                awaited,
+            );
         }
     }
     Some(p)
@@ -682,7 +695,18 @@ fn ldmatrix(
     d: &[u32; 4],
     pc: u32,
 ) -> Flow {
-    let Some(p) = rows(x, block, warp, r, frame, address, matrices, Kind::Read, pc) else {
+    let Some(p) = rows(
+        x,
+        block,
+        warp,
+        r,
+        frame,
+        address,
+        matrices,
+        Kind::Read,
+        None,
+        pc,
+    ) else {
         return Flow::Fault;
     };
     if warp.shadow.is_some() {
@@ -713,12 +737,24 @@ fn stmatrix(
     a: &[u32; 4],
     pc: u32,
 ) -> Flow {
-    let Some(p) = rows(x, block, warp, r, frame, address, matrices, Kind::Write, pc) else {
+    let sources = &a[..matrices as usize];
+    let awaited = defined::awaited_by_rows(x, warp, frame, address, trans, sources);
+    let Some(p) = rows(
+        x,
+        block,
+        warp,
+        r,
+        frame,
+        address,
+        matrices,
+        Kind::Write,
+        awaited,
+        pc,
+    ) else {
         return Flow::Fault;
     };
     if warp.shadow.is_some() {
-        let a = &a[..matrices as usize];
-        defined::rows_stored(x, block, warp, frame, address, &p, trans, a);
+        defined::rows_stored(x, block, warp, frame, address, &p, trans, sources);
     }
     for (i, &slot) in a[..matrices as usize].iter().enumerate() {
         // SAFETY: as in `ldmatrix`.
@@ -807,7 +843,14 @@ fn call(
     }
     warp.open(inner, callee, lanes);
     for (&from, &to) in call.args.iter().zip(&callee.params) {
-        defined::passed(code, warp, (frame, from), (inner, to), lanes);
+        defined::passed(
+            code,
+            &mut x.awaited,
+            warp,
+            (frame, from),
+            (inner, to),
+            lanes,
+        );
         if !pass(&mut warp.files, (frame, from), (inner, to), lanes) {
             let message = format!("an argument does not fit {}'s parameter", callee.name);
             return x.fault(
@@ -925,7 +968,14 @@ pub(crate) fn ret(x: &mut Exec<'_>, warp: &mut Warp, group: usize) {
     {
         // Sizes were compared when parameters were; a result that does not fit is left out.
         for (&from, &to) in callee.returns.iter().zip(&call.returns) {
-            defined::passed(code, warp, (inner, from), (back.frame, to), lanes);
+            defined::passed(
+                code,
+                &mut x.awaited,
+                warp,
+                (inner, from),
+                (back.frame, to),
+                lanes,
+            );
             pass(&mut warp.files, (inner, from), (back.frame, to), lanes);
         }
     }

@@ -6,7 +6,7 @@ use super::run::Flow;
 use super::state::{Block, Frame, Warp};
 use super::{Exec, defined};
 use crate::check::FindingKind;
-use crate::check::hooks::{Kind, Order};
+use crate::check::hooks::{Dependence, Kind, Order};
 use crate::lower::op::WmmaMemory;
 use crate::lower::operands::File;
 
@@ -94,6 +94,11 @@ pub(crate) fn access(
                 };
             }
         }
+        let awaited = match op.store {
+            true => defined::awaited_by_register(x, warp, frame, (file, op.registers[register])),
+            false => None,
+        };
+        let awaited = awaited.as_ref().map(|a| a as &dyn Dependence);
         for piece in 0..pieces {
             let at = std::array::from_fn(|lane| place(register, lane, piece));
             let mut p = [std::ptr::null_mut::<u8>(); 32];
@@ -105,7 +110,7 @@ pub(crate) fn access(
                     return Flow::Fault;
                 }
                 if x.profile || block.follows {
-                    observe(x, block, warp, space, what, &at, m, None);
+                    observe(x, block, warp, space, what, &at, m, None, awaited);
                 }
                 let slot = (file, op.registers[register]);
                 if op.store {

@@ -9,6 +9,7 @@ mod memory;
 pub(crate) mod op;
 pub(crate) mod operands;
 mod registers;
+pub(crate) mod tracked;
 mod warp;
 mod words;
 

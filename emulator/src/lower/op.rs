@@ -6,6 +6,7 @@
 use std::sync::OnceLock;
 
 use super::operands::Slots;
+use super::tracked::Tracked;
 use crate::check::hooks::Order;
 use crate::ptx::ast::Type;
 
@@ -837,11 +838,18 @@ pub(crate) struct Code {
     pub(crate) dynamic_offset: u32,
     /// See [`Code::slots`].
     pub(crate) slots: OnceLock<Vec<Slots>>,
+    /// See [`Code::tracked`].
+    pub(crate) tracked: OnceLock<Tracked>,
 }
 
 impl Code {
     /// The slots of every instruction's operands. Made when they are first asked for.
     pub(crate) fn slots(&self) -> &[Slots] {
         self.slots.get_or_init(|| super::operands::slots(self))
+    }
+
+    /// Which loads are followed to stores that depend on them.
+    pub(crate) fn tracked(&self) -> &Tracked {
+        self.tracked.get_or_init(|| super::tracked::tracked(self))
     }
 }

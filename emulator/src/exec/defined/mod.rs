@@ -6,7 +6,7 @@
 //!
 //! A warp's shadow mirrors its registers and local memory, a block's its shared memory: a set bit is undefined. Global memory has its
 //! record in [`DeviceMemory`](crate::memory::DeviceMemory): there a set bit is defined, for pages begin with zeros. So that correct code
-//! costs little, each register has an origin beside, which is 0 while no lane has an undefined bit in it.
+//! costs little, each register has a [`Mark`] beside, which is 0 while nothing has to be said of it.
 
 mod outside;
 mod rules;
@@ -17,6 +17,7 @@ pub(crate) use outside::*;
 use rules::Bits;
 
 use super::Exec;
+use super::awaited::{Awaited, Sets};
 use super::memory::Pointers;
 use super::registers::Regs;
 use super::state::{Block, Files, Frame, Warp, line_of};
@@ -116,12 +117,22 @@ pub(crate) struct Shadow {
     pub(crate) files: Files,
     /// Lanes whose carry is undefined.
     carry: u32,
-    /// Of each register of each frame, 0 or where its undefined bits come from.
-    origins: Vec<u32>,
+    /// Of each register of each frame.
+    marks: Vec<Mark>,
 }
 
-/// Where a frame's origins begin.
-fn first_origin(frame: Frame) -> usize {
+/// What is to be said of a register.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+struct Mark {
+    /// 0 if all of it is defined, else where undefined bits come from.
+    origin: u32,
+    /// The loads that it depends on: see [`Awaited`].
+    awaits: u32,
+}
+
+/// Where a frame's marks begin.
+fn first_mark(frame: Frame) -> usize {
     (frame.r32 + frame.r64 + frame.preds) as usize
 }
 
@@ -129,17 +140,20 @@ impl Shadow {
     pub(crate) fn clear(&mut self) {
         self.files.clear();
         self.carry = 0;
-        self.origins.clear();
+        self.marks.clear();
     }
 
     /// A frame begins: its registers and its local memory are undefined, its constants are not.
     pub(crate) fn open(&mut self, frame: Frame, function: &Function, lanes: u32) {
         self.files.reserve(frame, function);
-        let first = first_origin(frame);
+        let first = first_mark(frame);
         let registers = (function.r32 + function.r64 + function.preds) as usize;
-        let end = self.origins.len().max(first + registers);
-        self.origins.resize(end, 0);
-        self.origins[first..first + registers].fill(NEVER_WRITTEN);
+        let end = self.marks.len().max(first + registers);
+        self.marks.resize(end, Mark::default());
+        self.marks[first..first + registers].fill(Mark {
+            origin: NEVER_WRITTEN,
+            awaits: 0,
+        });
         let s = self.files.regs(frame);
         // SAFETY: slots of the function, for which room was made just above.
         unsafe {
@@ -178,11 +192,11 @@ impl Shadow {
                 _ => s.set32(slot, &[0; 32], lanes),
             }
         }
-        self.origins[first_origin(frame) + place(function, file, slot)] = 0;
+        self.marks[first_mark(frame) + place(function, file, slot)] = Mark::default();
     }
 }
 
-/// Where a register's origin is among its frame's.
+/// Where a register's mark is among its frame's.
 fn place(function: &Function, file: File, slot: u32) -> usize {
     let before = match file {
         File::R64 => function.r32,
@@ -192,19 +206,19 @@ fn place(function: &Function, file: File, slot: u32) -> usize {
     (before + slot) as usize
 }
 
-/// The origins of a running frame, for the inner loop. Valid while the warp's files are not resized.
+/// The marks of a running frame, for the inner loop. Valid while the warp's files are not resized.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Marks(*const u32);
+pub(crate) struct Marks(*const Mark);
 
 impl Marks {
     pub(crate) fn new(warp: &Warp, frame: Frame) -> Self {
         Self(match &warp.shadow {
-            Some(shadow) => shadow.origins.as_ptr().wrapping_add(first_origin(frame)),
+            Some(shadow) => shadow.marks.as_ptr().wrapping_add(first_mark(frame)),
             None => std::ptr::null(),
         })
     }
 
-    /// Whether an operand of an instruction may be undefined.
+    /// Whether something is to be said of an operand of an instruction.
     ///
     /// # Safety
     /// The slots are those of the frame's function, and the warp has a shadow.
@@ -220,7 +234,7 @@ impl Marks {
         } = *slots;
         // SAFETY: the caller's.
         unsafe {
-            let at = |slot: u32| *self.0.add(slot as usize);
+            let at = |slot: u32| self.0.add(slot as usize).cast::<u64>().read();
             at(guard) | at(d) | at(a) | at(b) | at(c) | at(e) != 0
         }
     }
@@ -230,7 +244,7 @@ impl Marks {
 struct View<'a> {
     v: Regs,
     s: Regs,
-    origins: &'a mut [u32],
+    marks: &'a mut [Mark],
     function: &'a Function,
     /// Lanes whose registers count.
     live: u32,
@@ -248,7 +262,7 @@ impl<'a> View<'a> {
         Self {
             v,
             s,
-            origins: &mut shadow.origins[first_origin(frame)..],
+            marks: &mut shadow.marks[first_mark(frame)..],
             function,
             live,
         }
@@ -257,8 +271,8 @@ impl<'a> View<'a> {
     fn origin(&self, file: File, slot: u32) -> u32 {
         match (file, slot) {
             (File::Absent, _) | (_, NONE) => 0,
-            (File::Reference, slot) => self.origins[place(self.function, file, slot >> 1)],
-            _ => self.origins[place(self.function, file, slot)],
+            (File::Reference, slot) => self.marks[place(self.function, file, slot >> 1)].origin,
+            _ => self.marks[place(self.function, file, slot)].origin,
         }
     }
 
@@ -319,11 +333,36 @@ impl<'a> View<'a> {
                 }
             }
         };
-        let place = &mut self.origins[place(self.function, file, slot)];
+        let place = &mut self.marks[place(self.function, file, slot)].origin;
         *place = match (any, origin) {
             (false, _) => 0,
             (true, 0) => (*place).max(NEVER_WRITTEN),
             (true, origin) => origin,
+        };
+    }
+
+    /// What a register's values depend on.
+    fn awaits(&self, file: File, slot: u32) -> u32 {
+        let slot = if file == File::Reference {
+            slot >> 1
+        } else {
+            slot
+        };
+        match (file, slot) {
+            (File::Absent, _) | (_, NONE) => 0,
+            _ => self.marks[place(self.function, file, slot)].awaits,
+        }
+    }
+
+    /// A register gets values in `m` that depend on a set of loads.
+    fn await_all(&mut self, sets: &mut Sets, file: File, slot: u32, set: u32, m: u32) {
+        if slot == NONE {
+            return;
+        }
+        let mark = &mut self.marks[place(self.function, file, slot)];
+        mark.awaits = match m & self.live == self.live {
+            true => set,
+            false => sets.union(mark.awaits, set),
         };
     }
 
@@ -390,6 +429,18 @@ pub(crate) fn follow(
     let code = x.grid.code;
     let function = &code.functions[frame.function as usize];
     let operands = operands(code, inst);
+    let slots = &code.slots()[pc as usize];
+    let marks = &mut shadow.marks[first_mark(frame)..];
+    if wait(
+        &mut x.awaited,
+        marks,
+        slots,
+        &operands,
+        m & warp.live == warp.live,
+    ) {
+        warp.shadow = Some(shadow);
+        return;
+    }
     let mut carry = shadow.carry;
     let mut view = View::new(&mut shadow, r, frame, function, warp.live);
     let guard = inst.guard & !HELPER;
@@ -421,6 +472,44 @@ pub(crate) fn follow(
     }
     shadow.carry = carry;
     warp.shadow = Some(shadow);
+}
+
+/// Hands on what an operation's results depend on; whether nothing else is to be done, for all is defined. `whole`: every lane's result is
+/// written.
+fn wait(
+    sets: &mut Sets,
+    marks: &mut [Mark],
+    slots: &Slots,
+    operands: &Operands,
+    whole: bool,
+) -> bool {
+    let Slots {
+        guard,
+        d,
+        a,
+        b,
+        c,
+        e,
+    } = *slots;
+    let all = [guard, d, a, b, c, e].map(|slot| marks[slot as usize]);
+    if all.iter().any(|mark| mark.awaits != 0) && operands.d != File::Absent {
+        let [guard, _, a, b, c, fourth] = all.map(|mark| mark.awaits);
+        let mut set = [guard, a, b, c]
+            .into_iter()
+            .fold(0, |set, other| sets.union(set, other));
+        if !operands.two_results {
+            set = sets.union(set, fourth);
+        }
+        let results = [d, e];
+        for &slot in &results[..1 + usize::from(operands.two_results)] {
+            let mark = &mut marks[slot as usize];
+            mark.awaits = match whole {
+                true => set,
+                false => sets.union(set, mark.awaits),
+            };
+        }
+    }
+    all.iter().all(|mark| mark.origin == 0)
 }
 
 /// An operation on registers.
@@ -484,6 +573,11 @@ fn propagate(
         Op::I16(_) | Op::Half(..) | Op::Unpack32 => bits.map(|u| u & 0xffff_ffff),
         _ => bits,
     };
+    if taking.is_some_and(|mode| mode.set) {
+        // The predicate that is always true stands for the carry, too: operations are looked at while that is undefined.
+        let always = place(view.function, File::Pred, 0);
+        view.marks[always].origin = if *carry & view.live != 0 { origin } else { 0 };
+    }
     view.set(d, inst.d, &narrow(first), lanes, origin);
     if two_results {
         view.set(e, inst.e, &narrow(second), lanes, origin);
@@ -727,6 +821,14 @@ pub(crate) unsafe fn loaded(
     let mut view = View::new(&mut shadow, r, frame, function, warp.live);
     let file = if mem.reg64 { File::R64 } else { File::R32 };
     let slots = &mem.regs[..mem.count as usize];
+    let load = loads(x, &view, mem.address.space, pc);
+    if load != 0 {
+        for &slot in slots.iter().filter(|&&slot| slot != NONE) {
+            for part in 0..size.div_ceil(8) as u32 {
+                view.await_all(&mut x.awaited, file, slot + part, load, m);
+            }
+        }
+    }
     // SAFETY: the caller's.
     unsafe {
         if records.all_defined(total) {
@@ -760,6 +862,20 @@ pub(crate) unsafe fn loaded(
         }
     }
     warp.shadow = Some(shadow);
+}
+
+/// The set of a load by each lane, and of what its address and its guard depend on.
+fn loads(x: &mut Exec<'_>, view: &View<'_>, space: MemSpace, pc: u32) -> u32 {
+    let code = x.grid.code;
+    let Slots { guard, a, .. } = code.slots()[pc as usize];
+    let bit = code.tracked().bit(space, line_of(code, pc));
+    let own = match bit {
+        0 => 0,
+        bit => x.awaited.add(Awaited::load(bit)),
+    };
+    let [guard, a] = [guard, a].map(|slot| view.marks[slot as usize].awaits);
+    let set = x.awaited.union(own, a);
+    x.awaited.union(set, guard)
 }
 
 /// A store has been executed.

@@ -1,12 +1,14 @@
 //! Definedness in the operations outside the inner loop.
 
 use super::super::Exec;
+use super::super::awaited::{Awaited, Sets};
 use super::super::memory::Pointers;
 use super::super::slow::{pass, shfl_source};
 use super::super::state::{Block, Frame, Warp, line_of};
-use super::{File, NEVER_WRITTEN, Source, View, address, decide, records, with};
+use super::{File, NEVER_WRITTEN, Source, View, address, decide, loads, records, with};
 use crate::check::lanes_of;
 use crate::lower::op::*;
+use crate::lower::tracked::file_of;
 use crate::numeric::matrix::{self, Row};
 use crate::numeric::mma::Input;
 
@@ -59,8 +61,9 @@ pub(crate) fn define(
     (file, slot): (File, u32),
     m: u32,
 ) {
-    with(x, block, warp, frame, |_, _, _, view| {
-        view.define(file, slot, m)
+    with(x, block, warp, frame, |x, _, _, view| {
+        view.define(file, slot, m);
+        view.await_all(&mut x.awaited, file, slot, 0, m);
     });
 }
 
@@ -78,6 +81,7 @@ pub(crate) fn define_local(warp: &mut Warp, frame: Frame, offset: u32, bytes: u3
 /// An argument or a result moves between frames.
 pub(crate) fn passed(
     code: &Code,
+    sets: &mut Sets,
     warp: &mut Warp,
     from: (Frame, Value),
     to: (Frame, Value),
@@ -91,11 +95,16 @@ pub(crate) fn passed(
     let Value::Reg(reg) = to.1 else {
         return;
     };
-    let (file, slot) = match reg {
-        Reg::R32(slot) => (File::R32, slot),
-        Reg::R64(slot) => (File::R64, slot),
-        Reg::P(slot) => (File::Pred, slot),
-    };
+    if let Value::Reg(value) = from.1 {
+        let caller = &code.functions[from.0.function as usize];
+        let (file, slot) = file_of(value);
+        let awaits = View::new(shadow, r, from.0, caller, live).awaits(file, slot);
+        let callee = &code.functions[to.0.function as usize];
+        let (file, slot) = file_of(reg);
+        let mut view = View::new(shadow, r, to.0, callee, live);
+        view.await_all(sets, file, slot, awaits, lanes);
+    }
+    let (file, slot) = file_of(reg);
     let function = &code.functions[to.0.function as usize];
     let mut view = View::new(shadow, r, to.0, function, live);
     // The bits are there; what is missing is whether there are any.
@@ -123,6 +132,22 @@ pub(crate) fn collective(
             clamp,
             ..
         } => {
+            let sources = [*a, *b, *clamp].map(|slot| view.awaits(File::R32, slot));
+            let mut awaits = 0;
+            if sources != [0; 3] {
+                // SAFETY: slots of the frame.
+                let (b, clamp) = unsafe { (view.v.get32(*b), view.v.get32(*clamp)) };
+                let giver = |l: usize| match set >> l & 1 {
+                    0 => 0,
+                    _ => set & 1 << shfl_source(*mode, l as u32, b[l], clamp[l]).0,
+                };
+                let moved = x.awaited.get(sources[0]).moved(giver);
+                awaits = x.awaited.add(moved);
+                for &source in &sources[1..] {
+                    awaits = x.awaited.union(awaits, source);
+                }
+            }
+            view.await_all(&mut x.awaited, File::R32, *d, awaits, set);
             let mut bits = [0; 32];
             let mut missing = 0;
             let mut unknown = [0; 32];
@@ -157,6 +182,18 @@ pub(crate) fn collective(
             }
         }
         Slow::Vote { mode, d, a, .. } => {
+            let file = if *mode == VoteMode::Ballot {
+                File::R32
+            } else {
+                File::Pred
+            };
+            gathered(
+                x,
+                view,
+                (File::Reference, *a),
+                [(file, *d), (File::Pred, NONE)],
+                set,
+            );
             let origin = view.origin(File::Reference, *a);
             let unknown = view.undefined_lanes(File::Reference, *a, set);
             // SAFETY: a predicate of this frame.
@@ -177,6 +214,13 @@ pub(crate) fn collective(
         }
         Slow::Match { wide, d, p, a, .. } => {
             let file = if *wide { File::R64 } else { File::R32 };
+            gathered(
+                x,
+                view,
+                (file, *a),
+                [(File::R32, *d), (File::Pred, *p)],
+                set,
+            );
             let bits = match view.undefined_lanes(file, *a, set) {
                 0 => 0,
                 _ => !0,
@@ -190,6 +234,13 @@ pub(crate) fn collective(
             }
         }
         Slow::Redux { d, a, .. } => {
+            gathered(
+                x,
+                view,
+                (File::R32, *a),
+                [(File::R32, *d), (File::Pred, NONE)],
+                set,
+            );
             let bits = match view.undefined_lanes(File::R32, *a, set) {
                 0 => 0,
                 _ => !0,
@@ -208,6 +259,27 @@ pub(crate) fn collective(
     });
 }
 
+/// Results that depend on what every lane of a set brings.
+fn gathered(
+    x: &mut Exec<'_>,
+    view: &mut View<'_>,
+    (from, a): (File, u32),
+    results: [(File, u32); 2],
+    set: u32,
+) {
+    let source = view.awaits(from, a);
+    let moved = match source {
+        0 => 0,
+        source => {
+            let moved = x.awaited.get(source).moved(|_| set);
+            x.awaited.add(moved)
+        }
+    };
+    for (file, slot) in results {
+        view.await_all(&mut x.awaited, file, slot, moved, set);
+    }
+}
+
 /// A matrix product, before it is executed: an element of D is undefined if one of its row of A, its column of B, or its own of C is.
 pub(crate) fn product(
     x: &mut Exec<'_>,
@@ -216,16 +288,41 @@ pub(crate) fn product(
     frame: Frame,
     tiles: &[Mma],
 ) {
-    with(x, block, warp, frame, |_, _, _, view| {
-        let results: Vec<_> = tiles.iter().map(|tile| one_product(view, tile)).collect();
-        for (tile, (file, results, origin)) in tiles.iter().zip(results) {
+    with(x, block, warp, frame, |x, _, _, view| {
+        let results: Vec<_> = tiles
+            .iter()
+            .map(|tile| (one_product(view, tile), awaited_by_product(x, view, tile)))
+            .collect();
+        for (tile, ((file, results, origin), awaits)) in tiles.iter().zip(results) {
             for (&slot, bits) in tile.registers[0].iter().zip(&results) {
+                view.await_all(&mut x.awaited, file, slot, awaits, !0);
                 if origin != 0 || view.origin(file, slot) != 0 {
                     view.set(file, slot, bits, !0, origin);
                 }
             }
         }
     });
+}
+
+/// The loads that D's registers depend on: lane l has rows l / 4 of A, columns 2 (l % 4) and the next of B, and its own of C.
+fn awaited_by_product(x: &mut Exec<'_>, view: &View<'_>, op: &Mma) -> u32 {
+    let file = match op.kind {
+        MmaKind::Double(_) => File::R64,
+        _ => File::R32,
+    };
+    let sets = &mut x.awaited;
+    let [a, b, c] = [1, 2, 3].map(|i| {
+        let registers = op.registers[i].iter();
+        registers.fold(0, |set, &slot| sets.union(set, view.awaits(file, slot)))
+    });
+    if a | b | c == 0 {
+        return 0;
+    }
+    let rows = sets.get(a).moved(|l| 0xf << (4 * (l / 4)));
+    let columns = sets.get(b).moved(|l| 0xff << (8 * (l % 4)));
+    let (rows, columns) = (sets.add(rows), sets.add(columns));
+    let products = sets.union(rows, columns);
+    sets.union(products, c)
 }
 
 /// The undefined bits of D's registers, and where they come from.
@@ -301,7 +398,9 @@ pub(crate) fn one_source(
     m: u32,
     f: impl Fn(&[u64; 32]) -> [u64; 32],
 ) {
-    with(x, block, warp, frame, |_, _, _, view| {
+    with(x, block, warp, frame, |x, _, _, view| {
+        let awaits = view.awaits(from, a);
+        view.await_all(&mut x.awaited, to, d, awaits, m);
         let origin = view.origin(from, a);
         if origin != 0 || view.origin(to, d) != 0 {
             let bits = std::array::from_fn(|l| view.bits(from, a, l).undefined);
@@ -328,6 +427,22 @@ pub(crate) fn rows_loaded(
     let lanes = !0 >> (32 - 8 * d.len() as u32);
     let records = records(x, block, warp, address.space, &a, lanes, p);
     with(x, block, warp, frame, |x, _, _, view| {
+        let code = x.grid.code;
+        let bit = code.tracked().bit(address.space, line_of(code, pc));
+        for (i, &slot) in d.iter().enumerate() {
+            let set = match bit {
+                0 => 0,
+                bit => {
+                    let given = |l: usize| match trans {
+                        false => 1 << (8 * i + l / 4),
+                        true => 3 << (8 * i + 2 * (l % 4)),
+                    };
+                    x.awaited
+                        .add(Awaited::load_of(bit, std::array::from_fn(given)))
+                }
+            };
+            view.await_all(&mut x.awaited, File::R32, slot, set, !0);
+        }
         // SAFETY: 16 bytes of each row were checked.
         let found = unsafe {
             match records.all_defined(16) {
@@ -538,7 +653,13 @@ pub(crate) fn atomic(
     with(x, block, warp, frame, |x, _, _, view| {
         let file = if size >= 8 { File::R64 } else { File::R32 };
         let parts = size.div_ceil(8);
+        let load = loads(x, view, atom.address.space, pc);
         for e in 0..atom.count as usize {
+            for part in 0..parts as u32 {
+                if atom.d[e] != NONE {
+                    view.await_all(&mut x.awaited, file, atom.d[e] + part, load, m);
+                }
+            }
             let mut results = [[0; 32]; 2];
             let mut from_memory = None;
             for lane in lanes_of(m) {
@@ -624,5 +745,111 @@ pub(crate) fn reduction(
     match origin {
         0 => view.define(file, slot, mask),
         _ => view.set(file, slot, &[!0; 32], mask, origin),
+    }
+}
+
+/// What registers, an address and a guard together depend on: nothing, mostly.
+fn awaited(
+    x: &mut Exec<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    registers: impl Iterator<Item = (File, u32)>,
+    pc: Option<u32>,
+) -> Option<Awaited> {
+    let code = x.grid.code;
+    if !code.tracked().any() {
+        return None;
+    }
+    let (r, live) = (warp.files.regs(frame), warp.live);
+    let shadow = warp.shadow.as_mut()?;
+    let function = &code.functions[frame.function as usize];
+    let view = View::new(shadow, r, frame, function, live);
+    let sets = &mut x.awaited;
+    let mut set = registers.fold(0, |set, (file, slot)| {
+        sets.union(set, view.awaits(file, slot))
+    });
+    if let Some(pc) = pc {
+        let slots = code.slots()[pc as usize];
+        for slot in [slots.guard, slots.a] {
+            set = sets.union(set, view.marks[slot as usize].awaits);
+        }
+    }
+    (set != 0).then(|| *sets.get(set))
+}
+
+/// What a store depends on.
+pub(crate) fn awaited_by_store(
+    x: &mut Exec<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    mem: &Mem,
+    pc: u32,
+) -> Option<Awaited> {
+    let file = if mem.reg64 { File::R64 } else { File::R32 };
+    let registers = mem.regs[..mem.count as usize]
+        .iter()
+        .map(|&slot| (file, slot));
+    awaited(x, warp, frame, registers, Some(pc))
+}
+
+/// What an atomic operation depends on.
+pub(crate) fn awaited_by_atomic(
+    x: &mut Exec<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    atom: &Atom,
+    size: usize,
+    pc: u32,
+) -> Option<Awaited> {
+    let file = if size >= 8 { File::R64 } else { File::R32 };
+    let operands = atom.b[..atom.count as usize].iter();
+    let compared = (atom.op == AtomOp::Cas).then_some(&atom.c);
+    let registers = operands.chain(compared).map(|&slot| (file, slot));
+    let address = base(&atom.address);
+    awaited(x, warp, frame, registers.chain(address), Some(pc))
+}
+
+/// What the rows of `stmatrix` depend on: each is a lane's to store, and comes from four or eight.
+pub(crate) fn awaited_by_rows(
+    x: &mut Exec<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    address: &Address,
+    trans: bool,
+    sources: &[u32],
+) -> Option<Awaited> {
+    let registers = sources.iter().map(|&slot| (File::R32, slot));
+    let values = awaited(x, warp, frame, registers, None)?;
+    let rows = values.moved(|l| match trans {
+        false => 0xf << (4 * (l % 8)),
+        true => 0x1111_1111 << (l % 8 / 2),
+    });
+    let rows = x.awaited.add(rows);
+    match awaited(x, warp, frame, base(address).into_iter(), None) {
+        None => Some(*x.awaited.get(rows)),
+        Some(address) => {
+            let address = x.awaited.add(address);
+            let both = x.awaited.union(rows, address);
+            Some(*x.awaited.get(both))
+        }
+    }
+}
+
+/// What a register depends on.
+pub(crate) fn awaited_by_register(
+    x: &mut Exec<'_>,
+    warp: &mut Warp,
+    frame: Frame,
+    register: (File, u32),
+) -> Option<Awaited> {
+    awaited(x, warp, frame, std::iter::once(register), None)
+}
+
+/// The register of an address.
+fn base(address: &Address) -> Option<(File, u32)> {
+    match address.base {
+        Base::R32(slot) => Some((File::R32, slot)),
+        Base::R64(slot) => Some((File::R64, slot)),
+        Base::None | Base::Frame => None,
     }
 }
