@@ -119,7 +119,6 @@ pub(super) fn run(d: &mut Driver, copy: &Copy) -> Outcome {
             }
         }
     });
-    undefined(d, copy);
     for row in 0..copy.height {
         let (to, from) = (row * copy.to_pitch, row * copy.from_pitch);
         let mut at = 0;
@@ -135,18 +134,24 @@ pub(super) fn run(d: &mut Driver, copy: &Copy) -> Outcome {
             at += bytes;
         }
     }
-    Ok(())
+    check_defined(d, copy)
 }
 
-/// A copy to the host of what is undefined is a finding.
-fn undefined(d: &mut Driver, copy: &Copy) {
-    if let (Side::Host(_), Side::Device(start)) = (&copy.to, &copy.from) {
-        let mut rows = (0..copy.height).map(|row| start + (row * copy.from_pitch) as u64);
-        let found = rows.find_map(|row| Finding::of_host_copy(&d.memory, row, copy.width as u64));
-        if let Some(finding) = found {
-            d.report.find(&finding);
-        }
-    }
+/// A copy to the host that shows what is undefined is a finding, and breaks the context as a kernel's does.
+///
+/// # Errors
+/// `CUDA_ERROR_LAUNCH_FAILED`.
+fn check_defined(d: &mut Driver, copy: &Copy) -> Outcome {
+    let (Side::Host(_), Side::Device(start)) = (&copy.to, &copy.from) else {
+        return Ok(());
+    };
+    let mut rows = (0..copy.height).map(|row| start + (row * copy.from_pitch) as u64);
+    let found = rows.find_map(|row| Finding::of_host_copy(&d.memory, row, copy.width as u64));
+    let Some(finding) = found else {
+        return Ok(());
+    };
+    d.report.find(&finding);
+    fail(CUresult::LAUNCH_FAILED, finding.message)
 }
 
 /// Copies a piece; `offset` is its place in staged data.
