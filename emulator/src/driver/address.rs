@@ -3,12 +3,13 @@
 use std::ffi::{c_int, c_void};
 
 use super::call::{Out, Required, Text, answer, guarded, invalid};
+use super::per_thread;
 use super::result::CUresult;
 
 /// An exported function.
-struct Export {
-    name: &'static str,
-    address: *const c_void,
+pub(super) struct Export {
+    pub(super) name: &'static str,
+    pub(super) address: *const c_void,
 }
 
 macro_rules! exports {
@@ -126,17 +127,16 @@ fn lookup(
         let out = out.need("pfn")?;
         let name = name.get("symbol")?;
         out.write(std::ptr::null());
-        // 0 default, 1 legacy, 2 per-thread default stream.
-        match flags {
-            0 | 1 => {}
-            2 => {
-                return super::call::unsupported(
-                    "functions that use the per-thread default stream",
-                );
-            }
-            _ => return invalid(format!("flags {flags:#x} have bits that are not defined")),
-        }
         let found = find(name, version);
+        // 0 default, 1 legacy, 2 per-thread default stream where there is such a variant.
+        let found = match flags {
+            0 | 1 => found,
+            2 => found.map(|export| {
+                let mut variants = per_thread::VARIANTS.iter();
+                variants.find(|v| v.name == export.name).unwrap_or(export)
+            }),
+            _ => return invalid(format!("flags {flags:#x} have bits that are not defined")),
+        };
         // 0 found, 1 not found.
         status.map(|s| s.write(u32::from(found.is_none())));
         match found {
@@ -199,7 +199,8 @@ mod tests {
             // In two parts, so that this line is no match.
             let mark = concat!("extern \"C\" fn ", "cu");
             for part in text.split(mark).skip(1) {
-                let name = part.split('(').next().unwrap();
+                let (name, rest) = part.split_once('(').unwrap();
+                let parameters = rest.split(')').next().unwrap();
                 // Ours have names of their own and are found by the dynamic linker.
                 if name.starts_with(char::is_uppercase) {
                     let name = format!("cu{name}");
@@ -207,6 +208,15 @@ mod tests {
                         EXPORTS.iter().any(|e| e.name == name),
                         "{name} is not listed"
                     );
+                    let takes_stream = parameters.contains("stream: Handle")
+                        && !name.starts_with("cuStreamDestroy");
+                    let synchronous = name.starts_with("cuMemcpy") || name.starts_with("cuMemset");
+                    if takes_stream || synchronous {
+                        assert!(
+                            per_thread::VARIANTS.iter().any(|e| e.name == name),
+                            "{name} may use stream 0 and has no variant for per-thread default streams"
+                        );
+                    }
                     seen += 1;
                 }
             }

@@ -236,18 +236,18 @@ pub(super) fn check_legacy(d: &mut Driver, stream: Handle) -> Outcome {
 pub(super) extern "C" fn cuStreamBeginCapture_v2(stream: Handle, mode: u32) -> CUresult {
     entry("cuStreamBeginCapture", |d| {
         let mode = Mode::from_number(mode)?;
-        if stream <= 1 {
+        let stream = d.stream(stream)?;
+        let context = d.streams.get(&stream).map_or(0, |s| s.context);
+        if d.context(context)?.legacy == stream {
             let message = "the legacy default stream cannot be captured: create a stream";
             return fail(CUresult::STREAM_CAPTURE_UNSUPPORTED, message);
         }
-        let stream = d.stream(stream)?;
         if is_capturing(d, stream) {
             return fail(
                 CUresult::ILLEGAL_STATE,
                 "the stream is being captured already",
             );
         }
-        let context = d.streams.get(&stream).map_or(0, |s| s.context);
         let capture = d.handle(Kind::Capture);
         let thread = std::thread::current().id();
         let new = Capture {

@@ -232,11 +232,22 @@ enum Return {
     Asynchronous,
 }
 
+impl Return {
+    /// Refuses a synchronous function in a stream that is captured, as the calling thread's default stream may be.
+    fn check_capture(self, d: &mut Driver, stream: Handle) -> Outcome {
+        match self {
+            Self::Synchronous => capture::refuse_on(d, stream, "copies or fills synchronously in"),
+            Self::Asynchronous => Ok(()),
+        }
+    }
+}
+
 fn copy(d: &mut Locked, stream: Handle, mut copy: Copy, until: Return) -> Outcome {
     if copy.width == 0 || copy.height == 0 {
         return d.stream(stream).map(|_| ());
     }
     let stream = d.stream(stream)?;
+    until.check_capture(d, stream)?;
     for (pitch, name) in [(copy.to_pitch, "destination"), (copy.from_pitch, "source")] {
         if copy.height > 1 && pitch < copy.width {
             return invalid(format!(
@@ -326,7 +337,7 @@ pub(super) extern "C" fn cuMemcpyDtoH_v2(to: HostPtr, from: u64, bytes: usize) -
     )
 }
 
-/// By device addresses, in the legacy default stream; the host waits only where one of them is pinned memory's.
+/// By device addresses, in stream 0; the host waits only where one of them is pinned memory's.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) -> CUresult {
     linear(
@@ -546,6 +557,7 @@ fn fill(
 ) -> CUresult {
     entry(name, |d| {
         let stream = d.stream(stream)?;
+        until.check_capture(d, stream)?;
         let [width, height, pitch] = rows;
         let size = pattern.len();
         if !address.is_multiple_of(size as u64) || (height > 1 && !pitch.is_multiple_of(size)) {
@@ -588,7 +600,7 @@ fn fill(
     })
 }
 
-/// Fills bytes, in the legacy default stream; the host waits where it is pinned memory.
+/// Fills bytes, in stream 0; the host waits where it is pinned memory.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemsetD8_v2(address: u64, value: u8, count: usize) -> CUresult {
     fill(
@@ -601,7 +613,7 @@ pub(super) extern "C" fn cuMemsetD8_v2(address: u64, value: u8, count: usize) ->
     )
 }
 
-/// Fills 16-bit values, in the legacy default stream; the host waits where it is pinned memory.
+/// Fills 16-bit values, in stream 0; the host waits where it is pinned memory.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemsetD16_v2(address: u64, value: u16, count: usize) -> CUresult {
     fill(
@@ -614,7 +626,7 @@ pub(super) extern "C" fn cuMemsetD16_v2(address: u64, value: u16, count: usize) 
     )
 }
 
-/// Fills 32-bit values, in the legacy default stream; the host waits where it is pinned memory.
+/// Fills 32-bit values, in stream 0; the host waits where it is pinned memory.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemsetD32_v2(address: u64, value: u32, count: usize) -> CUresult {
     fill(

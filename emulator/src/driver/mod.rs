@@ -26,6 +26,7 @@ mod memory;
 mod module;
 mod occupancy;
 mod order;
+mod per_thread;
 mod pool;
 mod query;
 mod report;

@@ -13,6 +13,7 @@ use super::function::Function;
 use super::graph::Graph;
 use super::module::Module;
 use super::order::Order;
+use super::per_thread;
 use super::pool::Pool;
 use super::report::Reporter;
 use super::result::CUresult;
@@ -351,10 +352,11 @@ impl Driver {
         Ok(handle)
     }
 
-    /// The stream that a program names: 0 and 1 are the legacy default stream, 2 is the thread's default stream. Its context must be
-    /// usable.
+    /// The stream that a program names: 1 is the legacy default stream, 2 is the thread's default stream, 0 is the one that the
+    /// called variant of the function uses. Its context must be usable.
     pub(super) fn stream(&mut self, handle: Handle) -> Outcome<Handle> {
         match handle {
+            0 if per_thread::stream_0_is_per_thread() => self.stream(2),
             0 | 1 => {
                 let context = self.current()?;
                 Ok(self.context(context)?.legacy)
