@@ -12,6 +12,13 @@ impl FunctionLowering<'_, '_> {
             w.movable(ty)?;
         }
         let o = Self::operands(w, 2..=2)?;
+        let discarded = match &o[0] {
+            Operand::Vector(parts) => parts.iter().all(|p| *p == Operand::Sink),
+            d => *d == Operand::Sink,
+        };
+        if discarded {
+            return Err(w.error("mov cannot discard its whole result"));
+        }
         match (&o[0], &o[1]) {
             (Operand::Vector(_), _) | (_, Operand::Vector(_))
                 if !matches!(ty, Type::B16 | Type::B32 | Type::B64 | Type::B128) =>

@@ -7,6 +7,9 @@ use super::words::Words;
 use super::{Image, LowerError};
 use crate::ptx::ast::{self, AddressBase, Immediate, Instruction, Operand, RegId, Space, Type};
 
+/// What is wrong where `_` is given as a source.
+const SINK_AS_SOURCE: &str = "`_` discards a result and cannot be a source";
+
 pub(crate) type Result<T> = std::result::Result<T, LowerError>;
 
 /// What a name stands for inside a function.
@@ -294,6 +297,7 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
                 }
                 _ => Err(w.error(format_args!("the address of {name} needs 64 bits"))),
             },
+            Operand::Sink => Err(w.error(SINK_AS_SOURCE)),
             _ => Err(w.error("a register or an immediate was expected")),
         }
     }
@@ -334,6 +338,7 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
                 };
                 Ok(self.constant64(value.wrapping_add_signed(*addend)))
             }
+            Operand::Sink => Err(w.error(SINK_AS_SOURCE)),
             _ => Err(w.error("a register, an immediate or a name was expected")),
         }
     }

@@ -976,6 +976,15 @@ fn moves_pack_and_unpack() {
     refused("mov.b32 %d, {%a, %a, %b, %b};", "r", "hh");
     refused("mov.b16 {%d, %e}, %a;", "hh", "h");
     refused(".reg .b8 %w, %x; mov.b8 %w, %x;", "r", "r");
+    // `_` is for results, and for some of them only.
+    for (body, reason) in [
+        ("mov.b64 %d, {%a, _};", "cannot be a source"),
+        ("mov.b64 {_, _}, %d;", "cannot discard its whole result"),
+        ("mov.b64 _, %d;", "cannot discard its whole result"),
+    ] {
+        let error = refused(body, "l", "r");
+        assert!(error.contains(reason) && error.contains("line "), "{error}");
+    }
 }
 
 #[test]
