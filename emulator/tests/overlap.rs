@@ -1,16 +1,19 @@
 //! Kernels of different streams on the device at once, and modules that go while their kernels are wanted. The seed and the context are
 //! the process's, and so the tests take turns.
 
+use std::ffi::CString;
+use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, LaunchConfig, PushKernelArg, sys,
+    CudaContext, CudaFunction, CudaSlice, CudaStream, LaunchConfig, PushKernelArg, result, sys,
 };
 use cudarc::nvrtc::Ptx;
 use emulator_loader as _;
+use result::stream::StreamKind;
 use sys::cudaError_enum as Code;
 
-/// `meet`: says that it is there, and waits for the other.
+/// `meet`: says that it is there, and waits for the other. `count`: writes 1, 2, … to so many words.
 const PTX: &str = "
 .version 8.0
 .target sm_80
@@ -30,6 +33,22 @@ POLL:
     @%p1 bra POLL;
     ret;
 }
+.visible .entry count(.param .u64 words, .param .u32 number)
+{
+    .reg .pred %p<2>;
+    .reg .b32 %r<3>;
+    .reg .b64 %rd<2>;
+    ld.param.u64 %rd1, [words];
+    ld.param.u32 %r1, [number];
+    mov.u32 %r2, 0;
+NEXT:
+    add.u32 %r2, %r2, 1;
+    st.global.u32 [%rd1], %r2;
+    add.u64 %rd1, %rd1, 4;
+    setp.lt.u32 %p1, %r2, %r1;
+    @%p1 bra NEXT;
+    ret;
+}
 ";
 
 fn alone(seed: Option<u64>) -> MutexGuard<'static, ()> {
@@ -43,6 +62,77 @@ fn alone(seed: Option<u64>) -> MutexGuard<'static, ()> {
 fn kernel(context: &Arc<CudaContext>) -> CudaFunction {
     let module = context.load_module(Ptx::from_src(PTX)).unwrap();
     module.load_function("meet").unwrap()
+}
+
+/// A context with a stream, the kernel `count` and words for it.
+struct Counter {
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    count: sys::CUfunction,
+    words: u64,
+}
+
+/// Words of a [`Counter`].
+const WORDS: usize = 300;
+
+impl Counter {
+    fn new() -> Self {
+        let mut context = null_mut();
+        // SAFETY: the text ends with a NUL, and everything else was made just before.
+        unsafe {
+            sys::cuCtxCreate_v4(&mut context, null_mut(), 0, 0)
+                .result()
+                .unwrap();
+            let text = CString::new(PTX).unwrap();
+            let module = result::module::load_data(text.as_ptr().cast()).unwrap();
+            let count = result::module::get_function(module, c"count".to_owned()).unwrap();
+            let stream = result::stream::create(StreamKind::NonBlocking).unwrap();
+            let words = result::malloc_sync(4 * WORDS).unwrap();
+            result::memset_d8_sync(words, 0, 4 * WORDS).unwrap();
+            result::ctx::synchronize().unwrap();
+            Self {
+                context,
+                stream,
+                count,
+                words,
+            }
+        }
+    }
+
+    /// Submits the kernel for so many words.
+    fn launch(&self, mut number: usize) -> Result<(), Code> {
+        let mut words = self.words;
+        let params = &mut [(&raw mut words).cast(), (&raw mut number).cast()];
+        let one = (1, 1, 1);
+        // SAFETY: the kernel takes an address and a number, of which it reads the lower half.
+        unsafe { result::launch_kernel(self.count, one, one, 0, self.stream, params) }
+            .map_err(|e| e.0)
+    }
+
+    fn synchronize(&self) -> Result<(), Code> {
+        // SAFETY: the stream is live.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(|e| e.0)
+    }
+
+    fn read(&self) -> Vec<u32> {
+        let mut words = vec![0; WORDS];
+        // SAFETY: the context and its words are live.
+        unsafe {
+            result::ctx::set_current(self.context).unwrap();
+            result::memcpy_dtoh_sync(&mut words, self.words).unwrap();
+        }
+        words
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        // SAFETY: the context was made in `new`, and everything in it goes with it.
+        unsafe {
+            result::free_sync(self.words).ok();
+            sys::cuCtxDestroy_v2(self.context).result().ok();
+        }
+    }
 }
 
 fn meet(
@@ -110,6 +200,29 @@ fn with_a_seed_kernels_of_two_streams_meet() {
         "a stream's kernels run one after the other"
     );
     let _turn = alone(None);
+}
+
+#[test]
+fn a_failure_stays_in_its_context() {
+    let _turn = alone(None);
+    result::init().unwrap();
+    let counted: Vec<_> = (1..=WORDS as u32).collect();
+    for seed in (0..16).map(Some).chain([None]) {
+        emulator_loader::set_seed(seed).unwrap();
+        let (bad, good) = (Counter::new(), Counter::new());
+        // With a seed the kernel may run, and fail, before the call returns. It fails when the other is half done.
+        let early = bad.launch(WORDS + 1);
+        assert!([Ok(()), Err(Code::CUDA_ERROR_ILLEGAL_ADDRESS)].contains(&early));
+        good.launch(WORDS).unwrap();
+        good.synchronize()
+            .unwrap_or_else(|e| panic!("seed {seed:?}: {e:?}"));
+        assert_eq!(good.read(), counted, "seed {seed:?}");
+        assert_eq!(bad.synchronize(), Err(Code::CUDA_ERROR_ILLEGAL_ADDRESS));
+        assert_eq!(bad.launch(1), Err(Code::CUDA_ERROR_ILLEGAL_ADDRESS));
+        good.launch(WORDS).unwrap();
+        assert_eq!(good.synchronize(), Ok(()), "seed {seed:?}");
+    }
+    emulator_loader::set_seed(None).unwrap();
 }
 
 #[test]
