@@ -8,7 +8,7 @@ pub enum Check {
     /// Memory and synchronisation.
     #[default]
     Fast,
-    /// Everything: races, uninitialised reads, adversarial asynchrony.
+    /// Everything: races, the use of undefined values, adversarial asynchrony.
     All,
 }
 
