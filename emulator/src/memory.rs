@@ -648,12 +648,19 @@ mod tests {
 
     #[test]
     fn address_space_is_reused_when_it_runs_out() {
-        let memory = DeviceMemory::new(1 << 20).unwrap();
+        let memory = DeviceMemory::with_tracking(1 << 20, true).unwrap();
         let mut seen = std::collections::HashSet::new();
         let mut again = 0;
+        // Not a whole number of pages.
+        let bytes = (1 << 20) - 1000;
         for _ in 0..1000 {
-            let a = memory.allocate(1 << 20, 1).unwrap();
+            let a = memory.allocate(bytes, 1).unwrap();
             again += u32::from(!seen.insert(a));
+            // What was written before it was freed is not the new owner's.
+            for at in [a, a + 5000, a + bytes - 1] {
+                assert_eq!(memory.first_undefined(at, 1), Some(at));
+                memory.copy_in(at, &[1]).unwrap();
+            }
             memory.free(a).unwrap();
         }
         assert!(again > 0);

@@ -117,6 +117,9 @@ impl Sets {
             lanes: std::array::from_fn(|l| x.lanes[l] | y.lanes[l]),
             lines: x.lines | y.lines,
         });
+        if self.unions.len() >= MOST_SETS {
+            self.unions.clear();
+        }
         self.unions.insert(pair, union);
         union
     }
