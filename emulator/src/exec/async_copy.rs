@@ -1,10 +1,9 @@
 //! `cp.async`: at once, or (late) with the destination poisoned until a wait covers the copy.
 
 use super::memory::{What, addresses, pointers};
-use super::registers::Regs;
-use super::state::{Block, Frame, Pending, Warp, line_of};
+use super::state::{At, Block, Pending, Warp, line_of};
 use super::{Exec, Random, defined};
-use crate::check::hooks::{AsyncCopy, Kind, Order};
+use crate::check::hooks::{AsyncCopy, Kind};
 use crate::lower::op::{CpAsync, NONE};
 use crate::lower::operands::File;
 use crate::memory::SHARED_BASE;
@@ -13,20 +12,17 @@ use crate::memory::SHARED_BASE;
 pub(super) const POISON: u8 = 0xff;
 
 /// Executes the copy for the lanes; false: a fault was recorded.
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn issue(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
+    at: At,
     copy: &CpAsync,
-    m: u32,
-    pc: u32,
 ) -> bool {
+    let (r, m, pc) = (at.regs, at.lanes, at.pc);
     let size = copy.size;
     for base in [copy.dst.base, copy.src.base] {
-        defined::check_address(x, block, warp, frame, base, m, pc);
+        defined::check_address(x, block, warp, at, base);
     }
     let counts = [
         (File::R32, copy.src_size),
@@ -34,7 +30,7 @@ pub(crate) fn issue(
     ];
     for register in counts {
         let what = "copies as many bytes as";
-        defined::check_decision(x, block, warp, frame, register, m, pc, what);
+        defined::check_decision(x, block, warp, at, register, what);
     }
     // SAFETY: slots of the frame.
     let (to, from, read) = unsafe {
@@ -49,58 +45,21 @@ pub(crate) fn issue(
                 *n = if ignore >> l & 1 != 0 { 0 } else { *n };
             }
         }
-        (
-            addresses(r, &copy.dst, frame),
-            addresses(r, &copy.src, frame),
-            read,
-        )
+        (addresses(at, &copy.dst), addresses(at, &copy.src), read)
     };
     let site = x.grid.code.mems.len();
     let mut target = [std::ptr::null_mut(); 32];
     let mut source = [std::ptr::null_mut(); 32];
-    let what = What {
-        read_only: false,
-        kind: Kind::Write,
-        order: Order::Weak,
-        size,
-        pc,
-    };
+    let what = What::weak(copy.dst.space, Kind::Write, size, pc);
     // SAFETY: slots of the frame, and some lanes.
     unsafe {
-        if !pointers(
-            x,
-            block,
-            warp,
-            frame,
-            copy.dst.space,
-            site,
-            what,
-            &to,
-            m,
-            &mut target,
-        ) {
+        if !pointers(x, block, warp, at, (what, site), &to, &mut target) {
             return false;
         }
         let whole = lanes(m, |l| read[l] == size);
-        let what = What {
-            read_only: false,
-            kind: Kind::Read,
-            ..what
-        };
-        if whole != 0
-            && !pointers(
-                x,
-                block,
-                warp,
-                frame,
-                copy.src.space,
-                site,
-                what,
-                &from,
-                whole,
-                &mut source,
-            )
-        {
+        let what = What::weak(copy.src.space, Kind::Read, size, pc);
+        let those = At { lanes: whole, ..at };
+        if whole != 0 && !pointers(x, block, warp, those, (what, site), &from, &mut source) {
             return false;
         }
     }
@@ -113,14 +72,8 @@ pub(crate) fn issue(
             .view(from[l])
             .is_some_and(|v| end.is_some_and(|e| e <= v.end));
         if !inside || from[l] % u64::from(size) != 0 {
-            let what = What {
-                read_only: false,
-                kind: Kind::Read,
-                order: Order::Weak,
-                size: read[l],
-                pc,
-            };
-            x.memory_fault(block, warp, copy.src.space, what, from[l], l);
+            let what = What::weak(copy.src.space, Kind::Read, read[l], pc);
+            x.memory_fault(block, warp, what, from[l], l);
             return false;
         }
         source[l] = x.grid.memory.host(from[l]);
@@ -129,21 +82,20 @@ pub(crate) fn issue(
     if x.profile {
         super::count::async_copy(x, m, size, &offsets, &from, &read);
     }
-    if block.follows
-        && let Some(checker) = &mut block.checker
-    {
-        let line = line_of(x.grid.code, pc);
+    if block.follows {
         let copy = AsyncCopy {
-            line,
+            line: line_of(x.grid.code, pc),
             lanes: m,
             size,
             offsets: &offsets,
             sources: &from,
             read: &read,
         };
-        checker.async_copy(warp.index, &copy);
+        defined::copied(x, block, warp, &copy);
+        if let Some(checker) = &mut block.checker {
+            checker.async_copy(warp.index, &copy);
+        }
     }
-    defined::copied(x, block, warp, m, &offsets, &from, &read, size);
     let late = !warp.copies.is_empty();
     for l in (0..32).filter(|&l| m >> l & 1 != 0) {
         // SAFETY: both ranges were checked above; one is in shared, the other in device memory.

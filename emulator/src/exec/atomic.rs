@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::memory::{What, addresses, observe, pointers};
+use super::memory::{Reached, What, Written, addresses, observe, pointers};
 use super::registers::Regs;
-use super::state::{Block, Frame, Warp};
+use super::state::{At, Block, Warp};
 use super::{Exec, defined};
 use crate::check::hooks::{Dependence, Kind};
 use crate::lower::op::{Atom, AtomOp, AtomType, NONE};
@@ -24,63 +24,49 @@ fn size_of(ty: AtomType) -> u32 {
 /// Executes one for the lanes; false: a fault was recorded.
 ///
 /// # Safety
-/// Slots belong to the frame; `m` is not 0.
-#[allow(clippy::too_many_arguments)]
+/// Slots belong to the frame; there are lanes.
 pub(crate) unsafe fn execute(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
+    at: At,
     atom: &Atom,
-    m: u32,
-    pc: u32,
 ) -> bool {
+    let (r, m) = (at.regs, at.lanes);
     let size = size_of(atom.ty);
     let what = What {
+        space: atom.address.space,
         read_only: false,
         kind: Kind::Atomic,
         order: atom.order,
         size: size * atom.count,
-        pc,
+        pc: at.pc,
     };
     let site = x.grid.code.mems.len();
     let mut p = [std::ptr::null_mut(); 32];
-    defined::check_address(x, block, warp, frame, atom.address.base, m, pc);
+    defined::check_address(x, block, warp, at, atom.address.base);
     // SAFETY: the caller's; pointers are checked for size and alignment.
     unsafe {
-        let a = addresses(r, &atom.address, frame);
-        if !pointers(
-            x,
-            block,
-            warp,
-            frame,
-            atom.address.space,
-            site,
-            what,
-            &a,
-            m,
-            &mut p,
-        ) {
+        let a = addresses(at, &atom.address);
+        if !pointers(x, block, warp, at, (what, site), &a, &mut p) {
             return false;
         }
         if x.profile || block.follows {
-            let awaited = defined::awaited_by_atomic(x, warp, frame, atom, size as usize, pc);
-            let awaited = awaited.as_ref().map(|a| a as &dyn Dependence);
-            observe(
-                x,
-                block,
-                warp,
-                atom.address.space,
-                what,
-                &a,
-                m,
-                None,
-                awaited,
-            );
+            let awaited = defined::awaited_by_atomic(x, warp, at, atom, size as usize);
+            let written = Written {
+                values: None,
+                dependence: awaited.as_ref().map(|a| a as &dyn Dependence),
+            };
+            observe(x, block, warp, what, &a, m, written);
         }
         if warp.shadow.is_some() {
-            defined::atomic(x, block, warp, frame, atom, &a, m, &p, size as usize, pc);
+            let reached = Reached {
+                what,
+                lanes: m,
+                a: &a,
+                p: &p,
+            };
+            defined::atomic(x, block, warp, at, atom, reached);
         }
         if atom.ty == AtomType::B128 {
             exchange_128(r, atom, &p, m);

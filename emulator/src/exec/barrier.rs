@@ -142,8 +142,7 @@ fn gather(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, id: u32) {
             warp,
             FindingKind::BarrierMisuse,
             message,
-            pc,
-            lanes,
+            (pc, lanes),
             None,
         );
     }

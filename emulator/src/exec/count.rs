@@ -304,10 +304,9 @@ fn add_class(c: &mut Counters, code: &Code, op: Op, n: u64) {
             Slow::CpAsync(_) | Slow::CpAsyncCommit | Slow::CpAsyncWait { .. } => {
                 &mut c.async_copy_instructions
             }
-            Slow::Ldmatrix { .. }
-            | Slow::Stmatrix { .. }
-            | Slow::WmmaMemory(_)
-            | Slow::Discard { .. } => &mut c.memory_instructions,
+            Slow::Ldmatrix(_) | Slow::Stmatrix(_) | Slow::WmmaMemory(_) | Slow::Discard { .. } => {
+                &mut c.memory_instructions
+            }
             Slow::Mma(_) | Slow::WmmaMma(_) => &mut c.tensor_instructions,
             Slow::Isspacep { .. } | Slow::Cvta { .. } | Slow::CreatePolicy { .. } => {
                 &mut c.move_instructions

@@ -4,7 +4,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::registers::{Regs, mask_of};
-use super::state::{Block, Frame, Warp, is_local, shared_end};
+use super::state::{At, Block, Frame, Warp, is_local, shared_end};
 use super::{Exec, defined};
 use crate::check::hooks::{Access, Dependence, Kind, Order, Values};
 use crate::lower::op::{Address, Base, Mem, MemSpace, NONE};
@@ -32,7 +32,8 @@ pub(crate) type Pointers = [*mut u8; 32];
 /// # Safety
 /// The base is a slot of the frame.
 #[inline(always)]
-pub(crate) unsafe fn addresses(r: Regs, a: &Address, frame: Frame) -> [u64; 32] {
+pub(crate) unsafe fn addresses(at: At, a: &Address) -> [u64; 32] {
+    let (r, frame) = (at.regs, at.frame);
     // SAFETY: the caller's.
     unsafe {
         match a.base {
@@ -61,6 +62,7 @@ pub(crate) unsafe fn addresses(r: Regs, a: &Address, frame: Frame) -> [u64; 32] 
 /// What an access is, for checks and messages.
 #[derive(Clone, Copy)]
 pub(crate) struct What {
+    pub(crate) space: MemSpace,
     pub(crate) kind: Kind,
     pub(crate) order: Order,
     /// A load that caches may answer with what memory held when the launch began.
@@ -68,6 +70,36 @@ pub(crate) struct What {
     /// Bytes a lane.
     pub(crate) size: u32,
     pub(crate) pc: u32,
+}
+
+impl What {
+    /// A weak access, that may be answered by no read-only cache.
+    pub(crate) fn weak(space: MemSpace, kind: Kind, size: u32, pc: u32) -> Self {
+        Self {
+            space,
+            kind,
+            order: Order::Weak,
+            read_only: false,
+            size,
+            pc,
+        }
+    }
+}
+
+/// An access that was checked: of each of the lanes, its address and where that is on the host.
+#[derive(Clone, Copy)]
+pub(crate) struct Reached<'a> {
+    pub(crate) what: What,
+    pub(crate) lanes: u32,
+    pub(crate) a: &'a [u64; 32],
+    pub(crate) p: &'a Pointers,
+}
+
+/// What a store writes, and what it depends on.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Written<'a> {
+    pub(crate) values: Option<&'a dyn Values>,
+    pub(crate) dependence: Option<&'a dyn Dependence>,
 }
 
 /// Whether all of `[a, a + size)` are in `[base, end)`.
@@ -92,21 +124,18 @@ fn all_inside(a: &[u64; 32], base: u64, end: u64, size: u32) -> bool {
 /// The host pointers of an access, which has been checked for bounds and alignment. False: a fault was recorded.
 ///
 /// # Safety
-/// `m` is not 0; the frame is the running one.
+/// There are lanes; the frame is the running one. `site` is the load's or store's index, for others one past the last.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn pointers(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    frame: Frame,
-    space: MemSpace,
-    site: usize,
-    what: What,
+    at: At,
+    (what, site): (What, usize),
     a: &[u64; 32],
-    m: u32,
     p: &mut Pointers,
 ) -> bool {
+    let (m, space) = (at.lanes, what.space);
     let first = a[m.trailing_zeros() as usize];
     // Lanes that are off go where the first one goes.
     let mut active = *a;
@@ -143,32 +172,30 @@ pub(crate) unsafe fn pointers(
             return true;
         }
     }
-    slow_pointers(x, block, warp, frame, space, what, a, m, p)
+    slow_pointers(x, block, warp, at, what, a, p)
 }
 
 /// Lane by lane.
 #[inline(never)]
-#[allow(clippy::too_many_arguments)]
 fn slow_pointers(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    frame: Frame,
-    space: MemSpace,
+    at: At,
     what: What,
     a: &[u64; 32],
-    m: u32,
     p: &mut Pointers,
 ) -> bool {
+    let m = at.lanes;
     let mut some = std::ptr::null_mut();
     for l in (0..32).filter(|l| m >> l & 1 != 0) {
-        match lane_pointer(x, block, warp, frame, space, what, a[l], l) {
+        match lane_pointer(x, block, warp, at.frame, what, a[l], l) {
             Some(pointer) => {
                 p[l] = pointer;
                 some = pointer;
             }
             None => {
-                x.memory_fault(block, warp, space, what, a[l], l);
+                x.memory_fault(block, warp, what, a[l], l);
                 return false;
             }
         }
@@ -179,13 +206,11 @@ fn slow_pointers(
     true
 }
 
-#[allow(clippy::too_many_arguments)]
 fn lane_pointer(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     frame: Frame,
-    space: MemSpace,
     what: What,
     address: u64,
     lane: usize,
@@ -195,7 +220,7 @@ fn lane_pointer(
         return None;
     }
     let inside = |at: u64, end: u64| at.checked_add(size).is_some_and(|e| e <= end);
-    match space {
+    match what.space {
         MemSpace::Generic => {
             let window = address >> 48 << 48;
             let at = address - window;
@@ -210,7 +235,7 @@ fn lane_pointer(
             } else {
                 at
             };
-            lane_pointer(x, block, warp, frame, space, what, at, lane)
+            lane_pointer(x, block, warp, frame, What { space, ..what }, at, lane)
         }
         MemSpace::Global => {
             if address < GLOBAL_BASE {
@@ -271,19 +296,16 @@ fn by_window(space: MemSpace, a: &[u64; 32], m: u32) -> (u32, [u32; 32], u32) {
 
 /// Tells the checker and the counters of an access.
 #[inline(never)]
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn observe(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &Warp,
-    space: MemSpace,
     what: What,
     a: &[u64; 32],
     m: u32,
-    values: Option<&dyn Values>,
-    dependence: Option<&dyn Dependence>,
+    written: Written<'_>,
 ) {
-    let (shared, offsets, global) = by_window(space, a, m);
+    let (shared, offsets, global) = by_window(what.space, a, m);
     if x.profile {
         super::count::access(x, what, shared, &offsets, global, a);
     }
@@ -299,8 +321,8 @@ pub(crate) fn observe(
             read_only: what.read_only,
             lanes,
             size: what.size,
-            values,
-            dependence,
+            values: written.values,
+            dependence: written.dependence,
         };
         if shared != 0 {
             checker.shared(warp.index, &access(shared), &offsets);
@@ -354,48 +376,34 @@ fn is_straight(p: &Pointers) -> bool {
 /// Executes `ld`; false: a fault was recorded.
 ///
 /// # Safety
-/// Slots belong to the frame; `m` is not 0.
+/// Slots belong to the frame; there are lanes.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn load(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
+    at: At,
     index: u32,
-    m: u32,
-    pc: u32,
 ) -> bool {
+    let (r, m) = (at.regs, at.lanes);
     let code = x.grid.code;
     let mem = &code.mems[index as usize];
     // SAFETY: the caller's.
     unsafe {
         if mem.address.space == MemSpace::Param && mem.address.base == Base::None {
-            return load_param(x, block, warp, r, frame, mem, m, pc);
+            return load_param(x, block, warp, at, mem);
         }
-        let a = addresses(r, &mem.address, frame);
+        let a = addresses(at, &mem.address);
         let what = What {
+            space: mem.address.space,
             read_only: mem.read_only,
             kind: Kind::Read,
             order: mem.order,
             size: mem.size * mem.count,
-            pc,
+            pc: at.pc,
         };
         let mut p: Pointers = [std::ptr::null_mut(); 32];
-        let space = mem.address.space;
-        if !pointers(
-            x,
-            block,
-            warp,
-            frame,
-            space,
-            index as usize,
-            what,
-            &a,
-            m,
-            &mut p,
-        ) {
+        if !pointers(x, block, warp, at, (what, index as usize), &a, &mut p) {
             return false;
         }
         // What is strong is not torn.
@@ -419,10 +427,16 @@ pub(crate) unsafe fn load(
             fence(Ordering::SeqCst);
         }
         if x.profile || block.follows {
-            observe(x, block, warp, space, what, &a, m, None, None);
+            observe(x, block, warp, what, &a, m, Written::default());
         }
         if warp.shadow.is_some() {
-            defined::loaded(x, block, warp, r, frame, mem, &a, m, &p, pc);
+            let reached = Reached {
+                what,
+                lanes: m,
+                a: &a,
+                p: &p,
+            };
+            defined::loaded(x, block, warp, at, mem, reached);
         }
     }
     true
@@ -475,30 +489,21 @@ unsafe fn load_element(r: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usiz
 ///
 /// # Safety
 /// Slots belong to the frame.
-#[allow(clippy::too_many_arguments)]
 unsafe fn load_param(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
+    at: At,
     mem: &Mem,
-    m: u32,
-    pc: u32,
 ) -> bool {
+    let (r, m) = (at.regs, at.lanes);
     let total = (mem.size * mem.count) as usize;
     let params = x.grid.params;
     let start = mem.address.offset as usize;
     let Some(bytes) = params.get(start..).and_then(|p| p.get(..total)) else {
-        let what = What {
-            read_only: false,
-            kind: Kind::Read,
-            order: mem.order,
-            size: total as u32,
-            pc,
-        };
+        let what = What::weak(MemSpace::Param, Kind::Read, total as u32, at.pc);
         let lane = m.trailing_zeros() as usize;
-        x.memory_fault(block, warp, MemSpace::Param, what, start as u64, lane);
+        x.memory_fault(block, warp, what, start as u64, lane);
         return false;
     };
     for (e, bytes) in bytes.chunks_exact(mem.size as usize).enumerate() {
@@ -527,9 +532,9 @@ unsafe fn load_param(
             }
         }
         let file = if mem.reg64 { File::R64 } else { File::R32 };
-        defined::define(x, block, warp, frame, (file, slot), m);
+        defined::define(x, block, warp, at, (file, slot));
         if mem.size == 16 {
-            defined::define(x, block, warp, frame, (file, slot + 1), m);
+            defined::define(x, block, warp, at, (file, slot + 1));
         }
     }
     true
@@ -538,45 +543,31 @@ unsafe fn load_param(
 /// Executes `st`; false: a fault was recorded.
 ///
 /// # Safety
-/// Slots belong to the frame; `m` is not 0.
+/// Slots belong to the frame; there are lanes.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn store(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
+    at: At,
     index: u32,
-    m: u32,
-    pc: u32,
 ) -> bool {
+    let (r, m) = (at.regs, at.lanes);
     let code = x.grid.code;
     let mem = &code.mems[index as usize];
     // SAFETY: the caller's.
     unsafe {
-        let a = addresses(r, &mem.address, frame);
+        let a = addresses(at, &mem.address);
         let what = What {
+            space: mem.address.space,
             read_only: false,
             kind: Kind::Write,
             order: mem.order,
             size: mem.size * mem.count,
-            pc,
+            pc: at.pc,
         };
         let mut p: Pointers = [std::ptr::null_mut(); 32];
-        let space = mem.address.space;
-        if !pointers(
-            x,
-            block,
-            warp,
-            frame,
-            space,
-            index as usize,
-            what,
-            &a,
-            m,
-            &mut p,
-        ) {
+        if !pointers(x, block, warp, at, (what, index as usize), &a, &mut p) {
             return false;
         }
         if x.profile || block.follows {
@@ -585,9 +576,13 @@ pub(crate) unsafe fn store(
                 regs: r,
                 pointers: &p,
             };
-            let awaited = defined::awaited_by_store(x, warp, frame, mem, pc);
+            let awaited = defined::awaited_by_store(x, warp, at, mem);
             let awaited = awaited.as_ref().map(|a| a as &dyn Dependence);
-            observe(x, block, warp, space, what, &a, m, Some(&stored), awaited);
+            let written = Written {
+                values: Some(&stored),
+                dependence: awaited,
+            };
+            observe(x, block, warp, what, &a, m, written);
         }
         if mem.order != Order::Weak {
             fence(Ordering::SeqCst);
@@ -608,7 +603,13 @@ pub(crate) unsafe fn store(
             fence(Ordering::SeqCst);
         }
         if warp.shadow.is_some() {
-            defined::stored(x, block, warp, r, frame, mem, &a, m, &p);
+            let reached = Reached {
+                what,
+                lanes: m,
+                a: &a,
+                p: &p,
+            };
+            defined::stored(x, block, warp, at, mem, reached);
         }
     }
     true

@@ -885,7 +885,7 @@ impl Exec<'_> {
         if let Some(g) = warp.groups.iter().find(|g| g.mask != 0) {
             let (pc, mask) = (g.pc, g.mask);
             let kind = FindingKind::LimitExceeded;
-            self.report(block, warp, kind, message.clone(), pc, mask, None);
+            self.report(block, warp, kind, message.clone(), (pc, mask), None);
         }
         let message = format!(
             "{}, block {:?}: {message}",
@@ -964,16 +964,14 @@ impl Exec<'_> {
         });
     }
 
-    /// Records a finding at an instruction.
-    #[allow(clippy::too_many_arguments)]
+    /// Records a finding at an instruction, of lanes.
     pub(crate) fn report(
         &mut self,
         block: &Block<'_>,
         warp: &Warp,
         kind: FindingKind,
         message: String,
-        pc: u32,
-        lanes: u32,
+        (pc, lanes): (u32, u32),
         address: Option<u64>,
     ) {
         if let Some(checker) = &block.checker {
@@ -1016,11 +1014,11 @@ impl Exec<'_> {
         &mut self,
         block: &Block<'_>,
         warp: &Warp,
-        space: MemSpace,
         what: What,
         address: u64,
         lane: usize,
     ) {
+        let space = what.space;
         let verb = match what.kind {
             hooks::Kind::Read => "read",
             hooks::Kind::Write => "write",
@@ -1077,8 +1075,7 @@ impl Exec<'_> {
             warp,
             kind,
             message.clone(),
-            what.pc,
-            lanes,
+            (what.pc, lanes),
             Some(address),
         );
         self.fault(block, warp, code, message, what.pc, lanes);

@@ -1,6 +1,6 @@
 //! The inner loop: a warp runs until it waits, ends, fails or has used its budget.
 
-use super::state::{Block, Warp};
+use super::state::{At, Block, Warp};
 use super::{Exec, alu, defined, memory, rare, slow};
 use crate::lower::op::{HELPER, Op};
 
@@ -122,6 +122,12 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
             let guard = inst.guard;
             // SAFETY: a predicate of this frame.
             let m = mask & unsafe { regs.pred(guard & !HELPER) };
+            let at = At {
+                pc,
+                lanes: m,
+                frame,
+                regs,
+            };
             let counted = (guard >> 31) ^ 1;
             budget -= 1;
             x.warp_instructions += u64::from(counted);
@@ -133,7 +139,7 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
                 // SAFETY: the frame is the running one; a warp has a shadow if there are slots, and one for each instruction.
                 let any = |slots| unsafe { marks.any(slots) };
                 if slots.get(pc as usize).is_some_and(any) {
-                    defined::follow(x, block, warp, regs, frame, inst, mask, m, pc);
+                    defined::follow(x, block, warp, at, inst, mask);
                 }
             }
             if m == 0 {
@@ -148,7 +154,7 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
             match inst.op {
                 Op::Ld(index) => {
                     // SAFETY: slots of this frame.
-                    if !unsafe { memory::load(x, block, warp, regs, frame, index, m, pc) } {
+                    if !unsafe { memory::load(x, block, warp, at, index) } {
                         return Stop::Fault;
                     }
                     if code.mems[index as usize].poll {
@@ -161,7 +167,7 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
                 }
                 Op::St(index) => {
                     // SAFETY: slots of this frame.
-                    if !unsafe { memory::store(x, block, warp, regs, frame, index, m, pc) } {
+                    if !unsafe { memory::store(x, block, warp, at, index) } {
                         return Stop::Fault;
                     }
                     x.changes += 1;

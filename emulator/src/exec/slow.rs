@@ -3,13 +3,13 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::awaited::Awaited;
-use super::memory::{What, addresses, observe, pointers, window};
+use super::memory::{Pointers, Reached, What, Written, addresses, observe, pointers, window};
 use super::registers::Regs;
 use super::run::{Flow, POLL, POLL_COST};
-use super::state::{Block, Files, Frame, Return, Wait, Warp};
+use super::state::{At, Block, Files, Frame, Return, Wait, Warp};
 use super::{Exec, async_copy, atomic, barrier, defined, print};
 use crate::check::FindingKind;
-use crate::check::hooks::{Dependence, Kind, Order};
+use crate::check::hooks::{Dependence, Kind};
 use crate::engine::FaultCode;
 use crate::lower::op::*;
 use crate::lower::operands::File;
@@ -44,6 +44,12 @@ pub(crate) fn execute(
     let op = &code.slow[index as usize];
     let (pc, frame) = (warp.groups[group].pc, warp.groups[group].frame);
     let r = warp.regs(frame);
+    let at = At {
+        pc,
+        lanes: m,
+        frame,
+        regs: r,
+    };
     // SAFETY (of the blocks below): slots are those that lowering gave to this frame's function.
     match op {
         Slow::Atom(atom) => {
@@ -52,7 +58,7 @@ pub(crate) fn execute(
             block.exchanged = true;
             block.polls += u64::from(atom.op == AtomOp::Cas || atom.op == AtomOp::Exch);
             // SAFETY: slots of this frame; m is not 0.
-            match unsafe { atomic::execute(x, block, warp, r, frame, atom, m, pc) } {
+            match unsafe { atomic::execute(x, block, warp, at, atom) } {
                 true => Flow::Next,
                 false => Flow::Fault,
             }
@@ -65,7 +71,7 @@ pub(crate) fn execute(
             match together(x, block, warp, group, m, *members, false) {
                 Ok(sets) => {
                     for set in sets {
-                        defined::collective(x, block, warp, frame, op, set, pc);
+                        defined::collective(x, block, warp, At { lanes: set, ..at }, op);
                         // SAFETY: slots of this frame.
                         unsafe { collective(r, op, set) };
                     }
@@ -87,7 +93,7 @@ pub(crate) fn execute(
         Slow::Activemask { d } => {
             // SAFETY: a slot of this frame.
             unsafe { r.set32(*d, &[m; 32], m) };
-            defined::define(x, block, warp, frame, (File::R32, *d), m);
+            defined::define(x, block, warp, at, (File::R32, *d));
             Flow::Next
         }
         Slow::Bar(bar) => barrier::execute(x, block, warp, group, bar, m),
@@ -103,7 +109,7 @@ pub(crate) fn execute(
         Slow::Brx { index, targets } => {
             let register = (File::R32, *index);
             let what = "branches on";
-            defined::check_decision(x, block, warp, frame, register, m, pc, what);
+            defined::check_decision(x, block, warp, at, register, what);
             // SAFETY: a slot of this frame.
             let words = unsafe { r.get32(*index) };
             let (first, same) = same_as_first(words, m);
@@ -125,7 +131,7 @@ pub(crate) fn execute(
                     defined::define_local(warp, frame, *offset, *bytes, m);
                 }
                 Some(Value::Reg(Reg::R32(d))) => {
-                    defined::define(x, block, warp, frame, (File::R32, *d), m);
+                    defined::define(x, block, warp, at, (File::R32, *d));
                 }
                 _ => {}
             }
@@ -152,15 +158,15 @@ pub(crate) fn execute(
             Flow::Next
         }
         Slow::Prefetch | Slow::GridDependency => Flow::Next,
-        Slow::Discard { address } => discard(x, block, warp, r, frame, address, m, pc),
+        Slow::Discard { address } => discard(x, block, warp, at, address),
         Slow::CreatePolicy { d } => {
             // Opaque, and used for nothing: policies are hints.
             // SAFETY: a slot of this frame.
             unsafe { r.set64(*d, &[0x1000_0000_0000_0000; 32], m) };
-            defined::define(x, block, warp, frame, (File::R64, *d), m);
+            defined::define(x, block, warp, at, (File::R64, *d));
             Flow::Next
         }
-        Slow::CpAsync(copy) => match async_copy::issue(x, block, warp, r, frame, copy, m, pc) {
+        Slow::CpAsync(copy) => match async_copy::issue(x, block, warp, at, copy) {
             true => Flow::Next,
             false => Flow::Fault,
         },
@@ -172,27 +178,17 @@ pub(crate) fn execute(
             async_copy::wait(x, block, warp, *pending, *all, m);
             Flow::Next
         }
-        Slow::Ldmatrix {
-            address,
-            matrices,
-            trans,
-            d,
-        } => {
+        Slow::Ldmatrix(op) => {
             if let Err(flow) = whole_warp(x, block, warp, group, m, "ldmatrix") {
                 return flow;
             }
-            ldmatrix(x, block, warp, r, frame, address, *matrices, *trans, d, pc)
+            ldmatrix(x, block, warp, at, op)
         }
-        Slow::Stmatrix {
-            address,
-            matrices,
-            trans,
-            a,
-        } => {
+        Slow::Stmatrix(op) => {
             if let Err(flow) = whole_warp(x, block, warp, group, m, "stmatrix") {
                 return flow;
             }
-            stmatrix(x, block, warp, r, frame, address, *matrices, *trans, a, pc)
+            stmatrix(x, block, warp, at, op)
         }
         Slow::Movmatrix { d, a } => {
             if let Err(flow) = whole_warp(x, block, warp, group, m, "movmatrix") {
@@ -201,7 +197,7 @@ pub(crate) fn execute(
             let (from, to) = ((File::R32, *a), (File::R32, *d));
             let transpose =
                 |bits: &[u64; 32]| matrix::transpose(&bits.map(|u| u as u32)).map(u64::from);
-            defined::one_source(x, block, warp, frame, from, to, m, transpose);
+            defined::one_source(x, block, warp, at, from, to, transpose);
             // SAFETY: slots of this frame.
             unsafe { r.set32(*d, &matrix::transpose(r.get32(*a)), m) };
             Flow::Next
@@ -241,12 +237,12 @@ pub(crate) fn execute(
             if let Err(flow) = whole_warp(x, block, warp, group, m, name) {
                 return flow;
             }
-            super::wmma::access(x, block, warp, r, frame, access, pc)
+            super::wmma::access(x, block, warp, at, access)
         }
         Slow::Isspacep { space, d, a } => {
             let (from, to) = ((File::R64, *a), (File::Pred, *d));
             let any = |bits: &[u64; 32]| bits.map(|u| u64::from(u != 0));
-            defined::one_source(x, block, warp, frame, from, to, m, any);
+            defined::one_source(x, block, warp, at, from, to, any);
             // SAFETY: slots of this frame.
             unsafe {
                 let a = r.get64(*a);
@@ -271,7 +267,7 @@ pub(crate) fn execute(
             let base = window(*space);
             let (from, to) = ((File::R64, *a), (File::R64, *d));
             let upward = |bits: &[u64; 32]| bits.map(|u| u | u.wrapping_neg());
-            defined::one_source(x, block, warp, frame, from, to, m, upward);
+            defined::one_source(x, block, warp, at, from, to, upward);
             // SAFETY: slots of this frame.
             unsafe {
                 let value = match to_generic {
@@ -286,48 +282,44 @@ pub(crate) fn execute(
 }
 
 /// `discard`: 128 bytes of each lane get a value that no kernel can want.
-#[allow(clippy::too_many_arguments)]
 fn discard(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
+    at: At,
     address: &Address,
-    m: u32,
-    pc: u32,
 ) -> Flow {
     const SIZE: u32 = 128;
-    let what = What {
-        read_only: false,
-        kind: Kind::Write,
-        order: Order::Weak,
-        size: SIZE,
-        pc,
-    };
+    let what = What::weak(address.space, Kind::Write, SIZE, at.pc);
     let mut p = [std::ptr::null_mut(); 32];
     let site = x.grid.code.mems.len();
-    let space = address.space;
-    defined::check_address(x, block, warp, frame, address.base, m, pc);
+    let m = at.lanes;
+    defined::check_address(x, block, warp, at, address.base);
     // SAFETY: slots of the frame, and some lanes; `pointers` checks the whole size.
     unsafe {
-        let a = addresses(r, address, frame);
+        let a = addresses(at, address);
         for l in (0..32).filter(|l| m >> l & 1 != 0) {
             if !a[l].is_multiple_of(u64::from(SIZE)) {
-                x.memory_fault(block, warp, space, what, a[l], l);
+                x.memory_fault(block, warp, what, a[l], l);
                 return Flow::Fault;
             }
         }
-        if !pointers(x, block, warp, frame, space, site, what, &a, m, &mut p) {
+        if !pointers(x, block, warp, at, (what, site), &a, &mut p) {
             return Flow::Fault;
         }
         if x.profile || block.follows {
-            observe(x, block, warp, space, what, &a, m, None, None);
+            observe(x, block, warp, what, &a, m, Written::default());
         }
         for l in (0..32).filter(|l| m >> l & 1 != 0) {
             std::ptr::write_bytes(p[l], async_copy::POISON, SIZE as usize);
         }
-        defined::discarded(x, block, warp, space, &a, m, &p, SIZE as usize);
+        let reached = Reached {
+            what,
+            lanes: m,
+            a: &a,
+            p: &p,
+        };
+        defined::discarded(x, block, warp, reached);
     }
     Flow::Next
 }
@@ -382,13 +374,13 @@ fn together(
             let message = format!(
                 "lanes {same:#010x} execute a .sync operation whose mask {value:#010x} does not name all of them"
             );
+            let those = (pc, same & !value);
             x.report(
                 block,
                 warp,
                 FindingKind::BarrierMisuse,
                 message,
-                pc,
-                same & !value,
+                those,
                 None,
             );
         }
@@ -432,15 +424,8 @@ fn whole_warp(
     let pc = warp.groups[group].pc;
     if m == warp.live || m != warp.groups[group].mask {
         let message = format!("{name} needs all 32 lanes of the warp, {m:#010x} execute it");
-        x.report(
-            block,
-            warp,
-            FindingKind::BarrierMisuse,
-            message.clone(),
-            pc,
-            m,
-            None,
-        );
+        let kind = FindingKind::BarrierMisuse;
+        x.report(block, warp, kind, message.clone(), (pc, m), None);
         return Err(x.fault(block, warp, FaultCode::IllegalInstruction, message, pc, m));
     }
     warp.groups[group].wait = Wait::Members {
@@ -622,144 +607,95 @@ unsafe fn product(x: &Exec<'_>, r: Regs, op: &Mma) -> Product {
 
 static ZERO: [u32; 32] = [0; 32];
 
-/// Host pointers of the rows of `ldmatrix`/`stmatrix`, of which lane l gives row l: bounds, alignment, checks.
-#[allow(clippy::too_many_arguments)]
+/// The rows of `ldmatrix` and `stmatrix`, of which lane l names row l: addresses, and pointers that were checked.
 fn rows(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
-    address: &Address,
-    matrices: u32,
+    at: At,
+    op: &Matrices,
     kind: Kind,
     awaited: Option<Awaited>,
-    pc: u32,
-) -> Option<[*mut u8; 32]> {
-    let lanes = !0 >> (32 - 8 * matrices);
-    let what = What {
-        read_only: false,
-        kind,
-        order: Order::Weak,
-        size: 16,
-        pc,
+) -> Option<([u64; 32], Pointers, What)> {
+    let at = At {
+        lanes: op.lanes(),
+        ..at
     };
+    let what = What::weak(op.address.space, kind, 16, at.pc);
     let mut p = [std::ptr::null_mut(); 32];
     let site = x.grid.code.mems.len();
-    defined::check_address(x, block, warp, frame, address.base, lanes, pc);
+    defined::check_address(x, block, warp, at, op.address.base);
     // SAFETY: slots of the frame, and some lanes.
     unsafe {
-        let a = addresses(r, address, frame);
-        if !pointers(
-            x,
-            block,
-            warp,
-            frame,
-            address.space,
-            site,
-            what,
-            &a,
-            lanes,
-            &mut p,
-        ) {
+        let a = addresses(at, &op.address);
+        if !pointers(x, block, warp, at, (what, site), &a, &mut p) {
             return None;
         }
         if x.profile || block.follows {
-            let awaited = awaited.as_ref().map(|a| a as &dyn Dependence);
-            observe(
-                x,
-                block,
-                warp,
-                address.space,
-                what,
-                &a,
-                lanes,
-                None,
-                awaited,
-            );
+            let written = Written {
+                values: None,
+                dependence: awaited.as_ref().map(|a| a as &dyn Dependence),
+            };
+            observe(x, block, warp, what, &a, at.lanes, written);
         }
+        Some((a, p, what))
     }
-    Some(p)
 }
 
-#[allow(clippy::too_many_arguments)]
 fn ldmatrix(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
-    address: &Address,
-    matrices: u32,
-    trans: bool,
-    d: &[u32; 4],
-    pc: u32,
+    at: At,
+    op: &Matrices,
 ) -> Flow {
-    let Some(p) = rows(
-        x,
-        block,
-        warp,
-        r,
-        frame,
-        address,
-        matrices,
-        Kind::Read,
-        None,
-        pc,
-    ) else {
+    let Some((a, p, what)) = rows(x, block, warp, at, op, Kind::Read, None) else {
         return Flow::Fault;
     };
     if warp.shadow.is_some() {
-        let d = &d[..matrices as usize];
-        defined::rows_loaded(x, block, warp, frame, address, &p, trans, d, pc);
+        let reached = Reached {
+            what,
+            lanes: op.lanes(),
+            a: &a,
+            p: &p,
+        };
+        defined::rows_loaded(x, block, warp, at, op, reached);
     }
-    for (i, &slot) in d[..matrices as usize].iter().enumerate() {
+    for (i, &slot) in op.registers().iter().enumerate() {
         // SAFETY: `rows` checked 16 aligned bytes for each pointer; a slot of the frame.
         unsafe {
             let rows: [matrix::Row; 8] =
                 std::array::from_fn(|row| p[8 * i + row].cast::<matrix::Row>().read());
-            r.set32(slot, &matrix::load(&rows, trans), !0);
+            at.regs.set32(slot, &matrix::load(&rows, op.trans), !0);
         }
     }
     Flow::Next
 }
 
-#[allow(clippy::too_many_arguments)]
 fn stmatrix(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
-    address: &Address,
-    matrices: u32,
-    trans: bool,
-    a: &[u32; 4],
-    pc: u32,
+    at: At,
+    op: &Matrices,
 ) -> Flow {
-    let sources = &a[..matrices as usize];
-    let awaited = defined::awaited_by_rows(x, warp, frame, address, trans, sources);
-    let Some(p) = rows(
-        x,
-        block,
-        warp,
-        r,
-        frame,
-        address,
-        matrices,
-        Kind::Write,
-        awaited,
-        pc,
-    ) else {
+    let awaited = defined::awaited_by_rows(x, warp, at, op);
+    let Some((a, p, what)) = rows(x, block, warp, at, op, Kind::Write, awaited) else {
         return Flow::Fault;
     };
     if warp.shadow.is_some() {
-        defined::rows_stored(x, block, warp, frame, address, &p, trans, sources);
+        let reached = Reached {
+            what,
+            lanes: op.lanes(),
+            a: &a,
+            p: &p,
+        };
+        defined::rows_stored(x, block, warp, at, op, reached);
     }
-    for (i, &slot) in a[..matrices as usize].iter().enumerate() {
+    for (i, &slot) in op.registers().iter().enumerate() {
         // SAFETY: as in `ldmatrix`.
         unsafe {
-            let rows = matrix::store(r.get32(slot), trans);
+            let rows = matrix::store(at.regs.get32(slot), op.trans);
             for (row, words) in rows.iter().enumerate() {
                 p[8 * i + row].cast::<matrix::Row>().write(*words);
             }
@@ -781,8 +717,13 @@ fn call(
     let (index, lanes) = match call.target {
         CallTarget::Function(index) => (index as usize, m),
         CallTarget::Indirect(slot) => {
-            let register = (File::R64, slot);
-            defined::check_decision(x, block, warp, frame, register, m, pc, "calls by");
+            let at = At {
+                pc,
+                lanes: m,
+                frame,
+                regs: warp.regs(frame),
+            };
+            defined::check_decision(x, block, warp, at, (File::R64, slot), "calls by");
             // SAFETY: a slot of this frame.
             let words = unsafe { warp.regs(frame).get64(slot) };
             let first = words[m.trailing_zeros() as usize];

@@ -20,6 +20,17 @@ pub(crate) struct Frame {
     pub(crate) function: u32,
 }
 
+/// What executes an instruction: lanes of a warp, in a frame.
+#[derive(Clone, Copy)]
+pub(crate) struct At {
+    pub(crate) pc: u32,
+    /// Those for which the guard holds.
+    pub(crate) lanes: u32,
+    pub(crate) frame: Frame,
+    /// The frame's.
+    pub(crate) regs: Regs,
+}
+
 /// A caller that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Return {

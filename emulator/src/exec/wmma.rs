@@ -1,35 +1,31 @@
 //! `wmma.load` and `wmma.store`: a matrix between memory and the registers of a warp.
 
-use super::memory::{What, addresses, observe, pointers};
-use super::registers::Regs;
+use super::memory::{Reached, What, Written, addresses, observe, pointers};
 use super::run::Flow;
-use super::state::{Block, Frame, Warp};
+use super::state::{At, Block, Warp};
 use super::{Exec, defined};
 use crate::check::FindingKind;
-use crate::check::hooks::{Dependence, Kind, Order};
+use crate::check::hooks::{Dependence, Kind};
 use crate::lower::op::WmmaMemory;
 use crate::lower::operands::File;
 
 /// Executes one; all 32 lanes are there.
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn access(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
+    at: At,
     op: &WmmaMemory,
-    pc: u32,
 ) -> Flow {
-    let space = op.address.space;
+    let (r, pc) = (at.regs, at.pc);
     let site = x.grid.code.mems.len();
     let bytes = op.fragment.element_bytes;
     let file = if bytes == 8 { File::R64 } else { File::R32 };
-    defined::check_address(x, block, warp, frame, op.address.base, !0, pc);
+    defined::check_address(x, block, warp, at, op.address.base);
     let (stride_register, what) = ((File::R32, op.stride), "uses as a stride");
-    defined::check_decision(x, block, warp, frame, stride_register, !0, pc, what);
+    defined::check_decision(x, block, warp, at, stride_register, what);
     // SAFETY: slots of the frame.
-    let (bases, strides) = unsafe { (addresses(r, &op.address, frame), r.get32(op.stride)) };
+    let (bases, strides) = unsafe { (addresses(at, &op.address), r.get32(op.stride)) };
     let (base, stride) = (bases[0], strides[0]);
     let differ = |l: &usize| bases[*l] != base || strides[*l] != stride;
     if let Some(lane) = (0..32).find(differ) {
@@ -38,16 +34,10 @@ pub(crate) fn access(
             bases[lane], strides[lane]
         );
         let kind = FindingKind::BarrierMisuse;
-        x.report(block, warp, kind, message, pc, 1 << lane, None);
+        x.report(block, warp, kind, message, (pc, 1 << lane), None);
     }
     let kind = if op.store { Kind::Write } else { Kind::Read };
-    let what = |size: usize| What {
-        read_only: false,
-        kind,
-        order: Order::Weak,
-        size: size as u32,
-        pc,
-    };
+    let what = |size: usize| What::weak(op.address.space, kind, size as u32, pc);
     // Each row (or column) begins at a multiple of 16 bytes, of less if a lane has less.
     let unit = 16.min(bytes * op.fragment.per_register() * op.fragment.registers());
     let step = u64::from(stride) * bytes as u64;
@@ -57,7 +47,7 @@ pub(crate) fn access(
         } else {
             base.wrapping_add(step)
         };
-        x.memory_fault(block, warp, space, what(unit), wrong, 0);
+        x.memory_fault(block, warp, what(unit), wrong, 0);
         return Flow::Fault;
     }
     let place = |register: usize, lane: usize, element: usize| {
@@ -95,29 +85,38 @@ pub(crate) fn access(
             }
         }
         let awaited = match op.store {
-            true => defined::awaited_by_register(x, warp, frame, (file, op.registers[register])),
+            true => defined::awaited_by_register(x, warp, at, (file, op.registers[register])),
             false => None,
         };
         let awaited = awaited.as_ref().map(|a| a as &dyn Dependence);
         for piece in 0..pieces {
-            let at = std::array::from_fn(|lane| place(register, lane, piece));
+            let a = std::array::from_fn(|lane| place(register, lane, piece));
             let mut p = [std::ptr::null_mut::<u8>(); 32];
             let shift = 8 * piece * size;
             // SAFETY: all lanes; `pointers` checks `size` bytes for each.
             unsafe {
-                let (what, m) = (what(size), !0);
-                if !pointers(x, block, warp, frame, space, site, what, &at, m, &mut p) {
+                let what = what(size);
+                if !pointers(x, block, warp, at, (what, site), &a, &mut p) {
                     return Flow::Fault;
                 }
                 if x.profile || block.follows {
-                    observe(x, block, warp, space, what, &at, m, None, awaited);
+                    let written = Written {
+                        values: None,
+                        dependence: awaited,
+                    };
+                    observe(x, block, warp, what, &a, !0, written);
                 }
-                let slot = (file, op.registers[register]);
+                let reached = Reached {
+                    what,
+                    lanes: !0,
+                    a: &a,
+                    p: &p,
+                };
                 if op.store {
-                    defined::piece_stored(x, block, warp, frame, space, &at, &p, size, slot, shift);
+                    let slot = (file, op.registers[register]);
+                    defined::piece_stored(x, block, warp, at, reached, slot, shift);
                 } else {
-                    let (bits, from) =
-                        defined::piece_loaded(x, block, warp, space, &at, &p, size, what.pc);
+                    let (bits, from) = defined::piece_loaded(x, block, warp, reached);
                     for (all, bits) in undefined.iter_mut().zip(bits) {
                         *all |= bits << shift;
                     }
@@ -146,7 +145,7 @@ pub(crate) fn access(
                     _ => r.set32(slot, &words.map(|w| w as u32), !0),
                 }
             }
-            defined::set(x, block, warp, frame, (file, slot), &undefined, !0, origin);
+            defined::set(x, block, warp, at, (file, slot), &undefined, origin);
         }
     }
     Flow::Next

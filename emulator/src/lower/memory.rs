@@ -484,19 +484,14 @@ impl FunctionLowering<'_, '_> {
                 true => self.src32(operand, Type::B32, w)?,
             };
         }
+        let op = Matrices {
+            address,
+            trans,
+            registers: regs,
+        };
         self.slow(match store {
-            false => Slow::Ldmatrix {
-                address,
-                matrices,
-                trans,
-                d: regs,
-            },
-            true => Slow::Stmatrix {
-                address,
-                matrices,
-                trans,
-                a: regs,
-            },
+            false => Slow::Ldmatrix(op),
+            true => Slow::Stmatrix(op),
         });
         Ok(())
     }

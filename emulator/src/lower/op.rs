@@ -673,6 +673,27 @@ pub(crate) enum MmaKind {
     Double(mma::Double),
 }
 
+/// `ldmatrix` and `stmatrix`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrices {
+    pub(crate) address: Address,
+    pub(crate) trans: bool,
+    /// A 32-bit slot for each of 1, 2 or 4 matrices; then `NONE`.
+    pub(crate) registers: [u32; 4],
+}
+
+impl Matrices {
+    pub(crate) fn registers(&self) -> &[u32] {
+        let count = self.registers.iter().position(|&slot| slot == NONE);
+        &self.registers[..count.unwrap_or(4)]
+    }
+
+    /// Lanes that name a row.
+    pub(crate) fn lanes(&self) -> u32 {
+        !0 >> (32 - 8 * self.registers().len())
+    }
+}
+
 /// `wmma.load` and `wmma.store`.
 #[derive(Debug, Clone)]
 pub(crate) struct WmmaMemory {
@@ -767,19 +788,8 @@ pub(crate) enum Slow {
         pending: u32,
         all: bool,
     },
-    /// `matrices` 1, 2 or 4.
-    Ldmatrix {
-        address: Address,
-        matrices: u32,
-        trans: bool,
-        d: [u32; 4],
-    },
-    Stmatrix {
-        address: Address,
-        matrices: u32,
-        trans: bool,
-        a: [u32; 4],
-    },
+    Ldmatrix(Matrices),
+    Stmatrix(Matrices),
     Movmatrix {
         d: u32,
         a: u32,

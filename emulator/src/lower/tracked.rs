@@ -59,7 +59,7 @@ pub(crate) fn tracked(code: &Code) -> Tracked {
                 | Slow::Match { .. }
                 | Slow::Redux { .. }
                 | Slow::Movmatrix { .. }
-                | Slow::Ldmatrix { .. }
+                | Slow::Ldmatrix(_)
                 | Slow::Mma(_)
                 | Slow::WmmaMma(_)
         )
@@ -238,29 +238,20 @@ impl<'a> Held<'a> {
                     self.add(File::R32, *d, what);
                     0
                 }
-                Slow::Ldmatrix {
-                    address,
-                    matrices,
-                    d,
-                    ..
-                } => {
-                    let what = self.base(address) | crossed(spaces(address.space));
-                    for &slot in &d[..*matrices as usize] {
+                Slow::Ldmatrix(op) => {
+                    let what = self.base(&op.address) | crossed(spaces(op.address.space));
+                    for &slot in op.registers() {
                         self.add(File::R32, slot, what);
                     }
                     0
                 }
-                Slow::Stmatrix {
-                    address,
-                    matrices,
-                    a,
-                    ..
-                } => {
-                    let what = a[..*matrices as usize]
-                        .iter()
-                        .fold(self.base(address), |w, &s| w | self.get(File::R32, s));
+                Slow::Stmatrix(op) => {
+                    let sources = op.registers().iter();
+                    let what = sources.fold(self.base(&op.address), |w, &slot| {
+                        w | self.get(File::R32, slot)
+                    });
                     // Each row is stored by a lane and comes from others.
-                    stored(crossed(what), address)
+                    stored(crossed(what), &op.address)
                 }
                 Slow::Mma(tile) => {
                     self.product(tile);

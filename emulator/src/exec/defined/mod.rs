@@ -18,9 +18,9 @@ use rules::Bits;
 
 use super::Exec;
 use super::awaited::{Awaited, Sets};
-use super::memory::Pointers;
+use super::memory::{Pointers, Reached};
 use super::registers::Regs;
-use super::state::{Block, Files, Frame, Warp, line_of};
+use super::state::{At, Block, Files, Frame, Warp, line_of};
 use crate::check::hooks;
 use crate::check::{FindingKind, lanes_of};
 use crate::lower::op::*;
@@ -408,21 +408,18 @@ fn decide(
     checker.report(report);
 }
 
-/// An instruction with an operand that may be undefined, before it is executed: `mask` are the group's lanes, `m` those for which the
-/// guard holds.
+/// An instruction with an operand of which something is to be said, before it is executed: `mask` are the group's lanes, those of `at` the
+/// ones for which the guard holds.
 #[inline(never)]
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn follow(
     x: &mut Exec<'_>,
     block: &Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
+    at: At,
     inst: &Inst,
     mask: u32,
-    m: u32,
-    pc: u32,
 ) {
+    let (frame, m, pc) = (at.frame, at.lanes, at.pc);
     let Some(mut shadow) = warp.shadow.take() else {
         return;
     };
@@ -442,7 +439,7 @@ pub(crate) fn follow(
         return;
     }
     let mut carry = shadow.carry;
-    let mut view = View::new(&mut shadow, r, frame, function, warp.live);
+    let mut view = View::new(&mut shadow, at.regs, frame, function, warp.live);
     let guard = inst.guard & !HELPER;
     let unguarded = view.undefined_lanes(File::Reference, guard, mask);
     let guard_origin = view.origin(File::Reference, guard);
@@ -708,17 +705,10 @@ impl Records {
     }
 }
 
-/// The records of an access whose data are at `p`.
+/// The records of an access.
 #[inline(always)]
-pub(crate) fn records(
-    x: &Exec<'_>,
-    block: &mut Block<'_>,
-    warp: &mut Warp,
-    space: MemSpace,
-    a: &[u64; 32],
-    m: u32,
-    p: &Pointers,
-) -> Records {
+fn records(x: &Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, reached: Reached<'_>) -> Records {
+    let (space, p) = (reached.what.space, reached.p);
     let moved = |from: *mut u8, to: *mut u8| {
         let by = (to as usize).wrapping_sub(from as usize);
         p.map(|p| p.wrapping_add(by))
@@ -737,7 +727,7 @@ pub(crate) fn records(
             global: 0,
             space,
         },
-        _ => mixed_records(x, block, warp, space, a, m, p),
+        _ => mixed_records(x, block, warp, reached),
     }
 }
 
@@ -747,11 +737,15 @@ fn mixed_records(
     x: &Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    space: MemSpace,
-    a: &[u64; 32],
-    m: u32,
-    p: &Pointers,
+    reached: Reached<'_>,
 ) -> Records {
+    let Reached {
+        what,
+        lanes: m,
+        a,
+        p,
+    } = reached;
+    let space = what.space;
     let first = a[m.trailing_zeros() as usize];
     let mut records = Records {
         p: *p,
@@ -798,30 +792,26 @@ fn mixed_records(
 ///
 /// # Safety
 /// The access was checked; slots belong to the frame.
-#[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn loaded(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
+    at: At,
     mem: &Mem,
-    a: &[u64; 32],
-    m: u32,
-    p: &Pointers,
-    pc: u32,
+    reached: Reached<'_>,
 ) {
-    let records = records(x, block, warp, mem.address.space, a, m, p);
+    let (frame, m) = (at.frame, at.lanes);
+    let records = records(x, block, warp, reached);
     let size = mem.size as usize;
     let total = size * mem.count as usize;
     let Some(mut shadow) = warp.shadow.take() else {
         return;
     };
     let function = &x.grid.code.functions[frame.function as usize];
-    let mut view = View::new(&mut shadow, r, frame, function, warp.live);
+    let mut view = View::new(&mut shadow, at.regs, frame, function, warp.live);
     let file = if mem.reg64 { File::R64 } else { File::R32 };
     let slots = &mem.regs[..mem.count as usize];
-    let load = loads(x, &view, mem.address.space, pc);
+    let load = loads(x, &view, mem.address.space, at.pc);
     if load != 0 {
         for &slot in slots.iter().filter(|&&slot| slot != NONE) {
             for part in 0..size.div_ceil(8) as u32 {
@@ -840,9 +830,9 @@ pub(crate) unsafe fn loaded(
             }
         } else {
             let found = records.first(m, total);
-            let at = found.map(|(lane, byte)| a[lane] + byte);
-            let line = line_of(x.grid.code, pc);
-            let origin = x.origins.of(Source::Memory(records.space), line, at);
+            let address = found.map(|(lane, byte)| reached.a[lane] + byte);
+            let line = line_of(x.grid.code, at.pc);
+            let origin = x.origins.of(Source::Memory(records.space), line, address);
             for (e, &slot) in slots.iter().enumerate() {
                 for part in 0..size.div_ceil(8) {
                     let bits = std::array::from_fn(|l| {
@@ -882,24 +872,21 @@ fn loads(x: &mut Exec<'_>, view: &View<'_>, space: MemSpace, pc: u32) -> u32 {
 ///
 /// # Safety
 /// As [`loaded`].
-#[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn stored(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    r: Regs,
-    frame: Frame,
+    at: At,
     mem: &Mem,
-    a: &[u64; 32],
-    m: u32,
-    p: &Pointers,
+    reached: Reached<'_>,
 ) {
-    let records = records(x, block, warp, mem.address.space, a, m, p);
+    let (frame, m) = (at.frame, at.lanes);
+    let records = records(x, block, warp, reached);
     let Some(mut shadow) = warp.shadow.take() else {
         return;
     };
     let function = &x.grid.code.functions[frame.function as usize];
-    let view = View::new(&mut shadow, r, frame, function, warp.live);
+    let view = View::new(&mut shadow, at.regs, frame, function, warp.live);
     let (size, file) = (
         mem.size as usize,
         if mem.reg64 { File::R64 } else { File::R32 },

@@ -2,10 +2,11 @@
 
 use super::super::Exec;
 use super::super::awaited::{Awaited, Sets};
-use super::super::memory::Pointers;
+use super::super::memory::Reached;
 use super::super::slow::{pass, shfl_source};
-use super::super::state::{Block, Frame, Warp, line_of};
+use super::super::state::{At, Block, Frame, Warp, line_of};
 use super::{File, NEVER_WRITTEN, Source, View, address, decide, loads, records, with};
+use crate::check::hooks::AsyncCopy;
 use crate::check::lanes_of;
 use crate::lower::op::*;
 use crate::lower::tracked::file_of;
@@ -17,37 +18,33 @@ pub(crate) fn check_address(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    frame: Frame,
+    at: At,
     base: Base,
-    m: u32,
-    pc: u32,
 ) {
-    with(x, block, warp, frame, |x, block, warp, view| {
-        address(x, block, warp, view, base, m, pc);
+    with(x, block, warp, at.frame, |x, block, warp, view| {
+        address(x, block, warp, view, base, at.lanes, at.pc);
     });
 }
 
 /// A register that decides where the lanes go, or what cannot be undone.
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn check_decision(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    frame: Frame,
+    at: At,
     (file, slot): (File, u32),
-    m: u32,
-    pc: u32,
     what: &str,
 ) {
-    with(x, block, warp, frame, |x, block, warp, view| {
-        let lanes = view.undefined_lanes(file, slot, m);
+    with(x, block, warp, at.frame, |x, block, warp, view| {
+        let lanes = view.undefined_lanes(file, slot, at.lanes);
         if lanes == 0 {
             return;
         }
-        decide(x, block, warp, pc, lanes, view.origin(file, slot), what);
+        let origin = view.origin(file, slot);
+        decide(x, block, warp, at.pc, lanes, origin, what);
         match file {
-            File::Reference => view.define(File::Pred, slot >> 1, m),
-            file => view.define(file, slot, m),
+            File::Reference => view.define(File::Pred, slot >> 1, at.lanes),
+            file => view.define(file, slot, at.lanes),
         }
     });
 }
@@ -57,13 +54,12 @@ pub(crate) fn define(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    frame: Frame,
+    at: At,
     (file, slot): (File, u32),
-    m: u32,
 ) {
-    with(x, block, warp, frame, |x, _, _, view| {
-        view.define(file, slot, m);
-        view.await_all(&mut x.awaited, file, slot, 0, m);
+    with(x, block, warp, at.frame, |x, _, _, view| {
+        view.define(file, slot, at.lanes);
+        view.await_all(&mut x.awaited, file, slot, 0, at.lanes);
     });
 }
 
@@ -117,12 +113,11 @@ pub(crate) fn collective(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    frame: Frame,
+    at: At,
     op: &Slow,
-    set: u32,
-    pc: u32,
 ) {
-    with(x, block, warp, frame, |x, _, _, view| match op {
+    let set = at.lanes;
+    with(x, block, warp, at.frame, |x, _, _, view| match op {
         Slow::Shfl {
             mode,
             d,
@@ -171,7 +166,9 @@ pub(crate) fn collective(
             let known = [*a, *b, *clamp].map(|slot| view.origin(File::R32, slot));
             let origin = match missing {
                 0 => known.into_iter().find(|&o| o != 0).unwrap_or(0),
-                _ => x.origins.of(Source::Lane, line_of(x.grid.code, pc), None),
+                _ => x
+                    .origins
+                    .of(Source::Lane, line_of(x.grid.code, at.pc), None),
             };
             let any = bits.iter().any(|&b| b != 0);
             if any || view.origin(File::R32, *d) != 0 {
@@ -387,18 +384,17 @@ fn one_product(view: &View<'_>, op: &Mma) -> (File, Vec<[u64; 32]>, u32) {
 }
 
 /// An operation from one register to another, before it is executed.
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn one_source(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    frame: Frame,
+    at: At,
     (from, a): (File, u32),
     (to, d): (File, u32),
-    m: u32,
     f: impl Fn(&[u64; 32]) -> [u64; 32],
 ) {
-    with(x, block, warp, frame, |x, _, _, view| {
+    let m = at.lanes;
+    with(x, block, warp, at.frame, |x, _, _, view| {
         let awaits = view.awaits(from, a);
         view.await_all(&mut x.awaited, to, d, awaits, m);
         let origin = view.origin(from, a);
@@ -409,31 +405,24 @@ pub(crate) fn one_source(
     });
 }
 
-/// `ldmatrix` has been executed; `p` are its rows.
-#[allow(clippy::too_many_arguments)]
+/// `ldmatrix` has been executed.
 pub(crate) fn rows_loaded(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    frame: Frame,
-    address: &Address,
-    p: &Pointers,
-    trans: bool,
-    d: &[u32],
-    pc: u32,
+    at: At,
+    op: &Matrices,
+    reached: Reached<'_>,
 ) {
-    // SAFETY: slots of the frame.
-    let a = unsafe { super::super::memory::addresses(warp.files.regs(frame), address, frame) };
-    let lanes = !0 >> (32 - 8 * d.len() as u32);
-    let records = records(x, block, warp, address.space, &a, lanes, p);
-    with(x, block, warp, frame, |x, _, _, view| {
+    let records = records(x, block, warp, reached);
+    with(x, block, warp, at.frame, |x, _, _, view| {
         let code = x.grid.code;
-        let bit = code.tracked().bit(address.space, line_of(code, pc));
-        for (i, &slot) in d.iter().enumerate() {
+        let bit = code.tracked().bit(op.address.space, line_of(code, at.pc));
+        for (i, &slot) in op.registers().iter().enumerate() {
             let set = match bit {
                 0 => 0,
                 bit => {
-                    let given = |l: usize| match trans {
+                    let given = |l: usize| match op.trans {
                         false => 1 << (8 * i + l / 4),
                         true => 3 << (8 * i + 2 * (l % 4)),
                     };
@@ -447,48 +436,46 @@ pub(crate) fn rows_loaded(
         let found = unsafe {
             match records.all_defined(16) {
                 true => None,
-                false => records.first(lanes, 16),
+                false => records.first(reached.lanes, 16),
             }
         };
         let Some((lane, byte)) = found else {
-            d.iter().for_each(|&slot| view.define(File::R32, slot, !0));
+            op.registers()
+                .iter()
+                .for_each(|&slot| view.define(File::R32, slot, !0));
             return;
         };
-        let line = line_of(x.grid.code, pc);
-        let origin = x
-            .origins
-            .of(Source::Memory(records.space), line, Some(a[lane] + byte));
-        for (i, &slot) in d.iter().enumerate() {
+        let line = line_of(x.grid.code, at.pc);
+        let origin = x.origins.of(
+            Source::Memory(records.space),
+            line,
+            Some(reached.a[lane] + byte),
+        );
+        for (i, &slot) in op.registers().iter().enumerate() {
             let rows: [Row; 8] = std::array::from_fn(|row| {
                 // SAFETY: as above.
                 std::array::from_fn(|word| unsafe { records.read(8 * i + row, 4 * word, 4) as u32 })
             });
-            let bits = matrix::load(&rows, trans).map(u64::from);
+            let bits = matrix::load(&rows, op.trans).map(u64::from);
             view.set(File::R32, slot, &bits, !0, origin);
         }
     });
 }
 
 /// `stmatrix` has been executed.
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn rows_stored(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    frame: Frame,
-    address: &Address,
-    p: &Pointers,
-    trans: bool,
-    sources: &[u32],
+    at: At,
+    op: &Matrices,
+    reached: Reached<'_>,
 ) {
-    // SAFETY: slots of the frame.
-    let a = unsafe { super::super::memory::addresses(warp.files.regs(frame), address, frame) };
-    let lanes = !0 >> (32 - 8 * sources.len() as u32);
-    let records = records(x, block, warp, address.space, &a, lanes, p);
-    with(x, block, warp, frame, |_, _, _, view| {
-        for (i, &slot) in sources.iter().enumerate() {
+    let records = records(x, block, warp, reached);
+    with(x, block, warp, at.frame, |_, _, _, view| {
+        for (i, &slot) in op.registers().iter().enumerate() {
             let bits = std::array::from_fn(|l| view.bits(File::R32, slot, l).undefined as u32);
-            for (row, words) in matrix::store(&bits, trans).iter().enumerate() {
+            for (row, words) in matrix::store(&bits, op.trans).iter().enumerate() {
                 for (word, &bits) in words.iter().enumerate() {
                     // SAFETY: 16 bytes of each row were checked.
                     unsafe { records.write(8 * i + row, 4 * word, 4, u64::from(bits)) };
@@ -498,47 +485,42 @@ pub(crate) fn rows_stored(
     });
 }
 
-/// One of the accesses of `wmma.load`: the undefined bits of `size` bytes of each lane.
-#[allow(clippy::too_many_arguments)]
+/// One of the accesses of `wmma.load`: the undefined bits of each lane's bytes, and where they come from.
 pub(crate) fn piece_loaded(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    space: MemSpace,
-    a: &[u64; 32],
-    p: &Pointers,
-    size: usize,
-    pc: u32,
+    reached: Reached<'_>,
 ) -> ([u64; 32], u32) {
     if warp.shadow.is_none() {
         return ([0; 32], 0);
     }
-    let records = records(x, block, warp, space, a, !0, p);
+    let records = records(x, block, warp, reached);
+    let size = reached.what.size as usize;
     // SAFETY: the access was checked for `size` bytes.
     let bits = std::array::from_fn(|l| unsafe { records.read(l, 0, size) });
     let Some(lane) = (0..32).find(|&l| bits[l] != 0) else {
         return (bits, 0);
     };
-    let line = line_of(x.grid.code, pc);
+    let line = line_of(x.grid.code, reached.what.pc);
     let origin = x
         .origins
-        .of(Source::Memory(records.space), line, Some(a[lane]));
+        .of(Source::Memory(records.space), line, Some(reached.a[lane]));
     (bits, origin)
 }
 
 /// A register gets the undefined bits that were found for it.
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn set(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    frame: Frame,
+    at: At,
     (file, slot): (File, u32),
     bits: &[u64; 32],
-    m: u32,
     origin: u32,
 ) {
-    with(x, block, warp, frame, |_, _, _, view| {
+    let m = at.lanes;
+    with(x, block, warp, at.frame, |_, _, _, view| {
         if origin != 0 || view.origin(file, slot) != 0 {
             view.set(file, slot, bits, m, origin);
         }
@@ -546,24 +528,21 @@ pub(crate) fn set(
 }
 
 /// One of the accesses of `wmma.store`: `shift` bits up in the register.
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn piece_stored(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    frame: Frame,
-    space: MemSpace,
-    a: &[u64; 32],
-    p: &Pointers,
-    size: usize,
+    at: At,
+    reached: Reached<'_>,
     (file, slot): (File, u32),
     shift: usize,
 ) {
     if warp.shadow.is_none() {
         return;
     }
-    let records = records(x, block, warp, space, a, !0, p);
-    with(x, block, warp, frame, |_, _, _, view| {
+    let records = records(x, block, warp, reached);
+    let size = reached.what.size as usize;
+    with(x, block, warp, at.frame, |_, _, _, view| {
         for lane in 0..32 {
             let bits = view.bits(file, slot, lane).undefined >> shift;
             // SAFETY: the access was checked for `size` bytes.
@@ -572,54 +551,39 @@ pub(crate) fn piece_stored(
     });
 }
 
-/// `discard`: nothing is known of `size` bytes (a multiple of 8) of each lane any more.
-#[allow(clippy::too_many_arguments)]
+/// `discard`: nothing is known of the bytes (a multiple of 8) any more.
 pub(crate) fn discarded(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    space: MemSpace,
-    a: &[u64; 32],
-    m: u32,
-    p: &Pointers,
-    size: usize,
+    reached: Reached<'_>,
 ) {
     if warp.shadow.is_none() {
         return;
     }
-    let records = records(x, block, warp, space, a, m, p);
-    for lane in lanes_of(m) {
-        for offset in (0..size).step_by(8) {
-            // SAFETY: the access was checked for `size` bytes.
+    let records = records(x, block, warp, reached);
+    for lane in lanes_of(reached.lanes) {
+        for offset in (0..reached.what.size as usize).step_by(8) {
+            // SAFETY: the access was checked for the whole size.
             unsafe { records.write(lane as usize, offset, 8, !0) };
         }
     }
 }
 
 /// `cp.async` has been issued: what it will write is as defined as what it reads, and zeros are.
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn copied(
-    x: &Exec<'_>,
-    block: &mut Block<'_>,
-    warp: &Warp,
-    m: u32,
-    offsets: &[u32; 32],
-    from: &[u64; 32],
-    read: &[u32; 32],
-    size: u32,
-) {
+pub(crate) fn copied(x: &Exec<'_>, block: &mut Block<'_>, warp: &Warp, copy: &AsyncCopy<'_>) {
     if warp.shadow.is_none() {
         return;
     }
     let undefined: *mut u8 = block.undefined.as_mut_ptr().cast();
-    for l in lanes_of(m).map(|l| l as usize) {
-        let to = undefined.wrapping_add(offsets[l] as usize);
-        let source = x.grid.memory.defined(from[l]);
-        for byte in 0..size as usize {
-            // SAFETY: `size` bytes of the block's memory, and `read` of the device's, were checked.
+    for l in lanes_of(copy.lanes).map(|l| l as usize) {
+        let to = undefined.wrapping_add(copy.offsets[l] as usize);
+        let from = x.grid.memory.defined(copy.sources[l]);
+        for byte in 0..copy.size as usize {
+            // SAFETY: the block's memory was checked for the whole size, the device's for what is read.
             unsafe {
-                let bits = match byte < read[l] as usize {
-                    true => !source.wrapping_add(byte).read(),
+                let bits = match byte < copy.read[l] as usize {
+                    true => !from.wrapping_add(byte).read(),
                     false => 0,
                 };
                 to.wrapping_add(byte).write(bits);
@@ -636,21 +600,18 @@ pub(crate) struct Word {
 }
 
 /// An atomic operation, before it is executed, lane after lane as it will be: what memory and the results hold of what is undefined.
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn atomic(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
-    frame: Frame,
+    at: At,
     atom: &Atom,
-    a: &[u64; 32],
-    m: u32,
-    p: &Pointers,
-    size: usize,
-    pc: u32,
+    reached: Reached<'_>,
 ) {
-    let records = records(x, block, warp, atom.address.space, a, m, p);
-    with(x, block, warp, frame, |x, _, _, view| {
+    let records = records(x, block, warp, reached);
+    let size = (reached.what.size / atom.count) as usize;
+    let (m, pc) = (at.lanes, at.pc);
+    with(x, block, warp, at.frame, |x, _, _, view| {
         let file = if size >= 8 { File::R64 } else { File::R32 };
         let parts = size.div_ceil(8);
         let load = loads(x, view, atom.address.space, pc);
@@ -674,14 +635,15 @@ pub(crate) fn atomic(
                         results[l] = word.old;
                         records.write(l, offset, bytes, word.new);
                         if old != 0 {
-                            from_memory = from_memory.or(Some(a[l] + offset as u64));
+                            from_memory = from_memory.or(Some(reached.a[l] + offset as u64));
                         }
                     }
                 }
             }
-            let origin = from_memory.map_or(0, |at| {
+            let origin = from_memory.map_or(0, |address| {
                 let line = line_of(x.grid.code, pc);
-                x.origins.of(Source::Memory(records.space), line, Some(at))
+                x.origins
+                    .of(Source::Memory(records.space), line, Some(address))
             });
             for (part, bits) in results[..parts].iter().enumerate() {
                 let slot = atom.d[e];
@@ -748,32 +710,28 @@ pub(crate) fn reduction(
     }
 }
 
-/// What registers, an address and a guard together depend on: nothing, mostly.
+/// What registers depend on together, and with them, for a store of the inner loop, its address and its guard: nothing, mostly.
 fn awaited(
     x: &mut Exec<'_>,
     warp: &mut Warp,
-    frame: Frame,
+    at: At,
     registers: impl Iterator<Item = (File, u32)>,
-    pc: Option<u32>,
 ) -> Option<Awaited> {
     let code = x.grid.code;
     if !code.tracked().any() {
         return None;
     }
-    let (r, live) = (warp.files.regs(frame), warp.live);
+    let live = warp.live;
     let shadow = warp.shadow.as_mut()?;
-    let function = &code.functions[frame.function as usize];
-    let view = View::new(shadow, r, frame, function, live);
+    let function = &code.functions[at.frame.function as usize];
+    let view = View::new(shadow, at.regs, at.frame, function, live);
     let sets = &mut x.awaited;
-    let mut set = registers.fold(0, |set, (file, slot)| {
+    let slots = code.slots()[at.pc as usize];
+    let own = [slots.guard, slots.a].map(|slot| view.marks[slot as usize].awaits);
+    let own = sets.union(own[0], own[1]);
+    let set = registers.fold(own, |set, (file, slot)| {
         sets.union(set, view.awaits(file, slot))
     });
-    if let Some(pc) = pc {
-        let slots = code.slots()[pc as usize];
-        for slot in [slots.guard, slots.a] {
-            set = sets.union(set, view.marks[slot as usize].awaits);
-        }
-    }
     (set != 0).then(|| *sets.get(set))
 }
 
@@ -781,68 +739,57 @@ fn awaited(
 pub(crate) fn awaited_by_store(
     x: &mut Exec<'_>,
     warp: &mut Warp,
-    frame: Frame,
+    at: At,
     mem: &Mem,
-    pc: u32,
 ) -> Option<Awaited> {
     let file = if mem.reg64 { File::R64 } else { File::R32 };
-    let registers = mem.regs[..mem.count as usize]
-        .iter()
-        .map(|&slot| (file, slot));
-    awaited(x, warp, frame, registers, Some(pc))
+    let registers = mem.regs[..mem.count as usize].iter();
+    awaited(x, warp, at, registers.map(|&slot| (file, slot)))
 }
 
 /// What an atomic operation depends on.
 pub(crate) fn awaited_by_atomic(
     x: &mut Exec<'_>,
     warp: &mut Warp,
-    frame: Frame,
+    at: At,
     atom: &Atom,
     size: usize,
-    pc: u32,
 ) -> Option<Awaited> {
     let file = if size >= 8 { File::R64 } else { File::R32 };
     let operands = atom.b[..atom.count as usize].iter();
     let compared = (atom.op == AtomOp::Cas).then_some(&atom.c);
     let registers = operands.chain(compared).map(|&slot| (file, slot));
-    let address = base(&atom.address);
-    awaited(x, warp, frame, registers.chain(address), Some(pc))
+    awaited(x, warp, at, registers.chain(base(&atom.address)))
 }
 
 /// What the rows of `stmatrix` depend on: each is a lane's to store, and comes from four or eight.
 pub(crate) fn awaited_by_rows(
     x: &mut Exec<'_>,
     warp: &mut Warp,
-    frame: Frame,
-    address: &Address,
-    trans: bool,
-    sources: &[u32],
+    at: At,
+    op: &Matrices,
 ) -> Option<Awaited> {
-    let registers = sources.iter().map(|&slot| (File::R32, slot));
-    let values = awaited(x, warp, frame, registers, None)?;
-    let rows = values.moved(|l| match trans {
+    let registers = op.registers().iter().map(|&slot| (File::R32, slot));
+    let values = awaited(x, warp, at, registers)?;
+    let rows = values.moved(|l| match op.trans {
         false => 0xf << (4 * (l % 8)),
         true => 0x1111_1111 << (l % 8 / 2),
     });
     let rows = x.awaited.add(rows);
-    match awaited(x, warp, frame, base(address).into_iter(), None) {
-        None => Some(*x.awaited.get(rows)),
-        Some(address) => {
-            let address = x.awaited.add(address);
-            let both = x.awaited.union(rows, address);
-            Some(*x.awaited.get(both))
-        }
-    }
+    let address = awaited(x, warp, at, base(&op.address).into_iter());
+    let address = address.map_or(0, |address| x.awaited.add(address));
+    let both = x.awaited.union(rows, address);
+    Some(*x.awaited.get(both))
 }
 
 /// What a register depends on.
 pub(crate) fn awaited_by_register(
     x: &mut Exec<'_>,
     warp: &mut Warp,
-    frame: Frame,
+    at: At,
     register: (File, u32),
 ) -> Option<Awaited> {
-    awaited(x, warp, frame, std::iter::once(register), None)
+    awaited(x, warp, at, std::iter::once(register))
 }
 
 /// The register of an address.
