@@ -1,7 +1,7 @@
 // Combine: each token gathers its rows.
 //
-//   unpermute            out[t] = Σ_slot w[t,slot]·rows[r], slots in order, f32, one rounding; weights of 1 where none are given,
-//                        which is the backward of permute
+//   unpermute            out[t] = Σ_slot w[t,slot]·rows[r], slots in order, f32, one rounding; weights of 1 where none are given:
+//                        rows of the down product are weighed already, and the backward of permute has none
 //   unpermute_backward   rows_grad[r] = w[t,slot]·dO[t];  weights_grad[t,slot] = ⟨dO[t], rows[r]⟩, 0 without a row
 //
 // Grid: a warp a token, blocks of 8 warps; for unpermute a second dimension splits the columns when there are few tokens. Every
@@ -80,7 +80,7 @@ template <typename T, int N> __device__ __forceinline__ void unpermute_backward(
                     for (int j = 0; j < N; ++j) {
                         float g = widen(token.v[j]);
                         dot[i] += g * widen(values.v[j]);
-                        result.v[j] = narrow<T>(weight[i] == 0.0f ? 0.0f : weight[i] * g);
+                        result.v[j] = narrow<T>(weighed(weight[i], g));
                     }
                     result.store(&rows_grad[row[i] * p.hidden + column]);
                 }

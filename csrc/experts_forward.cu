@@ -1,7 +1,7 @@
 // The experts' forward products.
 //
 //   experts_up     h = x[token]·gate_upᵀ, a = silu(gate)·up       x [T, H], gate_up [E, 2I, H] → h [R, 2I], a [R, I]
-//   experts_down   y = a·downᵀ                                    a [R, I], down [E, H, I]     → y [R, H]
+//   experts_down   w·y, y = a·downᵀ                               a [R, I], down [E, H, I]     → w·y [R, H]
 //
 // Blocks: 128 threads, two on a multiprocessor, as many as fit or as there are tiles; each draws tiles [rows, 128 columns] of
 // the product, in an order that keeps those of an expert together (device/schedule.cuh). A tile has rows of one expert: 128 of
@@ -120,8 +120,24 @@ template <typename T, int ROWS_, Access ACCESS> struct Down : RowTiles<ROWS_> {
                [&](int row) { return row < tile.columns ? row : -1; });
     }
 
-    __device__ __forceinline__ void store(const Tile &tile, const Sum<ROWS> &sum) const {
+    __device__ __forceinline__ void store(const Tile &tile, Sum<ROWS> &sum) const {
+        weigh(tile, sum);
         store_rows<T, ROWS, ACCESS>(static_cast<T *>(p.rows_out), p.hidden, tile, sum);
+    }
+
+    // Before it is rounded: of y itself the storage type's range asks more than of what it adds to the output.
+    __device__ __forceinline__ void weigh(const Tile &tile, Sum<ROWS> &sum) const {
+#pragma unroll
+        for (int i = 0; i < Sum<ROWS>::DOWN; i++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int row = Position::warp_down() * (ROWS / 2) + i * 16 + half * 8 + Position::row();
+                const float weight = row < tile.rows ? __ldg(p.weights + __ldg(p.row_to_assignment + tile.row + row)) : 0.0f;
+#pragma unroll
+                for (int j = 0; j < Sum<ROWS>::ACROSS; j++)
+#pragma unroll
+                    for (int c = 2 * half; c < 2 * half + 2; c++) sum.at[i][j][c] = weighed(weight, sum.at[i][j][c]);
+            }
     }
 };
 

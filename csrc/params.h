@@ -218,7 +218,7 @@ typedef struct {
     const void *weight;
     // [R, I] or [R, 2I]: a, w·a or dh that is read.
     const void *rows_in;
-    // [R, H] or [R, I]: y, dX̃, a or w·a that is written.
+    // [R, H] or [R, I]: w·y, dX̃, a or w·a that is written.
     void *rows_out;
     // [R, 2I]: h, or dh over h; null where nobody wants it.
     void *h;

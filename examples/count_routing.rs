@@ -197,7 +197,7 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
         cuda.unpermute(&config, tokens, rows, weights, map, output.as_view_mut())
     })?;
     table.row(
-        "unpermute, combine",
+        "unpermute",
         token_bytes + row_bytes + 8 * assignments,
         &launches,
     );
@@ -256,7 +256,7 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
         &launches,
     );
     for (name, part) in [
-        ("permute backward", false),
+        ("combine, permute backward", false),
         ("permute backward with the router's part", true),
     ] {
         let router = part.then_some(RouterPart {

@@ -207,8 +207,8 @@ pub trait Backend {
         scratch: Self::ViewMut<'_, T::Acc>,
     ) -> Result<()>;
 
-    /// Down product and combine: `a` [R, I], `down` [E, H, I], `weights` [T, K] → `output` [T, H]. A token with nothing
-    /// kept gets 0.
+    /// Down product and combine: `a` [R, I], `down` [E, H, I], `weights` [T, K] → `output` [T, H]. A row is weighed, then
+    /// rounded, and a token's are added in slot order; a token with nothing kept gets 0.
     ///
     /// # Errors
     /// When a shape does not fit.

@@ -29,6 +29,9 @@ __device__ __forceinline__ float not_a_number() { return __int_as_float(0x7fffff
 constexpr float LARGEST = 3.402823466e38f;
 __device__ __forceinline__ bool is_finite(float v) { return fabsf(v) <= LARGEST; }
 
+// A weight of 0 gives 0, whatever the value.
+__device__ __forceinline__ float weighed(float weight, float value) { return weight == 0.0f ? 0.0f : weight * value; }
+
 // 2ⁿ for |n| ≤ 126.
 __device__ __forceinline__ float power_of_two(int n) { return __int_as_float((n + 127) << 23); }
 

@@ -1,7 +1,7 @@
 //! Experts: grouped SwiGLU products, forward and backward.
 //!
 //! h = x·gate_upᵀ is rounded to the storage type; a = silu(gate)·up is made from the rounded h, and rounded, wherever it
-//! appears, so forward and backward see the same a. y, w·a, dh and dX̃ are rounded once, when they would be stored; dA'
+//! appears, so forward and backward see the same a. w·y, w·a, dh and dX̃ are rounded once, when they would be stored; dA'
 //! never is.
 
 use half::bf16;
@@ -336,7 +336,7 @@ pub(crate) fn down<T: Element>(
     let need = CombineLayout::new::<T>(config, tokens).scratch(tokens);
     check::workspace(OPERATION, scratch.len(), need.least())?;
 
-    let weight = |assignment: usize| weights[assignment];
+    let weight = |row: usize| weights[map.row_to_assignment[row] as usize];
     let no_residual = None::<RouterPart<'_, '_, Cpu, T::Acc>>;
     product_combine(
         config,
@@ -399,12 +399,9 @@ pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
     check::workspace(OPERATION, scratch.len(), need.least())?;
 
     // A dh of 0 gives 0, whatever the weight.
-    let one_or_zero = |assignment: usize| {
-        let row = map.assignment_to_row[assignment] as usize; // asked of kept ones only
-        match is_zero(&h_grad[row * inner..(row + 1) * inner]) {
-            true => T::Acc::ZERO,
-            false => T::Acc::ONE,
-        }
+    let one_or_zero = |row: usize| match is_zero(&h_grad[row * inner..(row + 1) * inner]) {
+        true => T::Acc::ZERO,
+        false => T::Acc::ONE,
     };
     let residual = Some(router);
     product_combine(
@@ -423,6 +420,17 @@ pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
         scratch,
     );
     Ok(())
+}
+
+/// A weight of 0 gives 0, whatever the values.
+#[inline(always)]
+fn weigh<A: Real>(weight: A, values: &mut [A]) {
+    if weight == A::ZERO {
+        return values.fill(A::ZERO);
+    }
+    for value in values {
+        *value = weight * *value;
+    }
 }
 
 /// Is a row exactly 0?
@@ -476,8 +484,8 @@ impl CombineLayout {
     }
 }
 
-/// output\[t\] = Σ_slot weight·(rows\[r\]·expert's matrix) + residual, a block of tokens at a time: the products of a block are
-/// combined while they are in cache, and the whole of them never exists.
+/// output\[t\] = Σ_slot weight(r)·(rows\[r\]·expert's matrix) + residual, a block of tokens at a time: the products of a block
+/// are combined while they are in cache, and the whole of them never exists. A row's product is weighed, then rounded.
 ///
 /// `rows` [R, inner]; `multiply(out, rows, their number, an expert's weight, scratch)` makes [rows, H] of them.
 #[allow(clippy::too_many_arguments)]
@@ -488,7 +496,7 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
     inner: usize,
     weight: &[T],
     multiply: impl Fn(&mut [T::Acc], &[T::Acc], usize, &[T], &mut [T::Acc]) + Sync,
-    combine_weight: impl Fn(usize) -> T::Acc + Sync,
+    row_weight: impl Fn(usize) -> T::Acc + Sync,
     residual: Option<RouterPart<'_, '_, Cpu, W>>,
     map: &RowMap<'_, Cpu>,
     output: &mut [T],
@@ -534,7 +542,12 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
                 multiply(out, rows, count, expert, weight_scratch);
                 arch.dispatch(Inlined(
                     #[inline(always)]
-                    || round::<T>(out),
+                    || {
+                        for (row, out) in out.chunks_exact_mut(hidden).enumerate() {
+                            weigh(row_weight(panel + row), out);
+                            round::<T>(out);
+                        }
+                    },
                 ));
                 filled += count;
             }
@@ -556,7 +569,7 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
             router::leave_out_zeros(config, dz, |index| weight[index].widen(), residual_sum);
         }
 
-        let products = &*products;
+        let (products, one) = (&*products, |_| T::Acc::ONE);
         let row = |assignment: usize| {
             let place = usize::try_from(places[assignment - first * top_k]).ok()?;
             Some(&products[place * hidden..(place + 1) * hidden])
@@ -575,7 +588,7 @@ fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
                             }
                         }
                     };
-                    combine_token(config, token, row, &combine_weight, add_residual, out);
+                    combine_token(config, token, row, one, add_residual, out);
                 }
             },
         ));

@@ -1,6 +1,6 @@
 //! Experts: grouped SwiGLU products, forward and backward.
 //!
-//! Scratch: the tiles that a product's blocks have drawn, and then the down product's y [R, H], dX̃ [R, H], or the parts of the
+//! Scratch: the tiles that a product's blocks have drawn, and then the down product's w·y [R, H], dX̃ [R, H], or the parts of the
 //! weights' gradients [I/64, R].
 
 use std::ptr;
@@ -340,24 +340,26 @@ pub(super) fn down<T: Element>(
     check::workspace(OPERATION, scratch.len(), need)?;
 
     let (tickets, mut scratch) = scratch.split_at_mut(tickets_elements::<T>());
-    let mut y = product_rows::<T>(config, tokens, &mut scratch);
+    let mut weighed = product_rows::<T>(config, tokens, &mut scratch);
     {
         let mut product = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
         product.parameters.rows_in = product.read("a", a)?;
         product.parameters.weight = product.read("down", down)?;
-        product.parameters.rows_out = product.write("scratch", y.slice_mut(..))?;
+        product.parameters.weights = product.launch.read("weights", weights, 4)?.cast();
+        product.parameters.rows_out = product.write("scratch", weighed.slice_mut(..))?;
         let plan = product.row_plan(cuda, config, tokens, hidden);
         // SAFETY: lengths were checked above; the map is as dispatch makes it.
         unsafe { product.run::<T>(OPERATION, &DOWN, plan) }?;
     }
-    let y = y.as_view();
+    let weighed = weighed.as_view();
+    let no_weights = None;
     combine::gather(
         cuda,
         OPERATION,
         config,
         tokens,
-        ("scratch", View::from(&y)),
-        Some(weights),
+        ("scratch", View::from(&weighed)),
+        no_weights,
         map,
         ("output", output),
     )

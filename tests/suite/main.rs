@@ -69,4 +69,5 @@ mod invariants;
 mod nonfinite;
 mod oracle;
 mod parity;
+mod range;
 mod router;

@@ -1,5 +1,5 @@
 //! The layer once more, from its definition: scalar loops, no blocks, no shared code. In `f64` it is what is right; in `f32`
-//! with storage rounded where a kernel would store (h, a, y, w·a, dh, dX̃ and the results), it shows what error is to be
+//! with storage rounded where a kernel would store (h, a, w·y, w·a, dh, dX̃ and the results), it shows what error is to be
 //! expected of a type.
 
 use std::fmt::Debug;
@@ -517,8 +517,8 @@ impl<N: Number> Oracle<'_, N> {
                     .map(|j| store(h[j] * sigmoid(h[j]) * h[inner + j]))
                     .collect();
                 for i in 0..hidden {
-                    let y = store(sum((0..inner).map(|j| a[j] * down[down_at(i, j)])));
-                    output[t * hidden + i] += w * y;
+                    let y = sum((0..inner).map(|j| a[j] * down[down_at(i, j)]));
+                    output[t * hidden + i] += store(w * y);
                 }
 
                 let a_grad: Vec<N> = (0..inner)
