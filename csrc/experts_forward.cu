@@ -125,7 +125,7 @@ template <typename T, int ROWS_, Access ACCESS> struct Down : RowTiles<ROWS_> {
         store_rows<T, ROWS, ACCESS>(static_cast<T *>(p.rows_out), p.hidden, tile, sum);
     }
 
-    // Before it is rounded: of y itself the storage type's range asks more than of what it adds to the output.
+    // Before a row is rounded, so that w·y must be in the storage type's range, not y.
     __device__ __forceinline__ void weigh(const Tile &tile, Sum<ROWS> &sum) const {
 #pragma unroll
         for (int i = 0; i < Sum<ROWS>::DOWN; i++)
