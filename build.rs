@@ -15,6 +15,7 @@ fn main() {
 
 #[cfg(feature = "cuda")]
 mod cuda {
+    use std::fs::File;
     use std::path::{Path, PathBuf};
     use std::process::{Command, Output};
     use std::sync::Mutex;
@@ -32,6 +33,9 @@ mod cuda {
 
     /// What nvcc itself takes from the environment.
     const NVCC_VARIABLES: [&str; 3] = ["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
+
+    /// How the names of files end that are being written, behind the process's id.
+    const UNFINISHED: &str = "-unfinished";
 
     const HOW_TO_GET_NVCC: &str = "\
 millet: the feature `cuda` needs the CUDA compiler, nvcc 12.4 or later, and none was found. Any of these helps:
@@ -78,8 +82,31 @@ Without the feature `cuda` nothing of CUDA is needed.";
             architectures: architectures(&nvcc)?,
             path: nvcc,
         };
+        let _alone = lock(&out)?;
+        remove_unfinished(&out);
         let logs = compile_all(&nvcc, &sources, &out)?;
         write(&out.join("ptxas.txt"), &logs)
+    }
+
+    /// Waits for a build whose cargo was killed and that goes on without it: it may finish what this one needs. Given up with the
+    /// file, also by a build that is killed.
+    fn lock(out: &Path) -> Result<File, String> {
+        let path = out.join("lock");
+        let file = File::create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        // Some network file systems have no locks.
+        let _ = file.lock();
+        Ok(file)
+    }
+
+    /// Of builds that were killed. Their nvcc may live on and write; so the names are never taken again.
+    fn remove_unfinished(out: &Path) {
+        let entries = fs::read_dir(out).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()) {
+            let extension = path.extension().unwrap_or_default();
+            if extension.to_string_lossy().ends_with(UNFINISHED) {
+                let _ = fs::remove_file(path);
+            }
+        }
     }
 
     fn write(path: &Path, text: &str) -> Result<(), String> {
@@ -287,7 +314,7 @@ Without the feature `cuda` nothing of CUDA is needed.";
         }
         // What is here is of other parts from now on. The last rename makes it whole again.
         let unfinished =
-            |path: &Path| path.with_extension(format!("{}-unfinished", std::process::id()));
+            |path: &Path| path.with_extension(format!("{}{UNFINISHED}", std::process::id()));
         let rename = |from: &Path, to: &Path| {
             fs::rename(from, to).map_err(|error| format!("{}: {error}", to.display()))
         };
