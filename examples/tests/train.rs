@@ -252,8 +252,6 @@ fn paths_are_tried_before_the_training() {
 #[cfg(target_os = "linux")]
 #[test]
 fn closed_pipes_and_full_disks_do_not_panic() {
-    use std::os::unix::fs::symlink;
-
     let directory = directory("pipes");
     for closed in ["stdout", "stderr"] {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -274,15 +272,85 @@ fn closed_pipes_and_full_disks_do_not_panic() {
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let run_full = command(&directory, &[]).stdout(full).output().unwrap();
     refused(&run_full, &["standard output", "No space left"]);
-    fs::create_dir(directory.join("full")).unwrap();
-    symlink("/dev/full", directory.join("full/runs.csv")).unwrap();
-    let mut on_full = Command::new(executable());
-    let on_full = on_full
-        .current_dir(&directory)
-        .args(["--text", "text", "--out", "full"])
-        .output()
-        .unwrap();
-    refused(&on_full, &["cannot write full/runs.csv", "No space left"]);
+}
+
+/// The disk fills while it trains: files may not grow beyond a limit, which ends writes in their middle as a full disk does.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_leaves_what_was_written() {
+    /// In blocks of 512 bytes, or of 1024 where `sh` counts so. A write past it gives an error instead of the signal.
+    fn limited(directory: &Path, blocks: usize, options: &[&str]) -> Output {
+        let inner = command(directory, options);
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(inner.get_program());
+        command.args(inner.get_args()).current_dir(directory);
+        command.output().unwrap()
+    }
+    let directory = directory("full");
+    let read = |name: &str| fs::read(directory.join(name)).unwrap();
+    trained(&run(
+        &directory,
+        &["--save", "weights", "--stop-after", "2"],
+    ));
+    let [rows, curves, weights] = ["out/runs.csv", "out/curves.svg", "weights"].map(read);
+
+    // Rows have space, the plot and the weights do not.
+    let resume = [
+        "--resume",
+        "weights",
+        "--save",
+        "weights",
+        "--stop-after",
+        "4",
+    ];
+    let filled = limited(&directory, 2, &resume);
+    let error = text(&filled.stderr);
+    assert_eq!(filled.status.code(), Some(1), "{error}");
+    assert!(!error.contains("panicked"), "{error}");
+    for problem in [
+        "warning: cannot write out/curves.svg: File too large",
+        "warning: --save: cannot write weights: File too large",
+        "error: cannot write out/curves.svg: File too large",
+    ] {
+        let said = error
+            .lines()
+            .filter(|line| line.starts_with(problem))
+            .count();
+        assert_eq!(said, 1, "{problem}: {error}");
+    }
+    assert!(read("weights") == weights && read("out/curves.svg") == curves);
+    assert!(read("out/runs.csv").starts_with(&rows) && read("out/runs.csv").len() > rows.len());
+
+    // Rows have none in the end. What is there is whole rows, those of a training with space.
+    let steps = ["--steps", "60", "--learning-rate", "0.001"];
+    trained(&run(&directory, &steps));
+    let whole = text(&read("out/runs.csv"));
+    let filled = limited(&directory, 2, &steps);
+    let error = text(&filled.stderr);
+    assert_eq!(filled.status.code(), Some(1), "{error}");
+    let problem = "error: cannot write out/";
+    assert!(
+        error.contains(problem) && !error.contains("panicked"),
+        "{error}"
+    );
+    let rows = text(&read("out/runs.csv"));
+    assert!(rows.ends_with('\n') && whole.starts_with(&rows), "{rows}");
+    assert!(
+        rows.lines().count() > 2 && rows.len() < whole.len(),
+        "{rows}"
+    );
+
+    // No space to begin with: the rows of an earlier training stay.
+    let none = limited(&directory, 0, &[]);
+    refused(&none, &["cannot write out/runs.csv", "File too large"]);
+    assert_eq!(text(&read("out/runs.csv")), rows);
+    let mut left: Vec<_> = fs::read_dir(directory.join("out"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["curves.svg", "runs.csv"], "unfinished files");
 }
 
 /// What was there when the run ended stays: rows, plot and weights.

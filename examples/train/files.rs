@@ -61,6 +61,8 @@ fn cannot_write(path: &Path, error: &io::Error) -> String {
 /// The folder of `--out`.
 pub struct Outputs {
     rows: File,
+    /// Bytes of whole rows.
+    rows_len: u64,
     pub rows_path: PathBuf,
     pub curves_path: PathBuf,
     /// The first thing that could not be written; training goes on without it.
@@ -86,23 +88,28 @@ impl Outputs {
                     content.push('\n');
                 }
             }
-            replace(&rows_path, content.as_bytes())?;
-        } else {
-            fs::write(&rows_path, content).map_err(|error| cannot_write(&rows_path, &error))?;
         }
+        replace(&rows_path, content.as_bytes())?;
         let rows = OpenOptions::new().append(true).open(&rows_path);
         Ok(Self {
             rows: rows.map_err(|error| cannot_write(&rows_path, &error))?,
+            rows_len: content.len() as u64,
             rows_path,
             curves_path,
             problem: None,
         })
     }
 
-    /// Appends a row.
+    /// Appends a row, whole or not at all.
     pub fn record(&mut self, label: &str, seed: u64, record: &Record) {
         let row = report::csv_row(label, seed, record);
         let written = self.rows.write_all(row.as_bytes());
+        if written.is_ok() {
+            self.rows_len += row.len() as u64;
+        } else {
+            // A disk that fills takes the beginning of a row.
+            let _ = self.rows.set_len(self.rows_len);
+        }
         self.note(written.map_err(|error| cannot_write(&self.rows_path, &error)));
     }
 
