@@ -61,6 +61,28 @@ pub trait Backend {
         view: Self::View<'_, T>,
     ) -> Result<()>;
 
+    /// [`check_place`](Self::check_place) of memory to write.
+    ///
+    /// # Errors
+    /// As there.
+    fn check_place_mut<T: Scalar>(
+        &self,
+        operation: &'static str,
+        tensor: &'static str,
+        view: &Self::ViewMut<'_, T>,
+    ) -> Result<()>;
+
+    /// Refuses scratch of another stream, device or context. Looks at nothing on the device.
+    ///
+    /// # Errors
+    /// When `scratch`, part of what is called `object` in the message, was not allocated in this backend's stream.
+    fn check_scratch<T: Scalar>(
+        &self,
+        operation: &'static str,
+        object: &'static str,
+        scratch: Self::View<'_, T>,
+    ) -> Result<()>;
+
     /// Elements of scratch with which any one operation below runs at full speed for up to `tokens` tokens. More tokens never
     /// need less. Depends on the type, the configuration and the tokens; on the CPU also on how many threads the current rayon
     /// pool has: made under one pool it serves any other, on no more threads than it was made for. On CUDA also on the device.

@@ -351,8 +351,9 @@ pub(crate) fn router_part<B: Backend, W: Element>(
     matrix(operation, "router weight", B::len(router.weight), e, h)
 }
 
-/// The shapes of a layer's weights.
+/// Shapes and places of a layer's weights.
 pub(crate) fn experts_weights<B: Backend, T: Element, W: Element<Acc = T::Acc>>(
+    backend: &B,
     operation: &'static str,
     config: &MoeConfig,
     weights: &Weights<'_, B, T, W>,
@@ -370,15 +371,22 @@ pub(crate) fn experts_weights<B: Backend, T: Element, W: Element<Acc = T::Acc>>(
         two_i,
         h,
     )?;
-    experts(operation, "down", B::len(weights.down), config, h, i)
+    experts(operation, "down", B::len(weights.down), config, h, i)?;
+    backend.check_place(operation, "router weight", weights.router)?;
+    if let Some(bias) = weights.selection_bias {
+        backend.check_place(operation, "selection_bias", bias)?;
+    }
+    backend.check_place(operation, "gate_up", weights.gate_up)?;
+    backend.check_place(operation, "down", weights.down)
 }
 
-/// The shapes of a layer's gradients.
+/// Shapes and places of a layer's gradients.
 pub(crate) fn gradients<B: Backend, T: Element, W: Element<Acc = T::Acc>>(
+    backend: &B,
     operation: &'static str,
     config: &MoeConfig,
     tokens: usize,
-    output_grad: usize,
+    output_grad: B::View<'_, T>,
     gradients: &Gradients<'_, B, T, W>,
 ) -> Result<()> {
     let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
@@ -386,7 +394,7 @@ pub(crate) fn gradients<B: Backend, T: Element, W: Element<Acc = T::Acc>>(
     matrix(
         operation,
         "output_grad",
-        output_grad,
+        B::len(output_grad),
         ("T", tokens),
         ("H", hidden),
     )?;
@@ -417,5 +425,22 @@ pub(crate) fn gradients<B: Backend, T: Element, W: Element<Acc = T::Acc>>(
         &gradients.down,
         experts * hidden * inner,
         || format!("[E={experts}, H={hidden}, I={inner}]"),
-    )
+    )?;
+    backend.check_place(operation, "output_grad", output_grad)?;
+    backend.check_place_mut(operation, "x gradient", &gradients.x)?;
+    weight_grad_place(backend, operation, "router gradient", &gradients.router)?;
+    weight_grad_place(backend, operation, "gate_up gradient", &gradients.gate_up)?;
+    weight_grad_place(backend, operation, "down gradient", &gradients.down)
+}
+
+fn weight_grad_place<B: Backend, W: Element>(
+    backend: &B,
+    operation: &'static str,
+    tensor: &'static str,
+    grad: &WeightGradOf<'_, B, W>,
+) -> Result<()> {
+    match grad {
+        WeightGrad::Overwrite(grad) => backend.check_place_mut(operation, tensor, grad),
+        WeightGrad::Accumulate(grad) => backend.check_place_mut(operation, tensor, grad),
+    }
 }

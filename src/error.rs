@@ -129,6 +129,19 @@ pub enum Error {
         ordinal: usize,
     },
 
+    /// A `Workspace` was made for another stream. Work in two streams, or a graph in flight in one and work in the other, would
+    /// overwrite each other's scratch.
+    #[error(
+        "{operation}: the `{object}` was made by a backend of another stream; make one for each stream, with a layer whose backend \
+         is of that stream"
+    )]
+    WrongStream {
+        /// Operation that refused.
+        operation: &'static str,
+        /// `Workspace`.
+        object: &'static str,
+    },
+
     /// No CUDA driver, or no device.
     #[error("there is no CUDA device {ordinal}: {reason}")]
     NoDevice {
@@ -159,7 +172,7 @@ fn explained(error: &cudarc::driver::DriverError) -> &'static str {
         // csrc/device/phases.cuh.
         cudarc::driver::sys::CUresult::CUDA_ERROR_ASSERT => {
             " (if the assertion was one of millet's: something wrote to a launch's scratch while it ran, such as another stream or a \
-             graph in flight with the same workspace; each needs a workspace of its own)"
+             graph in flight with the same scratch; each needs a workspace of its own)"
         }
         _ => "",
     }

@@ -138,8 +138,9 @@ enum Stage {
     Backward { tokens: usize },
 }
 
-/// Memory that is free again when forward or backward returns. It serves every layer of the same sizes: H, I, E, K and capacity
-/// factor.
+/// Memory that is free again when forward or backward returns. It serves every layer of the same sizes (H, I, E, K and capacity
+/// factor) in the stream of the backend that made it, captured steps and others: a graph runs in the stream that it was captured
+/// in, so that none of them is in flight with another.
 #[derive(Debug)]
 pub struct Workspace<B: Backend, T: Element> {
     config: MoeConfig,
@@ -231,8 +232,9 @@ impl<B: Backend> MoeLayer<B> {
     /// `x` [T, H] → `output` [T, H]; T is taken from x's length.
     ///
     /// # Errors
-    /// When a shape does not fit, `saved` or `workspace` was made for fewer tokens, for other sizes or in another context, or the backend cannot do this
-    /// configuration.
+    /// When a shape does not fit, a tensor is of another device or context, `saved` or `workspace` was made for fewer tokens or
+    /// other sizes, or `workspace` for another stream: then nothing was written. When the backend cannot do this configuration or
+    /// a tensor is not aligned, which an operation finds when it comes to it: then `saved` holds no forward pass.
     pub fn forward<T: Element, W: Element<Acc = T::Acc>>(
         &self,
         weights: Weights<'_, B, T, W>,
@@ -245,7 +247,7 @@ impl<B: Backend> MoeLayer<B> {
         let config = &self.config;
         self.check_memory(OPERATION, saved, workspace)?;
         let tokens = self.tokens(OPERATION, B::len(x), saved.max_tokens, workspace)?;
-        check::experts_weights::<B, T, W>(OPERATION, config, &weights)?;
+        check::experts_weights(&self.backend, OPERATION, config, &weights)?;
         let hidden = ("H", config.hidden_size());
         check::matrix(
             OPERATION,
@@ -254,6 +256,8 @@ impl<B: Backend> MoeLayer<B> {
             ("T", tokens),
             hidden,
         )?;
+        self.backend.check_place(OPERATION, "x", x)?;
+        self.backend.check_place_mut(OPERATION, "output", &output)?;
         saved.stage = Stage::Empty;
         saved.config.clone_from(config);
 
@@ -375,8 +379,10 @@ impl<B: Backend> MoeLayer<B> {
         let given = self.tokens(OPERATION, B::len(x), saved.max_tokens, workspace)?;
         let hidden = config.hidden_size();
         check::matrix(OPERATION, "x", given * hidden, ("T", tokens), ("H", hidden))?;
-        check::experts_weights::<B, T, W>(OPERATION, config, &weights)?;
-        check::gradients::<B, T, W>(OPERATION, config, tokens, B::len(output_grad), &gradients)?;
+        let backend = &self.backend;
+        check::experts_weights(backend, OPERATION, config, &weights)?;
+        backend.check_place(OPERATION, "x", x)?;
+        check::gradients(backend, OPERATION, config, tokens, output_grad, &gradients)?;
         if !loss_gradient.is_finite() {
             let reason = format!("loss_gradient must be finite, but is {loss_gradient}");
             return Err(Error::Unsupported {
@@ -385,7 +391,6 @@ impl<B: Backend> MoeLayer<B> {
             });
         }
 
-        let backend = &self.backend;
         let size = Sizes::new(config, tokens);
         let map = RowMap {
             offsets: B::view(&saved.offsets, size.experts + 1),
@@ -561,7 +566,7 @@ impl<B: Backend> MoeLayer<B> {
         }
     }
 
-    /// Memory of these sizes, in the backend's device and context.
+    /// Memory of these sizes, in the backend's device and context, the workspace in its stream.
     fn check_memory<T: Element>(
         &self,
         operation: &'static str,
@@ -582,7 +587,8 @@ impl<B: Backend> MoeLayer<B> {
             B::view(&workspace.scratch, workspace.scratch_elements),
         );
         self.backend.check_place(operation, "Saved", saved)?;
-        self.backend.check_place(operation, "Workspace", workspace)
+        self.backend
+            .check_scratch(operation, "Workspace", workspace)
     }
 
     fn router_input<'x, 'w, T: Element, W: Element<Acc = T::Acc>>(

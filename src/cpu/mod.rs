@@ -64,6 +64,20 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn check_place_mut<T: Scalar>(
+        &self,
+        _: &'static str,
+        _: &'static str,
+        _: &&mut [T],
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    /// Work is done when an operation returns.
+    fn check_scratch<T: Scalar>(&self, _: &'static str, _: &'static str, _: &[T]) -> Result<()> {
+        Ok(())
+    }
+
     /// A pure function of these and of how many threads the current rayon pool has. What was made under one pool serves any
     /// other, on no more threads than it was made for.
     fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize {

@@ -91,11 +91,16 @@ impl<'a, T> View<'a, T> {
         }
     }
 
-    pub(crate) fn context(&self) -> &'a Arc<CudaContext> {
+    /// The stream that the memory was allocated in.
+    pub(crate) fn stream(&self) -> &'a Arc<CudaStream> {
         match self.source {
-            Source::Slice(slice) => slice.stream().context(),
-            Source::View(view) => DeviceSlice::stream(view).context(),
+            Source::Slice(slice) => slice.stream(),
+            Source::View(view) => DeviceSlice::stream(view),
         }
+    }
+
+    pub(crate) fn context(&self) -> &'a Arc<CudaContext> {
+        self.stream().context()
     }
 
     /// The address, and what must be dropped after the read is submitted.

@@ -16,9 +16,12 @@
 //! # Graphs
 //!
 //! Capture needs a stream of its own ([`CudaContext::new_stream`]) and memory without cudarc's event tracking: call
-//! [`CudaContext::disable_event_tracking`] before allocating. Scratch is part of what was captured: a captured step needs a workspace
-//! of its own, unless all that uses it runs in one stream. Where a graph in flight and another operation share one, the
-//! kernels that notice end with an assertion, which every later call reports: at once, or when they have waited for 10 seconds.
+//! [`CudaContext::disable_event_tracking`] before allocating. A layer's workspace serves one stream, captured steps and others: cudarc
+//! launches a graph in the stream that it was captured in, behind what else uses that workspace. Scratch that you give to the
+//! operations yourself, or a graph that you launch elsewhere through the driver, is yours to keep apart. Where a launch and other work
+//! share scratch, the kernels that notice end with an assertion, which every later call reports: at once, or when they have waited
+//! for 10 seconds.
+//!
 //! A graph keeps the kernels loaded, for as long as its context is there.
 //!
 //! # Streams and memory
@@ -205,6 +208,30 @@ impl Backend for Cuda {
         view: View<'_, T>,
     ) -> Result<()> {
         launch::check_context(self, operation, tensor, view.context())
+    }
+
+    fn check_place_mut<T: Scalar>(
+        &self,
+        operation: &'static str,
+        tensor: &'static str,
+        view: &CudaViewMut<'_, T>,
+    ) -> Result<()> {
+        launch::check_context(self, operation, tensor, memory::context_of(view))
+    }
+
+    fn check_scratch<T: Scalar>(
+        &self,
+        operation: &'static str,
+        object: &'static str,
+        scratch: View<'_, T>,
+    ) -> Result<()> {
+        self.check_place(operation, object, scratch)?;
+        // By handle: each call of `default_stream` gives another object.
+        if scratch.stream().cu_stream() == self.stream.cu_stream() {
+            Ok(())
+        } else {
+            Err(Error::WrongStream { operation, object })
+        }
     }
 
     fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize {

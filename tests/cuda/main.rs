@@ -1,4 +1,5 @@
-//! What is CUDA's alone: graphs, interleavings, strides beyond 2³¹, misuse, registers; on the emulator with all of its checks.
+//! What is CUDA's alone: contexts, streams, graphs, interleavings, strides beyond 2³¹, misuse, registers; on the emulator with all of
+//! its checks.
 #![cfg(feature = "cuda")]
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ mod misuse_by_type;
 #[cfg(target_os = "linux")]
 mod no_driver;
 mod pipeline;
+mod places;
 mod registers;
 mod scratch;
 mod strides;

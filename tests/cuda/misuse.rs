@@ -82,7 +82,7 @@ fn views_that_are_not_aligned() {
 }
 
 /// A context of device 0 that is not the primary one.
-fn second_context() -> Arc<CudaContext> {
+pub(crate) fn second_context() -> Arc<CudaContext> {
     let mut context = ptr::null_mut();
     // SAFETY: an out parameter, no options, the first device; cudarc owns the context from then on.
     unsafe {
