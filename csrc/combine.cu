@@ -91,6 +91,8 @@ template <typename T, int N> __device__ __forceinline__ void unpermute_backward(
                 if (lane == batch + i && row[i] >= 0) grad = sum;
             }
         }
+        // Worked out again rather than kept through the loops, which need the registers.
+        asm volatile("" : "+l"(t));
         if (first + lane < p.top_k) p.weights_grad[t * p.top_k + first + lane] = grad;
     }
 }
@@ -101,7 +103,7 @@ template <typename T, int N> __device__ __forceinline__ void unpermute_backward(
     extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 4) unpermute_##NAME(MilletRows p) {                      \
         p.vectorized ? millet::unpermute<T, millet::VECTOR<T>>(p) : millet::unpermute<T, 1>(p);                        \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) unpermute_backward_##NAME(MilletRows p) {             \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 4) unpermute_backward_##NAME(MilletRows p) {          \
         p.vectorized ? millet::unpermute_backward<T, millet::VECTOR<T>>(p) : millet::unpermute_backward<T, 1>(p);      \
     }
 

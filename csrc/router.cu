@@ -54,7 +54,7 @@ template <typename L> __device__ __forceinline__ void router_given_backward(cons
     extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_any_##NAME(MilletRouterForward p) {   \
         millet::router_given<L, millet::SharedRow, millet::RowPlace::Shared>(p);                                                          \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) router_backward_##NAME(MilletRouterBackward p) {     \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 6) router_backward_##NAME(MilletRouterBackward p) {  \
         millet::router_given_backward<L>(p);                                                                          \
     }
 

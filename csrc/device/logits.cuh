@@ -133,7 +133,8 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
         const uint32_t ring = ptx::shared_address(shared);
         const int steps = (in.hidden + STEP - 1) / STEP;
         float sum[DOWN][ACROSS][4] = {};
-#pragma unroll
+        // Not unrolled: every step's addresses, kept at once, spill.
+#pragma unroll 1
         for (int step = 0; step < STAGES - 1; ++step) {
             if (step < steps) load(in, first_token, first_expert, step, ring + step * STAGE);
             ptx::commit_copies();
