@@ -4,7 +4,7 @@
 // expert, then by assignment. An expert keeps at most C: how many it keeps, and so where its rows begin, follows from
 // the counts alone, before anybody knows which ones.
 //
-// Tickets (device/phases.cuh), a block each:
+// Tickets (device/phases.cuh), one block each:
 //
 //   count    tiles       assignments of each expert in a tile of assignments
 //   columns  ⌈E/32⌉      counts over tiles become each tile's first rank in each expert; totals
@@ -91,7 +91,7 @@ __device__ void count(const MilletDispatch &p, int tile, int *shared) {
     }
 }
 
-// 32 experts: a lane has an expert, a warp a range of tiles.
+// 32 experts: one per lane; each warp takes a range of tiles.
 __device__ void columns(const MilletDispatch &p, int group) {
     __shared__ int parts[MAX_WARPS][WARP];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;

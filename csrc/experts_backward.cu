@@ -2,15 +2,15 @@
 //
 //   experts_down_backward      dA' = dO[token]·down; then, a made again of h,          dO [T, H], down [E, H, I], h [R, 2I]
 //                              dh = dSwiGLU(w·dA', h), w·a, parts of ⟨dA', a⟩           → dh over h, w·a [R, I], dots [I/64, R]
-//   experts_weights_grad       dS = Σ dots, 0 for what was dropped                     → [T, K]
+//   experts_weights_grad       dS = Σ dots, 0 for dropped assignments                  → [T, K]
 //   experts_down_weight_grad   d_down[e] = Σ dO[token]ᵀ·(w·a)                          → [E, H, I]
 //   experts_input_grad         dX̃ = dh·gate_up                                         → [R, H]
 //   experts_up_weight_grad     d_gate_up[e] = Σ dhᵀ·x[token]                           → [E, 2I, H]
 //
 // Blocks, shared memory, pipeline and barriers are those of the forward products (experts_forward.cu, device/pipeline.cuh).
-// What differs is where the reduction lies: down and gate_up are read across it here, so their tiles are [reduction, columns]
-// in shared memory and ldmatrix transposes. In the weights' gradients both operands are like that, and the reduction runs over
-// the rows of an expert, of which x and dO are gathered by token while they are copied. An expert without rows writes zeros.
+// The layout differs: down and gate_up are MN-major here, so their tiles are [reduction, columns] in shared memory and ldmatrix
+// transposes. In the weights' gradients both operands are MN-major, and the reduction runs over the rows of an expert; x and dO are
+// gathered by token while they are copied. An expert without rows writes zeros.
 //
 // dA' stays in registers, in f32: ⟨dA', a⟩ is summed over a warp's 64 columns by each thread in order of columns, then by the
 // four lanes of a row, and stored as one part; `experts_weights_grad` adds the parts in order. No atomics, one order.
@@ -134,7 +134,7 @@ template <typename T, int ROWS_, Access ACCESS> struct InputGrad : RowTiles<ROWS
         store_rows<T, ROWS, ACCESS>(static_cast<T *>(p.rows_out), p.hidden, tile, sum);
     }
 
-    // A dh of 0 gives 0, whatever the weight.
+    // Where dh is 0 the result is 0, whatever the weight.
     __device__ __forceinline__ void clear_zero_rows(const Tile &tile, Sum<ROWS> &sum) const {
         const int depth = 2 * p.inner;
 #pragma unroll
@@ -227,7 +227,7 @@ MILLET_PRODUCTS(experts_input_grad, InputGrad)
 MILLET_WEIGHT_GRADS(experts_down_weight_grad, DownWeightGrad)
 MILLET_WEIGHT_GRADS(experts_up_weight_grad, UpWeightGrad)
 
-// Grid: a thread for each of max(rows, assignments). Parts are read a row's neighbours at a time.
+// Grid: one thread per row or assignment, whichever are more. Neighbouring threads read neighbouring rows' parts.
 extern "C" __global__ void __launch_bounds__(MILLET_THREADS) experts_weights_grad(const __grid_constant__ MilletExperts p) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * MILLET_THREADS + threadIdx.x;
     if (i < __ldg(p.offsets + p.experts)) {

@@ -3,9 +3,9 @@
 //   experts_up     h = x[token]·gate_upᵀ, a = silu(gate)·up       x [T, H], gate_up [E, 2I, H] → h [R, 2I], a [R, I]
 //   experts_down   w·y, y = a·downᵀ                               a [R, I], down [E, H, I]     → w·y [R, H]
 //
-// Blocks: 128 threads, two on a multiprocessor, as many as fit or as there are tiles; each draws tiles [rows, 128 columns] of
-// the product, in an order that keeps those of an expert together (device/schedule.cuh). A tile has rows of one expert: 128 of
-// them, or 64 (`_small`) where experts have few.
+// Blocks: 128 threads, two per multiprocessor, as many as fit or as there are tiles. Each draws tiles [rows, 128 columns] of
+// the product, in an order that keeps those of an expert together (device/schedule.cuh). A tile has 128 rows of one expert, or 64
+// (`_small`) where experts have few.
 // Shared memory: 3 stages of 64 bytes of the reduction, (rows + 128)·64 bytes each: 48 KiB, 36 KiB with 64 rows.
 // Pipeline and barriers: device/pipeline.cuh. Results go from registers to global memory (device/columns.cuh).
 //
@@ -14,13 +14,13 @@
 // own registers, rounds h, and makes a of the rounded h.
 //
 // Floor, in elements of the storage type: up reads T·H + 2·E·I·H, writes 3·R·I (or R·I without h), 4·R·I·H FLOPs; down reads
-// R·I + E·H·I, writes R·H, 2·R·I·H FLOPs. What is more than that: x and a once more for each band of
-// columns, weights once more where an expert's row tiles fall into two waves of blocks. Counted: docs/kernels.md.
+// R·I + E·H·I, writes R·H, 2·R·I·H FLOPs. Above it: x and a again for each band of columns, weights again where an expert's row
+// tiles fall into two waves of blocks. Counted: docs/kernels.md.
 //
-// `_any` takes every H and I, element by element; the others need rows of whole 16-byte pieces.
+// `_any` takes every H and I, element by element; the others need rows of whole 16-byte chunks.
 //
-// The gather in the load and the paired epilogue follow SonicMoE (arXiv 2512.14080); the multistage ring is the common way of
-// this generation of tensor cores.
+// The gather in the load and the paired epilogue follow SonicMoE (arXiv 2512.14080); a multistage ring is usual for this
+// generation of tensor cores.
 #include "device/columns.cuh"
 #include "device/kernels.cuh"
 #include "device/pipeline.cuh"

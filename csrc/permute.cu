@@ -2,9 +2,9 @@
 //
 //   rows[r] = x[t]   for every assignment of token t that has a row r
 //
-// Grid: a warp a token, blocks of 8 warps; a second dimension splits the columns when there are few tokens. A token is read
-// once and stored to all of its rows, so bytes are the floor: T·H read, R·H written, and the map of T·K words. Rows beyond the
-// last are not touched. The gradient back (a sum over rows) is in combine.cu.
+// Grid: one warp per token, blocks of 8 warps; a second dimension splits the columns when there are few tokens. A token is read
+// once and stored to all of its rows, so the bytes are the floor: T·H read, R·H written, and the map of T·K words. Rows beyond the
+// last are not touched. The backward pass (a sum over rows) is in combine.cu.
 #include "device/rows.cuh"
 
 namespace millet {

@@ -1,13 +1,13 @@
-// Router on logits that are there: [T, E] in f32, bf16 or f16.
+// Router on given logits [T, E] in f32, bf16 or f16.
 //
 //   router_forward_*    logits → ids, weights, lse, counts, statistics, losses        (device/router_tile.cuh, device/route.cuh)
 //   router_backward_*   logits, dS and the losses' gradient → dz
 //
-// A warp routes a token, 8 warps a block; forward in tiles of ⌈T/256⌉ tokens so that what is counted per tile stays
-// small. Rows are in registers up to E = 512, by two sizes, else in shared memory with as many warps as fit.
+// One warp per token, 8 warps per block. Forward takes tiles of ⌈T/256⌉ tokens, so that the tiles' counts stay small. Rows are in
+// registers up to E = 512, in two sizes; beyond that in shared memory, with as many warps as fit.
 //
-// Floor, forward: logits read once, K ids and weights and one lse a token written once; above it 8·E + 4·K bytes a tile, written
-// and read. Backward: logits, K ids, weights and gradients and one lse read once, dz [T, E] written once.
+// Floor, forward: logits read once; K ids, K weights and one lse per token written once. Above it: 8·E + 4·K bytes per tile,
+// written and read. Backward: logits, K ids, weights and gradients and one lse read once, dz [T, E] written once.
 #include "device/router_tile.cuh"
 
 namespace millet {
@@ -37,25 +37,25 @@ template <typename L> __device__ __forceinline__ void router_given_backward(cons
     float *z = &rows[3 * warp * experts];
     const int64_t token = static_cast<int64_t>(blockIdx.x) * warps + warp;
     if (token >= p.tokens) return;  // guard: the last block's spare warps
-    for (int e = lane_id(); e < experts; e += WARP) z[e] = widen(logits[token * experts + e]);  // may be where dz goes
+    for (int e = lane_id(); e < experts; e += WARP) z[e] = widen(logits[token * experts + e]);  // dz may overwrite them
     __syncwarp();
     route_backward(p, token, z, &z[experts], &z[2 * experts]);
 }
 
 }  // namespace millet
 
-#define MILLET_ROUTER(NAME, L)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_128_##NAME(MilletRouterForward p) {   \
-        millet::router_given<L, millet::Row128, millet::RowPlace::Registers>(p);                                                            \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_512_##NAME(MilletRouterForward p) {   \
-        millet::router_given<L, millet::Row512, millet::RowPlace::Registers>(p);                                                            \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_any_##NAME(MilletRouterForward p) {   \
-        millet::router_given<L, millet::SharedRow, millet::RowPlace::Shared>(p);                                                          \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 6) router_backward_##NAME(MilletRouterBackward p) {  \
-        millet::router_given_backward<L>(p);                                                                          \
+#define MILLET_ROUTER(NAME, L)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_128_##NAME(MilletRouterForward p) { \
+        millet::router_given<L, millet::Row128, millet::RowPlace::Registers>(p);                                       \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_512_##NAME(MilletRouterForward p) { \
+        millet::router_given<L, millet::Row512, millet::RowPlace::Registers>(p);                                       \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_any_##NAME(MilletRouterForward p) { \
+        millet::router_given<L, millet::SharedRow, millet::RowPlace::Shared>(p);                                       \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 6) router_backward_##NAME(MilletRouterBackward p) {   \
+        millet::router_given_backward<L>(p);                                                                           \
     }
 
 MILLET_ROUTER(f32, float)

@@ -3,12 +3,12 @@
 //   router_weight_grad_*   dWᵣ = dzᵀ·x                    dz [T, E], x [T, H] → [E, H]
 //   router_input_grad_*    dX[t] = Σ_slot rows[r] + dz[t]·Wᵣ    the combine of dX̃ with the router's part, one rounding
 //
-// weight_grad: a block for 64 experts, 128 columns and a range of tokens. Few blocks would be busy with one range, so there are
-// several, whose sums go to scratch and are added in order by blocks that wait for them (device/phases.cuh). Floor: dz and x read
-// once; above it the ranges' sums, written and read.
+// weight_grad: one block per 64 experts, 128 columns and range of tokens. One range would keep few blocks busy, so there are
+// several; their sums go to scratch, and blocks that wait for them add them in order (device/phases.cuh). Floor: dz and x read
+// once. Above it: the ranges' sums, written and read.
 //
-// input_grad: a block for 64 tokens and 128 columns multiplies, leaves dz·Wᵣ in shared memory, and each token gathers its rows on
-// top of it, slots in order. Floor: rows and dz read once, dX written once; Wᵣ and dz come again from L2.
+// input_grad: one block per 64 tokens and 128 columns. It leaves dz·Wᵣ in shared memory, then each token adds up its rows, slots in
+// order, and that product last. Floor: rows and dz read once, dX written once; Wᵣ and dz are read again from L2.
 #include "device/mixed_product.cuh"
 #include "device/phases.cuh"
 #include "device/router_kernels.cuh"
@@ -157,7 +157,8 @@ template <typename X, typename W> __device__ __forceinline__ void router_input_g
     const int first_column = blockIdx.y * PRODUCT_N;
     const W *weight = static_cast<const W *>(p.weight);
     // A thread has 4 experts of a token, and 8 columns of an expert. Eight lanes have rows 4 apart: their stores do not share banks.
-    const int m = threadIdx.x / 32 * 8 + threadIdx.x / 4 % 2 * 4 + threadIdx.x % 32 / 8, ka = threadIdx.x % 4 * 4, kb = threadIdx.x / 16, column = threadIdx.x % 16 * 8;
+    const int m = threadIdx.x / 32 * 8 + threadIdx.x / 4 % 2 * 4 + threadIdx.x % 32 / 8, ka = threadIdx.x % 4 * 4;
+    const int kb = threadIdx.x / 16, column = threadIdx.x % 16 * 8;
     struct Part {
         float4 dz;
         Eight<W> weight;
@@ -213,12 +214,13 @@ template <typename X, typename W> __device__ __forceinline__ void router_input_g
 
 }  // namespace millet
 
-#define MILLET_ROUTER_GRAD(NAME, X, W)                                                                              \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(X) == 4 ? 1 : 2) router_weight_grad_##NAME(MilletRouterWeightGrad p) { \
-        millet::router_weight_grad<X, W>(p);                                                                        \
-    }                                                                                                               \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_input_grad_##NAME(MilletRouterInputGrad p) {   \
-        millet::router_input_grad<X, W>(p);                                                                         \
+#define MILLET_ROUTER_GRAD(NAME, X, W)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(X) == 4 ? 1 : 2)                                \
+        router_weight_grad_##NAME(MilletRouterWeightGrad p) {                                                           \
+        millet::router_weight_grad<X, W>(p);                                                                            \
+    }                                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_input_grad_##NAME(MilletRouterInputGrad p) { \
+        millet::router_input_grad<X, W>(p);                                                                             \
     }
 
 MILLET_FOR_ROUTER_TYPES(MILLET_ROUTER_GRAD)

@@ -52,18 +52,20 @@ template <typename X, typename W> __device__ __forceinline__ void router_logits(
 
 }  // namespace millet
 
-#define MILLET_ROUTER_TOKENS(NAME, X, W)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2) router_tokens_128_##NAME(MilletRouterForward p) {       \
-        millet::router_tokens<X, W, 64, 128, millet::Row128>(p);                                                         \
-    }                                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1) router_tokens_256_##NAME(MilletRouterForward p) {       \
-        millet::router_tokens<X, W, 64, 256, millet::Row256>(p);                                                         \
-    }                                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1) router_tokens_512_##NAME(MilletRouterForward p) {       \
-        millet::router_tokens<X, W, 32, 512, millet::Row512>(p);                                                         \
-    }                                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2) router_logits_##NAME(MilletRouterForward p) {           \
-        millet::router_logits<X, W>(p);                                                                                  \
+#define MILLET_ROUTER_TOKENS(NAME, X, W)                                                                              \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2)                              \
+        router_tokens_128_##NAME(MilletRouterForward p) {                                                             \
+        millet::router_tokens<X, W, 64, 128, millet::Row128>(p);                                                      \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1) router_tokens_256_##NAME(MilletRouterForward p) { \
+        millet::router_tokens<X, W, 64, 256, millet::Row256>(p);                                                      \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1) router_tokens_512_##NAME(MilletRouterForward p) { \
+        millet::router_tokens<X, W, 32, 512, millet::Row512>(p);                                                      \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2)                              \
+        router_logits_##NAME(MilletRouterForward p) {                                                                 \
+        millet::router_logits<X, W>(p);                                                                               \
     }
 
 MILLET_FOR_ROUTER_TYPES(MILLET_ROUTER_TOKENS)

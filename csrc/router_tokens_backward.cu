@@ -26,15 +26,18 @@ template <typename X, typename W, int M, int N> __device__ __forceinline__ void 
 
 }  // namespace millet
 
-#define MILLET_ROUTER_TOKENS_BACKWARD(NAME, X, W)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_tokens_backward_128_##NAME(MilletRouterBackward p) {       \
-        millet::router_tokens_backward<X, W, 64, 128>(p);                                                                          \
-    }                                                                                                                              \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1) router_tokens_backward_256_##NAME(MilletRouterBackward p) {       \
-        millet::router_tokens_backward<X, W, 64, 256>(p);                                                                          \
-    }                                                                                                                              \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1) router_tokens_backward_512_##NAME(MilletRouterBackward p) {       \
-        millet::router_tokens_backward<X, W, 32, 512>(p);                                                                          \
+#define MILLET_ROUTER_TOKENS_BACKWARD(NAME, X, W)                   \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) \
+        router_tokens_backward_128_##NAME(MilletRouterBackward p) { \
+        millet::router_tokens_backward<X, W, 64, 128>(p);           \
+    }                                                               \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1) \
+        router_tokens_backward_256_##NAME(MilletRouterBackward p) { \
+        millet::router_tokens_backward<X, W, 64, 256>(p);           \
+    }                                                               \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1) \
+        router_tokens_backward_512_##NAME(MilletRouterBackward p) { \
+        millet::router_tokens_backward<X, W, 32, 512>(p);           \
     }
 
 MILLET_FOR_ROUTER_TYPES(MILLET_ROUTER_TOKENS_BACKWARD)

@@ -1,9 +1,9 @@
-// Rows of the sum from and to global memory.
+// The epilogue: rows of the accumulator to and from global memory.
 //
-// A thread has 2 columns of each 8, so four pieces [16, 8] beside each other give it 2 of every 8 of 32 columns. In 16 bits that
-// would be 4-byte accesses, 16 bytes of a row at a time: half of every sector wasted. The four lanes of a row
-// exchange their pairs, so that each has 8 columns in a row: one 16-byte access, 64 bytes of a row at a time. In 32 bits a
-// lane's pair is 8 bytes and four lanes fill a sector as they are.
+// A thread has 2 of every 8 columns, so four neighbouring pieces [16, 8] give it 4 pairs of 32 columns. In 16 bits those would be
+// 4-byte accesses, 16 bytes of a row at a time: half of every sector wasted. So the four lanes of a row exchange their pairs, and
+// each gets 8 neighbouring columns: one 16-byte access, 64 bytes of a row at a time. In 32 bits a lane's pair is 8 bytes, and four
+// lanes fill a sector already.
 #pragma once
 #include "numeric.cuh"
 #include "pipeline.cuh"

@@ -1,15 +1,15 @@
-// Logits of a tile of tokens by tensor cores: x·Wᵣᵀ for M tokens and N experts, left in shared memory for whoever routes.
+// Logits of a tile of tokens by tensor cores: x·Wᵣᵀ for M tokens and N experts, left in shared memory for the routing.
 //
-// A block of 8 warps; each keeps 32 tokens and M·N/256 experts of the sum in registers. x and Wᵣ come through a ring of STAGES steps in shared
-// memory, 64 bytes of the hidden size a step: row r of the tile is 64 bytes, its 16-byte piece p at place p ^ (r / 2 % 4),
-// so that every access of 8 lanes covers the 32 banks. Who waits for whom, in each step:
+// 8 warps per block; each keeps 32 tokens and M·N/256 experts of the accumulator in registers. x and Wᵣ pass through a ring of STAGES
+// steps in shared memory, 64 bytes of the hidden size per step. A row of the tile is 64 bytes, swizzled: 16-byte chunk p of row r is at
+// place p ^ (r / 2 % 4), so that every access of 8 lanes covers the 32 banks. In each step:
 //   every thread   its own copies of step s are done              wait_copies<STAGES − 2>
 //   barrier        all copies of step s are visible; nobody reads step s − 1 any more
 //   every thread   copies step s + STAGES − 1 into the place of step s − 1
 //   every warp     multiplies step s
 //
-// 16-bit x and Wᵣ are multiplied as they are. With Wᵣ in f32 the product is 3xTF32 (x in 16 bits is a tf32 number, which saves a
-// third), x is widened on its way into shared memory. Logits that are not finite then are multiplied again in f32.
+// 16-bit x and Wᵣ are multiplied as they are. With Wᵣ in f32 the product is 3xTF32 (16-bit x is a tf32 number, which saves a third),
+// and x is widened as it is stored to shared memory. Logits that come out not finite are computed again in f32.
 #pragma once
 #include <type_traits>
 
@@ -102,7 +102,7 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
                     if constexpr (sizeof(W) == 2) {
                         mma<W>(sum[i][j], a[i], b[j][0], b[j][1]);
                     } else {
-                        // Small terms first, and from 0: tensor cores truncate what they add, a rounded addition follows.
+                        // From 0 and small terms first, then a rounded addition: tensor cores truncate their sums.
                         Split<Care::Fast> b0(b[j][0]), b1(b[j][1]);
                         uint32_t high[4];
                         float part[4] = {};
@@ -177,7 +177,7 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
         return logits;
     }
 
-    // What is not finite, by products of f32: parts of an infinite factor make NaN of what may be −∞, a mask. A warp has a logit.
+    // Logits that are not finite, again in f32: an infinite factor's tf32 parts make NaN of what may be −∞, a mask. One warp per logit.
     __device__ static void multiply_again(const LogitsInput &in, int64_t first_token, int first_expert, float *logits) {
         const int tokens = static_cast<int>(min(static_cast<int64_t>(M), in.tokens - first_token));
         const int experts = min(N, in.experts - first_expert), lane = threadIdx.x % WARP;

@@ -1,11 +1,11 @@
-// Products with dz, which is f32, by tensor cores: 3xTF32, and two thirds of it where the other operand is 16 bits wide and so a tf32
-// number as it is. A dz of 0 leaves out what it is multiplied by.
+// Products with dz, which is f32, by tensor cores: 3xTF32, or two thirds of it where the other operand has 16 bits and so is a tf32
+// number already. Where dz is 0 the other factor does not count, whatever it is.
 //
-// A block of 8 warps makes a tile [64, 128]; each warp keeps [32, 32] of it in registers. Operands are widened on their way into
-// shared memory, 16 of the reduction at a time, in two places that take turns:
+// A block of 8 warps computes a tile [64, 128]; each warp keeps [32, 32] of the accumulator in registers. Operands are widened as they
+// are stored to shared memory, 16 of the reduction at a time, into two buffers in turn:
 //   every thread   fetches its part of step s + 1 into registers
 //   every warp     multiplies step s
-//   every thread   stores what it fetched into the place of step s − 1
+//   every thread   stores what it fetched into the buffer of step s − 1
 //   barrier        step s + 1 is visible; nobody reads step s any more
 // Fragments are single words at (k, m) or (k, n); rows are 8 (or, with k contiguous, 4) modulo 32 words apart, so that the 32 lanes
 // of a load have 32 banks.
@@ -47,7 +47,7 @@ template <Lies A> struct MixedTile {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
         const int first_m = threadIdx.x / 128 * 32, first_n = threadIdx.x / 32 % 4 * 32;
         auto at = [&](int k, int m) { return __float_as_uint(A == Lies::Across ? a[k * A_STRIDE + m] : a[m * A_STRIDE + k]); };
-        // Not unrolled: with both halves under way registers would not suffice for two blocks on a multiprocessor.
+        // Not unrolled: both halves at once would take too many registers for two blocks per multiprocessor.
 #pragma unroll 1
         for (int k = 0; k < PRODUCT_K; k += 8) {
             uint32_t high[2][4], low[2][4];
@@ -73,7 +73,7 @@ template <Lies A> struct MixedTile {
                 }
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
-                    // Small terms first, and from 0: tensor cores truncate what they add, a rounded addition follows.
+                    // From 0 and small terms first, then a rounded addition: tensor cores truncate their sums.
                     float part[4] = {};
                     if constexpr (!B_EXACT) mma<float>(part, high[i], b_low[0], b_low[1]);
                     mma<float>(part, low[i], b_high[0], b_high[1]);
@@ -107,10 +107,11 @@ template <Lies A> struct MixedTile {
         }
     }
 
-    // Sums that are not finite once more, in f32 and without the products of a dz of 0: a bad row, or an expert that is masked, has a
-    // dz of 0 and may have anything beside it. `dz(k, m)` and `other(k, n)` are factors of the tile's row m and column n, k from 0 to
-    // `depth`; rows and columns from `rows` and `columns` on are not there.
-    template <typename Dz, typename Other> __device__ __forceinline__ void leave_out(int64_t depth, int rows, int columns, Dz dz, Other other) {
+    // Computes sums that are not finite again, in f32 and without the products of a dz of 0: a bad row or a masked expert has a dz of
+    // 0, and any value beside it. `dz(k, m)` and `other(k, n)` are the factors of the tile's row m and column n, k from 0 to `depth`.
+    // Rows and columns from `rows` and `columns` on do not exist.
+    template <typename Dz, typename Other>
+    __device__ __forceinline__ void leave_out(int64_t depth, int rows, int columns, Dz dz, Other other) {
         float check = 0.0f;  // NaN where a sum is not finite
         each([&](int, float &sum) { check = fmaf(sum, 0.0f, check); });
         if (check == check) return;

@@ -2,7 +2,7 @@
 // f16, 8 of f32. Sums are f32.
 //
 // Lane l holds of a (rows l/4 and l/4 + 8), of b (column l/4) and of d (rows l/4 and l/4 + 8, columns 2·(l % 4) and the next)
-// what the PTX ISA says; by 32-bit words a and b look the same for every type, so the readers of tile.cuh do not care.
+// what the PTX ISA says. In 32-bit words the fragments of a and b look the same for every type, so tile.cuh reads them alike.
 #pragma once
 #include "numeric.cuh"
 #include "ptx.cuh"
@@ -30,8 +30,8 @@ template <> __device__ __forceinline__ void mma<float>(float (&d)[4], const uint
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Factors of f32 become tf32 numbers in two ways. The fast one is right for finite factors up to LARGEST_TF32; whatever else there is
-// makes every sum that it enters infinite or NaN, so nothing finite is ever wrong, and who finds such a sum multiplies again with care.
+// f32 factors become tf32 numbers in two ways. The fast one is right for finite factors up to LARGEST_TF32. Any other factor makes every
+// sum that it enters infinite or NaN, so a finite sum is never wrong, and a block that finds such a sum multiplies again with care.
 enum class Care { Fast, Any };
 
 constexpr float LARGEST_TF32 = 3.401162134e38f;
@@ -51,8 +51,8 @@ template <Care CARE> struct Split {
     }
 };
 
-// The nearest tf32 number alone. Fast, what is not finite becomes NaN by the
-// product with 0: rounded as an integer, NaN would become 0. With care it stays itself, and nothing rounds to infinity.
+// The nearest tf32 number alone. Fast, a value that is not finite becomes NaN by the product with 0; rounded as an integer, NaN would
+// become 0. With care such a value stays itself, and nothing rounds to infinity.
 template <Care CARE> __device__ __forceinline__ uint32_t nearest_tf32(uint32_t bits) {
     const float value = __uint_as_float(bits), rounded = __uint_as_float((bits + 0x1000u) & 0xffffe000u);
     if constexpr (CARE == Care::Fast) return __float_as_uint(fmaf(value, 0.0f, rounded));

@@ -1,6 +1,6 @@
 // Numbers: storage types, the exponential and the order of a row's sum that every backend shares.
 //
-// The file is compiled without contraction (--fmad=false): a fused multiply-add is there where it is written.
+// Compiled without contraction (--fmad=false): every fused multiply-add is written as one.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -8,8 +8,8 @@
 // have finished phase p. What a block wrote before `finish` is seen by every block after `wait`: release and acquire at
 // device scope, carried to the block's other threads by its barriers.
 //
-// Words that something else writes meanwhile, scratch shared with a graph in flight, would have blocks wait for ever or work on a
-// part that there is not. Both end the launch with an assertion, the wait after `PATIENCE`.
+// If something else writes the words meanwhile (scratch shared with a graph in flight), blocks would wait for ever or take tickets
+// that do not exist. Both end the launch with an assertion, the wait after `PATIENCE`.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -64,7 +64,7 @@ public:
                 uint32_t done;
                 asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(done) : "l"(&words[1 + phase]) : "memory");
                 if (done >= blocks) break;
-                // The longer it has taken, the longer until the next look, by some 3 %; a millisecond is the most that there is.
+                // The longer it has waited, the longer it sleeps: some 3 % of that, up to a millisecond, the most there is.
                 __nanosleep(min(64 + polls / 16 * polls, 1000000u));
                 if (polls % 256 == 255) {
                     if (since == 0) since = now();

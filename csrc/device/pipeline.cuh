@@ -1,20 +1,20 @@
-// The main loop that all products of the experts share: a block multiplies tiles [ROWS, 128] one after another, its operands
-// on their way through a ring of STAGES steps in shared memory.
+// The main loop that all of the experts' products share: a block computes tiles [ROWS, 128] one after another, and its operands
+// pass through a ring of STAGES steps in shared memory.
 //
-// Four warps, two by two; each keeps [ROWS/2, 64] of the sum in registers. A step of the ring is 64 bytes of the reduction of
-// both operands. Who waits for whom:
+// Four warps, two by two; each keeps [ROWS/2, 64] of the accumulator in registers. A step of the ring is 64 bytes of the reduction
+// of both operands. In each step:
 //   every thread   its own copies of step s are done            wait_copies<STAGES − 2>
 //   barrier        all copies of step s are visible; nobody reads step s − 1 any more
 //   every thread   copies step s + STAGES − 1 into the place of step s − 1, closes the group
 //   every warp     multiplies step s
-// One barrier a step, and one between tiles, after which the next tile's first steps are fetched before this one's results are
-// stored: results go from registers to global memory, so the ring is free.
+// One barrier per step, and one between tiles. After that one the next tile's first steps are fetched before this tile's epilogue:
+// results go from registers to global memory, so the ring is free.
 //
 // A warp whose rows or columns are all padding skips its products: padding costs in units of [ROWS/2, 64].
 //
-// The products take finite numbers for granted. A tile with a sum that is not finite is multiplied once more, with care: infinite
-// elements of f32 have tf32 parts that give what f32 gives, and a weight's gradient leaves out rows that are 0, whatever they would be
-// multiplied by. What was finite keeps its bits.
+// The fast main loop assumes finite numbers. A tile with a sum that is not finite is computed again, with care: the tf32 parts of an
+// infinite f32 then give what f32 gives, and a weight's gradient leaves out rows that are 0, whatever the other factor is. Finite
+// results keep their bits.
 #pragma once
 #include <type_traits>
 
@@ -29,7 +29,7 @@ constexpr int STAGES = MILLET_PRODUCT_STAGES;
 // Blocks that must fit on a multiprocessor: one's results hide behind the other's products.
 constexpr int RESIDENT = MILLET_PRODUCT_RESIDENT;
 
-// The sum of a warp: [ROWS/2, 64] in pieces of [16, 8].
+// The accumulator of a warp: [ROWS/2, 64] in pieces of [16, 8].
 template <int ROWS> struct Sum {
     static constexpr int DOWN = ROWS / 32;
     static constexpr int ACROSS = WARP_COLUMNS / 8;
@@ -100,7 +100,7 @@ __device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &rea
                 for (int v = 0; v < 4; v++) sum.at[i][j][v] += step[v];
             }
     } else {
-        // Tensor cores truncate what they add. A step's sum starts at 0, small terms first, and joins the rest by a rounded
+        // Tensor cores truncate their sums. A step's sum starts at 0, takes small terms first, and joins the accumulator by a rounded
         // addition, so that the error does not grow with the length of the reduction.
 #pragma unroll
         for (int i = 0; i < DOWN; i++) {
@@ -129,15 +129,15 @@ __device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &rea
     }
 }
 
-// Everything of a product but what is multiplied and what becomes of it: that is `Work`, which has
+// Runs a product. `Work` says what is multiplied and where the result goes:
 //   Type, ROWS, OperandA, OperandB, ReaderA, ReaderB
 //   items, Tile at(item)           the tiles, in order
 //   void open(Tile, a, b)          sets the operands up for a tile
-//   void store(Tile, Sum)          what becomes of the sum
-//   LEAVES_OUT                     are there rows to leave out, and so tiles to multiply again, in 16 bits too?
-//   void leave_out(Tile, a, b)     with care, after `open`: makes the operands do so
-// and a tile has `rows` and `columns` that are not padding, and the `depth` of its reduction. `tickets` counts the items that were
-// drawn beyond each block's first; 0 when the kernel starts.
+//   void store(Tile, Sum)          the epilogue
+//   LEAVES_OUT                     does it leave out rows, so that tiles are multiplied again in 16 bits too?
+//   void leave_out(Tile, a, b)     with care, after `open`: tells the operands which
+// A tile has `rows` and `columns` that are not padding, and the `depth` of its reduction. `tickets` counts the items drawn beyond
+// each block's first; 0 when the kernel starts.
 template <class Work> __device__ __forceinline__ void multiply_tiles(const Work &work, uint32_t *tickets) {
     using T = typename Work::Type;
     using OperandA = typename Work::OperandA;
@@ -181,7 +181,8 @@ template <class Work> __device__ __forceinline__ void multiply_tiles(const Work 
             if (step + STAGES - 1 < steps) load(step + STAGES - 1, free_stage, care);
             ptx::commit_copies();
             if (!padding)
-                multiply_step<T, decltype(care)::value>(sum, read_a, read_b, work.p.tf32 != 0, tiles_a + stage * OperandA::BYTES, tiles_b + stage * OperandB::BYTES);
+                multiply_step<T, decltype(care)::value>(sum, read_a, read_b, work.p.tf32 != 0, tiles_a + stage * OperandA::BYTES,
+                                                        tiles_b + stage * OperandB::BYTES);
             free_stage = stage;
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }

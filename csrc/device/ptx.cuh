@@ -1,4 +1,4 @@
-// PTX that CUDA C++ has no words for, one instruction a function. sm_80 and later.
+// PTX that CUDA C++ has no intrinsic for, one instruction per function. sm_80 and later.
 #pragma once
 #include <stdint.h>
 
@@ -18,7 +18,7 @@ __device__ __forceinline__ void copy_async(uint32_t to, const void *from, int by
 // Closes a group of copies.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until at most `PENDING` of this thread's groups are under way.
+// Waits until at most `PENDING` of this thread's groups are in flight.
 template <int PENDING> __device__ __forceinline__ void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }

@@ -10,7 +10,7 @@
 namespace millet {
 
 constexpr float SIGMOID_EPSILON = 1e-20f;
-// What the sum of up to 64 weights may differ from 1 by rounding.
+// How far rounding may take the sum of up to 64 weights from 1.
 constexpr float SUM_ROUNDING = 4e-6f;
 constexpr int SLOT_ROUNDS = 2;
 
@@ -81,8 +81,8 @@ template <typename T> struct SlotRow {
 
 // Shared memory of one warp while it routes.
 struct RouteSpace {
-    // [E] keys where groups limit the selection, [G] groups' scores and what decides between equal ones, and [⌈G/32⌉] which
-    // groups are out.
+    // [E] keys where groups limit the selection, [G] groups' scores and their tie-breakers, and [⌈G/32⌉] bits of the groups that
+    // are out.
     uint32_t *keys;
     float *group_scores;
     float *group_lacks;
@@ -226,7 +226,7 @@ __device__ inline void sort_slots(int top_k, const RouteSpace &space, SlotRow<in
     __syncwarp();
 }
 
-// A masked expert that was picked, for want of others, takes no row: its slot becomes a sentinel.
+// A masked expert that was selected for want of others takes no row: its slot becomes a sentinel.
 template <typename Floats> __device__ __forceinline__ void leave_out_masked(int top_k, const Floats &z, SlotRow<int> &ids) {
     for (int slot = 0; slot < top_k; ++slot) {
         const int id = ids.broadcast(slot);
@@ -448,7 +448,7 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
     if (full) {
         MILLET_FOR_SLOTS(i, slot, top_k) value.v[i] *= r.scaling_factor;
     } else {
-        // Weights are normalised over the picked, unless a sigmoid is alone.
+        // Weights are normalised over the selected experts, unless a sigmoid is alone.
         const bool alone = sigmoids && top_k == 1;
         const int first = heavy.v[0] != 0 ? __ffs(heavy.v[0]) - 1 : WARP + __ffs(heavy.v[1]) - 1;
         const bool relative = !alone && (heavy.v[0] | heavy.v[1]) != 0;
@@ -462,8 +462,8 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
         }
         float mean = alone ? 0.0f : warp_sum(part);
         if (!alone && !r.renormalized) {
-            // The sum of the weights is this much below 1: a sentinel's share, if it was one of the picked and no empty slot, or
-            // that of the epsilon.
+            // How far the weights' sum is below 1: the share of a sentinel that had been selected (an empty slot has none), or of
+            // the epsilon.
             float missing = __any_sync(ALL_LANES, sentinel) ? 1.0f - warp_sum(share) : 0.0f;
             if (missing <= SUM_ROUNDING) missing = sigmoids ? SIGMOID_EPSILON / (warp_sum(sigma) + SIGMOID_EPSILON) : 0.0f;
             mean += -(reference * missing);

@@ -1,6 +1,6 @@
-// Router forward around the rows: a block routes a tile of tokens, and the last blocks add up what the tiles counted.
+// Router forward around the rows: each block routes a tile of tokens, and the last blocks add up the tiles' counts and statistics.
 //
-// Tickets (device/phases.cuh), a block each:
+// Tickets (device/phases.cuh), one block each:
 //
 //   rows      tiles                logits → ids, weights, lse; the tile's counts and statistics to scratch
 //   columns   ⌈(5 + K + 2E)/32⌉    each statistic and count, tiles in order
@@ -24,7 +24,7 @@ __device__ __forceinline__ int stats_elements(const MilletRouter &r) { return SL
 __device__ __forceinline__ int row_words(int experts) { return (experts + WARP - 1) / WARP * WARP; }
 
 // Where the rows of a tile's tokens are while they are routed: in registers, with keys in shared memory where groups need them; in
-// shared memory; or in registers, with keys in the place of a tile of logits.
+// shared memory; or in registers, with keys where the tile's logits were.
 enum class RowPlace { Registers, Shared, Tile };
 
 // Shared memory of a block that routes: counts [E], then for each warp Σp [E′], sums of slots and the rest.
@@ -141,7 +141,7 @@ __device__ __forceinline__ void route_tile(const MilletRouterForward &p, int til
     }
 }
 
-// 32 columns of the tiles' statistics and counts: a lane has a column, a warp a range of tiles.
+// 32 columns of the tiles' statistics and counts: one per lane; each warp takes a range of tiles.
 __device__ inline void add_columns(const MilletRouterForward &p, int group) {
     __shared__ float parts[MILLET_THREADS];
     __shared__ int count_parts[MILLET_THREADS];
@@ -195,7 +195,7 @@ __device__ inline void finish_losses(const MilletRouterForward &p) {
     }
 }
 
-// The whole kernel; `rows(tile)` routes a tile.
+// The whole kernel. `rows(tile)` routes a tile.
 template <typename Rows> __device__ __forceinline__ void router_forward(const MilletRouterForward &p, Rows rows) {
     Phases phases(p.phases);
     int ticket = static_cast<int>(phases.take_ticket());

@@ -1,4 +1,4 @@
-// Rows of a token: what the kernels of permutation and combine share. A warp has a token, and a lane its vectors of columns.
+// Rows of a token: shared by permute and combine. One warp per token; each lane has its vectors of columns.
 #pragma once
 #include "../params.h"
 #include "vector.cuh"
@@ -9,7 +9,7 @@ constexpr int WARPS = MILLET_THREADS / WARP;
 // Slots whose rows a warp loads before it uses the first: enough to hide the latency of memory, few enough for registers.
 constexpr int BATCH = 4;
 
-// Rows and weights of up to 32 slots of a token, one a lane.
+// Rows and weights of up to 32 slots of a token, one per lane.
 struct Slots {
     int32_t row;
     float weight;
@@ -25,7 +25,7 @@ struct Slots {
         return slots;
     }
 
-    // A weight of 0 adds 0, whatever its row holds: without that row.
+    // Without the rows whose weight is 0: they add 0, whatever they hold.
     __device__ Slots that_count() const { return {weight == 0.0f ? -1 : row, weight}; }
 
     __device__ int32_t row_of(int slot) const { return __shfl_sync(ALL_LANES, row, slot); }

@@ -1,7 +1,7 @@
-// Which tiles there are, and in which order. Blocks stay and draw tiles: block b begins with item b, then each takes the next
-// that nobody has. Neighbouring items are always under way together, however long each takes, and share operands through L2; with
-// a fixed stride between a block's items blocks drift apart (docs/kernels.md). Which block computes a tile changes nothing
-// of the result.
+// The tile scheduler: which tiles there are, and in which order. Blocks are persistent: block b begins with item b, then each draws
+// the next free item. So neighbouring items always run at the same time, however long each takes, and share operands through L2;
+// with a fixed stride between a block's items, blocks drift apart (docs/kernels.md). Which block computes a tile does not change the
+// result.
 #pragma once
 #include "../params.h"
 #include "pipeline.cuh"
@@ -12,7 +12,7 @@ namespace millet {
 __device__ __forceinline__ uint32_t count_row_tiles(const MilletExperts &p) {
     uint32_t first = 0, left = p.row_tiles_bound;
     while (left > 0) {
-        // Every `stride`-th, one a thread; what is sought lies behind the last that is there.
+        // Every `stride`-th entry, one per thread; the end lies behind the last of them that holds a tile.
         const uint32_t stride = (left + THREADS - 1) / THREADS;
         const uint32_t mine = threadIdx.x * stride;
         const bool there = mine < left && __ldg(&p.row_tiles[2 * (first + mine)]) >= 0;

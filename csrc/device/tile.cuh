@@ -1,10 +1,9 @@
-// Tiles of operands in shared memory: where their 16-byte pieces lie, how they get there, and how warps read them.
+// Tiles of operands in shared memory: where their chunks of 16 bytes (`PIECE`) lie, how they get there, and how warps read them.
 //
-// A step of the main loop takes 64 bytes of the reduction: STEP elements. An operand's matrix lies in global memory with either
-// the reduction contiguous (x·gate_upᵀ: both) or its other side (dO·down: down; the weight gradients: both), so there are two
-// layouts, `Along` and `Across`. Each has an operand, which copies pieces of 16 bytes from global memory, and a reader, which
-// gives a warp its fragments. Pieces are permuted by an exclusive or, so that every access of a warp, 8 lanes at a time, falls
-// into 8 different groups of 4 banks.
+// A step of the main loop takes 64 bytes of the reduction: STEP elements. An operand is K-major in global memory (x·gate_upᵀ: both)
+// or MN-major (dO·down: down; the weight gradients: both), so there are two layouts, `Along` and `Across`. Each has an operand, which
+// copies chunks from global memory, and a reader, which gives a warp its fragments. An exclusive or swizzles the chunks, so that
+// every access of a warp, 8 lanes at a time, falls into 8 different groups of 4 banks.
 #pragma once
 #include "../params.h"
 #include "mma.cuh"
@@ -58,9 +57,9 @@ struct Divider {
     __device__ __forceinline__ uint32_t divide(uint32_t n) const { return (__umulhi(n, multiplier) + n) >> shift; }
 };
 
-// ---- The reduction contiguous ----------------------------------------------------------------------------------------------
+// ---- K-major: the reduction contiguous --------------------------------------------------------------------------------------
 
-// [ROWS][64 bytes]; piece p of row r is at place p ^ (r / 2 % 4): a pair of rows fills the 32 banks.
+// [ROWS][64 bytes]; chunk p of row r is at place p ^ (r / 2 % 4): a pair of rows fills the 32 banks.
 struct Along {
     static __device__ __forceinline__ uint32_t place(int row, int piece) { return row * 64 + ((piece ^ (row / 2 % 4)) * PIECE); }
 };
@@ -132,10 +131,10 @@ public:
     }
 };
 
-// ---- The other side contiguous ---------------------------------------------------------------------------------------------
+// ---- MN-major: the other side contiguous ------------------------------------------------------------------------------------
 
-// Panels of 128 bytes of columns, one behind the other: [COLUMNS·size / 128][STEP][128 bytes]. Piece p of a panel's row k is at
-// place p ^ twist(k): ldmatrix takes one piece of 8 rows, 32-bit loads take two pieces of 4 rows.
+// Panels of 128 bytes of columns, one after another: [COLUMNS·size / 128][STEP][128 bytes]. Chunk p of a panel's row k is at
+// place p ^ twist(k): ldmatrix takes one chunk of 8 rows, 32-bit loads take two chunks of 4 rows.
 template <typename T> struct Across {
     static constexpr int PANEL = 128 / sizeof(T);           // columns
     static constexpr int PANEL_BYTES = STEP<T> * 128;
@@ -161,7 +160,7 @@ template <typename T, int COLUMNS, Access ACCESS, Order ORDER> class AcrossOpera
     int columns;
     const int32_t *assignments;
     Divider top_k;
-    // With care: what the gathered rows are multiplied by. Where a row of it is 0, theirs is left out.
+    // With care: the other operand's rows. A gathered row is left out where the other operand's row is 0.
     const T *factors;
     int factor_columns;
     // Of the next step's rows: loaded a step ahead. Negative: there is none.
@@ -209,7 +208,7 @@ public:
         for (int i = 0; i < COPIES; i++) {
             int k = step * STEP<T> + row + i * ROWS;
             const bool exists = ORDER == Order::Gathered ? next[i] >= 0 : k < depth;
-            // An address that is not read from is one of the matrix all the same.
+            // An address that is not read lies in the matrix all the same.
             uint32_t source = ORDER == Order::Gathered ? top_k.divide(max(next[i], 0)) : k;
             const T *from = row_of(matrix, source, stride * sizeof(T));
             uint32_t to = tile + Across<T>::place(row, threadIdx.x % PIECES) + i * (ROWS * 128);
