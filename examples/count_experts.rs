@@ -7,8 +7,8 @@
 //!
 //! Shapes are those of published layers, T and E scaled down by the same factor: an expert has as many rows as in the layer,
 //! and K is the layer's. Routing is random, every token to K different experts. Counts are exact, but for what a model of
-//! the L2 cache says; they are not times. A last table sets one product beside a naive one, a thread an element, which nvcc compiles
-//! when it is found (NVCC, or where `cargo xtask nvcc` puts it).
+//! the L2 cache says; they are not times. A last table sets one product beside a naive one (one thread per element), which nvcc
+//! compiles when it is found (NVCC, or where `cargo xtask nvcc` puts it).
 
 mod counting;
 
@@ -152,7 +152,7 @@ fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
     let rows = config.max_rows(tokens);
     let plan = Plan::random(cuda, &config, tokens)?;
     println!(
-        "\n### {}: T={}, H={hidden}, I={inner}, E={}, K={} (here T={tokens}, E={experts}): {} rows an expert, tiles of {}\n",
+        "\n### {}: T={}, H={hidden}, I={inner}, E={}, K={} (here T={tokens}, E={experts}): {} rows per expert, tiles of {}\n",
         layer.name,
         layer.tokens,
         layer.experts,
@@ -317,7 +317,7 @@ fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
     Ok(())
 }
 
-/// One product a thread an element.
+/// One product, one thread per element.
 const NAIVE: &str = r#"
 #include <cuda_bf16.h>
 extern "C" __global__ void naive_up(const __nv_bfloat16 *x, const __nv_bfloat16 *gate_up, const int *offsets,
@@ -391,7 +391,7 @@ fn compare_with_naive(cuda: &Cuda) -> Result<()> {
         "\n### Beside a naive product: T={tokens}, H={hidden}, I={inner}, E={experts}, K={top_k}\n"
     );
     println!(
-        "| kernel | bytes from L2 a FLOP | thread instructions a FLOP | load sectors / asked for |"
+        "| kernel | bytes from L2 per FLOP | thread instructions per FLOP | load sectors / asked for |"
     );
     println!("|---|---|---|---|");
     let flops = 4.0 * (rows * inner * hidden) as f64;

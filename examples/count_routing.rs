@@ -1,12 +1,12 @@
 //! Counts what the kernels of routing do, on the emulator: launches, global bytes over the fewest possible, sectors, conflicts in
-//! shared memory, instructions a token. The tables of docs/kernels.md.
+//! shared memory, instructions per token. The tables of docs/kernels.md.
 //!
 //! ```sh
 //! cargo run --features cuda --example count_routing
 //! ```
 //!
 //! x is bf16, H = 2048, routing random. Counts are exact, but for what a model of the L2 cache says; they are not times. Beside ours
-//! stand naive kernels (a thread a token, a thread an element), which nvcc compiles when it is found (NVCC, or where
+//! stand naive kernels (one thread per token or per element), which nvcc compiles when it is found (NVCC, or where
 //! `cargo xtask nvcc` puts it).
 
 mod counting;
@@ -49,7 +49,7 @@ struct Table {
 impl Table {
     fn head(&self) {
         println!(
-            "| operation | kernel | floor, MB | memory / floor | sectors used: loads, stores | conflicts / wavefronts | thread instructions a token |"
+            "| operation | kernel | floor, MB | memory / floor | sectors used: loads, stores | conflicts / wavefronts | thread instructions per token |"
         );
         println!("|---|---|---|---|---|---|---|");
     }
@@ -289,7 +289,7 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
 /// What somebody would write first.
 const NAIVE: &str = r#"
 #include <cuda_bf16.h>
-// A thread a token: softmax over K picked by K passes over the row.
+// One thread per token: softmax over the K selected, by K passes over the row.
 extern "C" __global__ void naive_router(const float *logits, int *ids, float *weights, float *lse, int tokens, int experts, int top_k) {
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= tokens) return;
