@@ -63,6 +63,8 @@ pub enum AllocationKind {
     Module,
     /// The emulator's own, e.g. a grid's workspace.
     Internal,
+    /// The program's, which the host reads and writes unseen.
+    Host,
 }
 
 /// An allocation as `live` lists it.
@@ -500,6 +502,33 @@ impl DeviceMemory {
         }
     }
 
+    /// The host reaches an allocation by itself from now on.
+    pub(crate) fn share_with_host(&self, addr: u64) {
+        if let Some(a) = self.write().live.get_mut(&addr) {
+            a.kind = AllocationKind::Host;
+        }
+    }
+
+    /// Records that what the host reaches by itself is defined: it may have written it.
+    pub(crate) fn define_host(&self) {
+        let table = self.read();
+        for (&base, a) in table
+            .live
+            .iter()
+            .filter(|(_, a)| a.kind == AllocationKind::Host)
+        {
+            self.define(base, a.len);
+        }
+    }
+
+    /// Whether the host reaches an address by itself.
+    pub(crate) fn is_host(&self, addr: u64) -> bool {
+        let table = self.read();
+        table
+            .find(addr)
+            .is_some_and(|(_, a)| a.kind == AllocationKind::Host)
+    }
+
     /// First address in the range of a byte that is not defined; `None` if there is none or nothing is recorded.
     pub fn first_undefined(&self, addr: u64, len: u64) -> Option<u64> {
         let table = self.read();
@@ -508,8 +537,12 @@ impl DeviceMemory {
         }
         // SAFETY: inside a live allocation, which the read lock keeps alive.
         let defined = unsafe { std::slice::from_raw_parts(self.defined(addr), len as usize) };
-        let offset = defined.iter().position(|&bits| bits != !0)?;
-        Some(addr + offset as u64)
+        // A stretch at a time, which is fast, then the byte.
+        const STRETCH: usize = 512;
+        let all = |part: &[u8]| part.iter().fold(!0, |all, bits| all & bits) == !0u8;
+        let stretch = defined.chunks(STRETCH).position(|part| !all(part))? * STRETCH;
+        let offset = defined[stretch..].iter().position(|&bits| bits != !0)?;
+        Some(addr + (stretch + offset) as u64)
     }
 
     /// Changes when an allocation ends: what `view` gave before may not hold any more.

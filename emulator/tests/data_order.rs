@@ -70,6 +70,25 @@ fn a_store_of_what_its_reader_loaded_is_ordered() {
         "mad.lo.u32 %r3, %r0, 16, %r1; and.b32 %r4, %r0, 7; mad.lo.u32 %r4, %r4, 16, %r1;
          ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r5}, [%r4];
          st.shared.u32 [%r2], %r5;",
+        // A matrix turned: lane 1 gets columns 2 and 3 of row 0, which lanes 8 and 12 have read.
+        "ld.shared.u32 %r3, [%r2]; movmatrix.sync.aligned.m8n8.trans.b16 %r4, %r3;
+         setp.eq.u32 %p0, %r0, 1; @%p0 st.shared.u32 [%r1+32], %r4;",
+        // Fragments, and the product over them.
+        "mov.u32 %r20, 16; mov.f32 %f0, 0f00000000;
+         wmma.load.a.sync.aligned.row.m16n16k16.shared.f16 {%r3,%r4,%r5,%r6,%r7,%r8,%r9,%r10}, [%r1], %r20;
+         wmma.load.b.sync.aligned.col.m16n16k16.shared.f16 {%r11,%r12,%r13,%r14,%r15,%r16,%r17,%r18}, [%r1], %r20;
+         wmma.mma.sync.aligned.row.col.m16n16k16.f32.f32 {%f1,%f2,%f3,%f4,%f5,%f6,%f7,%f8},
+             {%r3,%r4,%r5,%r6,%r7,%r8,%r9,%r10}, {%r11,%r12,%r13,%r14,%r15,%r16,%r17,%r18},
+             {%f0,%f0,%f0,%f0,%f0,%f0,%f0,%f0};
+         wmma.store.d.sync.aligned.row.m16n16k16.shared.f32 [%r1], {%f1,%f2,%f3,%f4,%f5,%f6,%f7,%f8}, %r20;",
+        // A branch on what all have read.
+        "ld.shared.u32 %r3, [%r2]; setp.gt.u32 %p0, %r3, 40; vote.sync.any.pred %p1, %p0, -1;
+         @%p1 bra end; st.shared.u32 [%r30], %r0; end:",
+        // The last of several executions, by way of a sum over all.
+        "mov.u32 %r10, 0; mov.u32 %r5, 0;
+         more: ld.shared.u32 %r3, [%r2]; redux.sync.add.u32 %r4, %r3, -1; add.u32 %r5, %r5, %r4;
+         add.u32 %r10, %r10, 1; setp.lt.u32 %p0, %r10, 5; @%p0 bra more;
+         st.shared.u32 [%r30], %r5;",
     ] {
         assert!(!races(body), "{body}");
     }
@@ -94,6 +113,26 @@ fn a_store_of_something_else_is_a_race() {
         // A value that came from there once, and was overwritten.
         "ld.shared.u32 %r3, [%r2]; shfl.sync.bfly.b32 %r4, %r3, 1, 31, -1; mov.u32 %r4, %r0;
          st.shared.u32 [%r30], %r4;",
+        "ld.shared.u32 %r3, [%r2]; shfl.sync.bfly.b32 %r4, %r3, 1, 31, -1; ld.global.u32 %r4, [%d4];
+         st.shared.u32 [%r30], %r4;",
+        "ld.shared.u32 %r3, [%r2]; mov.u32 %r5, 500; shfl.sync.bfly.b32 %r4, %r3, 1, 31, -1;
+         setp.eq.u32 %p0, %r0, 31; @%p0 mov.u32 %r5, %r4; st.shared.u32 [%r30], %r5;",
+        // The execution of the load before the last.
+        "mov.u32 %r10, 0; mov.u32 %r5, 5;
+         more: shfl.sync.bfly.b32 %r4, %r5, 1, 31, -1; ld.shared.u32 %r5, [%r2];
+         add.u32 %r10, %r10, 1; setp.lt.u32 %p0, %r10, 3; @%p0 bra more;
+         st.shared.u32 [%r30], %r4;",
+        "mov.u32 %r10, 0; mov.u32 %r5, 5;
+         more: setp.eq.u32 %p0, %r5, 77; vote.sync.any.pred %p1, %p0, -1; @%p1 bra end;
+         ld.shared.u32 %r5, [%r2];
+         add.u32 %r10, %r10, 1; setp.lt.u32 %p0, %r10, 4; @%p0 bra more;
+         st.shared.u32 [%r30], %r0; end:",
+        // Another's load of the same word at another line; what one lane loaded here, and another there.
+        "ld.shared.u32 %r3, [%r2]; ld.shared.u32 %r6, [%r30]; redux.sync.add.u32 %r4, %r3, -1;
+         setp.eq.u32 %p0, %r0, 3; @%p0 st.shared.u32 [%r1], %r4;",
+        "ld.shared.u32 %r3, [%r2]; ld.shared.u32 %r6, [%r1+4];
+         shfl.sync.bfly.b32 %r4, %r3, 2, 31, -1; shfl.sync.bfly.b32 %r5, %r6, 1, 31, -1;
+         add.u32 %r4, %r4, %r5; add.u32 %r4, %r4, 1000; st.shared.u32 [%r30], %r4;",
     ] {
         assert!(races(body), "{body}");
     }

@@ -101,6 +101,16 @@ fn a_value_that_nobody_uses_is_no_finding() {
         // Written afterwards.
         "st.shared.u32 [%r2], %r0; ld.shared.u32 %r3, [%r2]; setp.eq.u32 %p0, %r3, 40; @%p0 trap; st.global.u32 [%d4], %r3;",
         "st.local.u32 [stack], %r0; ld.local.u32 %r3, [stack]; setp.eq.u32 %p0, %r3, 40; @%p0 trap; st.global.u32 [%d4], %r3;",
+        "ld.global.f32 %f1, [%d3]; setp.gt.u32 %p1, %r0, 99; setp.lt.and.f32 %p0, %f1, 0f00000000, %p1; @%p0 trap; st.global.u32 [%d4], %r0;",
+        "mov.f32 %f1, 0f80000001; ld.global.u32 %r3, [%d3]; slct.ftz.u32.f32 %r4, %r0, %r3, %f1; st.global.u32 [%d4], %r4;",
+        "ld.global.u32 %r3, [%d3]; and.b32 %r3, %r3, 0xffffff00; cvt.rn.f32.u8 %f1, %r3; st.global.f32 [%d4], %f1;",
+        "ld.global.u32 %r3, [%d3]; or.b32 %r3, %r3, 1; brev.b32 %r3, %r3; clz.b32 %r4, %r3; st.global.u32 [%d4], %r4;",
+        "ld.global.u32 %r3, [%d3]; or.b32 %r3, %r3, 0x80000000; bfind.u32 %r4, %r3; st.global.u32 [%d4], %r4;",
+        "ld.global.u32 %r3, [%d3]; min.u32 %r4, %r3, 0; st.global.u32 [%d4], %r4;",
+        "ld.global.u32 %r3, [%d3]; and.b32 %r3, %r3, 0xff00; vabsdiff4.u32.u32.u32 %r4, %r3, %r31, 0; and.b32 %r4, %r4, 0xff00ff; st.global.u32 [%d4], %r4;",
+        "mov.u32 %r3, 0; setp.ne.u32 %p0, %r0, 5; @%p0 ld.global.u32 %r3, [%d3]; redux.sync.and.b32 %r4, %r3, -1; st.global.u32 [%d4], %r4;",
+        "mov.u32 %r3, 0; setp.ne.u32 %p0, %r0, 5; @%p0 ld.global.u32 %r3, [%d3]; redux.sync.min.u32 %r4, %r3, -1; st.global.u32 [%d4], %r4;",
+        "ld.global.u32 %r3, [%d3]; atom.shared.exch.b32 %r4, [%r2], %r0; atom.shared.cas.b32 %r5, [%r2], 1000, %r3; st.shared.u32 [%r2], %r0; ld.shared.u32 %r6, [%r2]; st.global.u32 [%d4], %r6;",
         // Bits of one byte, the rest of which nobody wrote.
         "ld.shared.u8 %r3, [%r2]; and.b32 %r3, %r3, 0xf0; or.b32 %r3, %r3, 5; st.shared.u8 [%r2], %r3; ld.shared.u8 %r4, [%r2]; and.b32 %r4, %r4, 15; st.global.u32 [%d4], %r4;",
         // A function's frame.
@@ -135,6 +145,28 @@ fn a_branch_a_guard_and_an_address_are_findings() {
     one(
         "ld.global.u32 %r3, [%d3]; and.b32 %r3, %r3, 12; add.u32 %r3, %r3, %r1; atom.shared.add.u32 %r4, [%r3], 1;",
         &["uses as an address"],
+    );
+    one(
+        "ld.global.u32 %r3, [%d3]; and.b32 %r3, %r3, 1; bar.sync %r3;",
+        &["a barrier's number or count"],
+    );
+}
+
+#[test]
+fn a_finding_names_where_the_value_was_read_also_through_a_call() {
+    one(
+        "ld.global.u32 %r3, [%d3]; call (%r4), twice, (%r3); setp.eq.u32 %p0, %r4, 9; @%p0 bra end; add.u32 %r0, %r0, 1; end:",
+        &["branches on", "global memory", "read at line"],
+    );
+}
+
+#[test]
+fn lanes_in_different_spaces_are_looked_up_each_in_its_own() {
+    // Lane 0 reads global memory, lane 1 shared memory, the others nothing.
+    nothing(
+        "st.shared.u32 [%r2], %r0; st.global.u32 [%d4], %r0; cvt.u64.u32 %d5, %r2; cvta.shared.u64 %d5, %d5;
+         setp.eq.u32 %p0, %r0, 0; selp.b64 %d6, %d4, %d5, %p0; setp.lt.u32 %p1, %r0, 2; mov.u32 %r3, 7;
+         @%p1 ld.u32 %r3, [%d6]; st.global.u32 [%d4], %r3;",
     );
 }
 
@@ -174,6 +206,8 @@ fn undefined_values_arrive_wherever_they_are_moved() {
         "ld.global.u32 %r3, [%d3]; call (%r4), twice, (%r3); st.global.u32 [%d4], %r4;",
         // A carry.
         "ld.global.u32 %r3, [%d3]; add.cc.u32 %r4, %r3, %r0; addc.u32 %r5, %r0, 0; st.global.u32 [%d4], %r5;",
+        "setp.lt.u32 %p1, %r0, 64; ld.global.u32 %r3, [%d3]; mov.u32 %r8, 0; add.cc.u32 %r4, %r3, %r0; @%p1 addc.cc.u32 %r6, %r0, 0; addc.u32 %r7, %r8, 0; st.global.u32 [%d4], %r7;",
+        "ld.global.u32 %r4, [%d3]; and.b32 %r4, %r4, 0x3f800000; or.b32 %r4, %r4, 1; mov.b32 %f1, %r4; neg.ftz.f32 %f2, %f1; mov.b32 %r5, %f2; and.b32 %r5, %r5, 1; st.global.u32 [%d4], %r5;",
         // A guard.
         "ld.global.u32 %r3, [%d3]; setp.eq.u32 %p0, %r3, 5; mov.u32 %r4, 1; @%p0 mov.u32 %r4, 2; st.global.u32 [%d4], %r4;",
         // Memory given back.

@@ -47,6 +47,11 @@ impl Clock {
         }
     }
 
+    /// Whether nothing is known.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Raises an entry.
     pub(super) fn raise(&mut self, agent: Agent, time: Time) {
         match self.0.binary_search_by_key(&agent, |e| e.0) {

@@ -51,6 +51,8 @@ pub enum Semantics {
     Acquire,
     Release,
     AcquireRelease,
+    /// `fence.sc`, `membar`.
+    SequentiallyConsistent,
 }
 
 /// One warp instruction's access. Lanes outside `lanes` have no address.
@@ -67,6 +69,8 @@ pub struct Access<'a> {
     pub size: u32,
     /// For writes (not atomics): the bytes, so that writing the same value twice is told from a conflict.
     pub values: Option<&'a dyn Values>,
+    /// Of a load that writes may depend on.
+    pub instance: Option<Instance>,
     /// For writes and atomics: what they depend on.
     pub dependence: Option<&'a dyn Dependence>,
 }
@@ -81,8 +85,14 @@ pub trait Values {
 
 /// What a store's value, address or guard depends on. Asked only when a conflict shows.
 pub trait Dependence {
-    /// Whether what `lane` does depends on loads at a PTX line by all of `others`, lanes of its warp.
-    fn comes_after(&self, lane: usize, others: Lanes, line: u32) -> bool;
+    /// Whether what `lane` does depends on a load at a PTX line by all of `others`, lanes of its warp.
+    fn comes_after(&self, lane: usize, others: Lanes, line: u32, instance: Instance) -> bool;
+}
+
+/// Which of a warp's executions of an instruction: an odd or an even one, so that it is told from the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instance {
+    pub is_odd: bool,
 }
 
 /// What a checker needs to know about a launch.
@@ -222,7 +232,7 @@ impl BlockChecker<'_> {
         race::global(self, warp, access, addresses);
     }
 
-    /// `fence`, `membar`: `AcquireRelease` stands for stronger ones too.
+    /// `fence`, `membar`.
     pub fn fence(&mut self, warp: u32, lanes: Lanes, scope: Scope, semantics: Semantics) {
         race::fence(self, warp, lanes, scope, semantics);
     }

@@ -12,10 +12,10 @@ use std::sync::{Arc, PoisonError};
 
 use super::clock::{Agent, Clock, Knowledge, Time};
 use super::hooks::{
-    Access, AsyncCopy, Barrier, BlockChecker, GridInfo, Kind, Lanes, Order, Report, Scope,
-    Semantics,
+    Access, AsyncCopy, Barrier, BlockChecker, GridInfo, Instance, Kind, Lanes, Order, Report,
+    Scope, Semantics,
 };
-use super::shadow::{ASYNC, Beside, CTA, Cell, Mark, STRONG, View};
+use super::shadow::{ASYNC, Beside, CTA, Cell, Mark, ODD, STRONG, View};
 use super::touched::Touched;
 use super::{FindingKind, lanes_of};
 
@@ -173,6 +173,19 @@ pub(super) struct BlockState {
     beside: Beside,
     released: AddressMap<Clock>,
     barriers: Vec<Arrivals>,
+    sequential: Sequential,
+}
+
+/// What `fence.sc` orders beyond the thread that executes it. Such fences have one order that agrees with what is read: if a thread
+/// writes strongly after a barrier, behind which others have fenced, and somebody reads it who meets at a barrier with those who then
+/// fence, the first fences come before the others, whoever wrote and whoever read. Of a block, as far as its barriers are for all threads.
+#[derive(Debug, Default)]
+struct Sequential {
+    /// Known to those who have fenced; since the last barrier, and before.
+    fenced: Clock,
+    before: Clock,
+    /// Released at what was read, before the last barrier.
+    seen: Clock,
 }
 
 /// Barriers of a block.
@@ -209,6 +222,7 @@ impl BlockState {
             beside: Beside::new(64),
             released: AddressMap::default(),
             barriers: vec![Arrivals::default(); BARRIERS],
+            sequential: Sequential::default(),
         }
     }
 }
@@ -248,6 +262,13 @@ impl Warp {
             }
         }
         clock
+    }
+}
+
+fn odd(access: &Access<'_>) -> u32 {
+    match access.instance {
+        Some(Instance { is_odd: true }) => ODD,
+        _ => 0,
     }
 }
 
@@ -459,6 +480,7 @@ impl BlockChecker<'_> {
             local: space == Space::Shared,
             together,
             dependence: None,
+            by_line: false,
         }
     }
 }
@@ -490,11 +512,12 @@ pub(super) fn shared(
     }
     let view = View {
         dependence: access.dependence,
+        by_line: access.instance.is_some(),
         ..checker.view(
             Space::Shared,
             warp,
             access.line,
-            flags(access.order),
+            flags(access.order) | odd(access),
             access.kind,
             together,
         )
@@ -573,11 +596,12 @@ pub(super) fn global(
     }
     let view = View {
         dependence: access.dependence,
+        by_line: access.instance.is_some(),
         ..checker.view(
             Space::Global,
             warp,
             access.line,
-            flags(access.order),
+            flags(access.order) | odd(access),
             access.kind,
             together,
         )
@@ -719,6 +743,13 @@ fn synchronize(
                     to_device = publish(by_device);
                 }
             }
+            let before = &state.sequential.before;
+            if !before.is_empty() {
+                to_block.get_or_insert_default().join(before);
+                if scope != Scope::Cta {
+                    to_device.get_or_insert_default().join(before);
+                }
+            }
             match space {
                 Space::Shared => match to_block {
                     Some(clock) => {
@@ -773,7 +804,9 @@ pub(super) fn fence(
     let w = &mut state.warps[warp as usize];
     // What was seen by strong reads is known from here on, as far as both scopes reach.
     let observed = match semantics {
-        Semantics::Acquire | Semantics::AcquireRelease => std::mem::take(&mut w.observed),
+        Semantics::Acquire | Semantics::AcquireRelease | Semantics::SequentiallyConsistent => {
+            std::mem::take(&mut w.observed)
+        }
         Semantics::Relaxed | Semantics::Release => Vec::new(),
     };
     for (lane, seen_scope, seen) in observed {
@@ -790,6 +823,19 @@ pub(super) fn fence(
         return;
     }
     w.any_fence = true;
+    if semantics == Semantics::SequentiallyConsistent && scope != Scope::Cta {
+        let Sequential { fenced, seen, .. } = &mut state.sequential;
+        for lane in lanes_of(lanes) {
+            let known = w.knows.of(lane);
+            let mut clock = (**known).clone();
+            clock.join(seen);
+            if clock != **known {
+                w.learn(block, warp, 1 << lane, Arc::new(clock.clone()));
+            }
+            clock.raise(Agent::lane(block, warp, lane), now);
+            fenced.join(&clock);
+        }
+    }
     for lane in lanes_of(lanes) {
         let fenced = Some((w.knows.of(lane).clone(), now));
         let slots = &mut w.fenced[lane as usize];
@@ -916,6 +962,15 @@ pub(super) fn barrier_complete(checker: &mut BlockChecker<'_>, id: u32) {
             .all(|(w, &waiting)| waiting | w.exited == w.all)
     {
         arrivals.clock.raise_block(block, state.now);
+        let Sequential {
+            fenced,
+            before,
+            seen,
+        } = &mut state.sequential;
+        before.join(&std::mem::take(fenced));
+        for (_, _, observed) in state.warps.iter().flat_map(|w| &w.observed) {
+            seen.join(observed);
+        }
     }
     state.now += 1;
     let clock = Arc::new(arrivals.clock);
@@ -954,6 +1009,7 @@ pub(super) fn async_copy(checker: &mut BlockChecker<'_>, warp: u32, copy: &Async
                 size: read,
                 values: None,
                 dependence: None,
+                instance: None,
             };
             global(checker, warp, &access, copy.sources);
         }
@@ -968,6 +1024,7 @@ pub(super) fn async_copy(checker: &mut BlockChecker<'_>, warp: u32, copy: &Async
         size: copy.size,
         values: None,
         dependence: None,
+        instance: None,
     };
     for lane in lanes_of(copy.lanes) {
         let at = copy.offsets[lane as usize];

@@ -4,7 +4,7 @@
 //! one another go to a list beside. A word that is accessed in parts is split into bytes until it is written as a whole.
 
 use super::clock::{Clock, Time};
-use super::hooks::Dependence;
+use super::hooks::{Dependence, Instance};
 use super::touched::Touch;
 
 /// An access in the past: one warp's lanes at one time and PTX line. `time` 0: none.
@@ -26,7 +26,9 @@ pub(super) const CTA: u32 = 2;
 pub(super) const ASYNC: u32 = 4;
 /// A write (in the list beside, where both kinds are).
 const WRITE: u32 = 8;
-const FLAG_BITS: u32 = 4;
+/// An odd execution of an instruction that is told from the one before.
+pub(super) const ODD: u32 = 16;
+const FLAG_BITS: u32 = 5;
 const FLAGS: u32 = (1 << FLAG_BITS) - 1;
 
 impl Mark {
@@ -99,6 +101,8 @@ pub(super) struct View<'a> {
     /// Lanes of the same instruction that write the same bytes (their values were compared).
     pub(super) together: u32,
     pub(super) dependence: Option<&'a dyn Dependence>,
+    /// Accesses at different lines do not share a mark: a write may depend on one of them.
+    pub(super) by_line: bool,
 }
 
 /// Whether a mask has one lane.
@@ -131,9 +135,13 @@ impl View<'_> {
     /// Loads of the warp that what each lane does now depends on.
     #[inline(never)]
     fn ordered_by_data(&self, mark: Mark, lanes: u32) -> bool {
+        let instance = Instance {
+            is_odd: mark.is(ODD),
+        };
         let depends = |lane: u32| {
             let others = mark.lanes & !(1 << lane);
-            let on = |d: &dyn Dependence| d.comes_after(lane as usize, others, mark.line());
+            let on =
+                |d: &dyn Dependence| d.comes_after(lane as usize, others, mark.line(), instance);
             self.dependence.is_some_and(on)
         };
         mark.warp == self.warp && super::lanes_of(lanes).all(depends)
@@ -176,7 +184,8 @@ impl View<'_> {
     /// Whether an access now can share a mark: the line kept is the first one's.
     #[inline(always)]
     fn joins(&self, mark: Mark) -> bool {
-        mark.time == self.now && mark.warp == self.warp && (mark.site ^ self.site) & FLAGS == 0
+        let differs = if self.by_line { !0 } else { FLAGS };
+        mark.time == self.now && mark.warp == self.warp && (mark.site ^ self.site) & differs == 0
     }
 
     fn mine(&self, lanes: u32) -> Mark {
@@ -441,7 +450,8 @@ impl Beside {
             mine.site |= WRITE;
         }
         let joins = |m: &&mut Mark| {
-            m.time == mine.time && m.warp == mine.warp && (m.site ^ mine.site) & FLAGS == 0
+            let differs = if view.by_line { !0 } else { FLAGS };
+            m.time == mine.time && m.warp == mine.warp && (m.site ^ mine.site) & differs == 0
         };
         match kept.iter_mut().find(joins) {
             Some(known) => known.lanes |= bit,

@@ -49,6 +49,7 @@ fn access(kind: Kind, lanes: Lanes, size: u32, line: u32) -> Access<'static> {
         size,
         values: None,
         dependence: None,
+        instance: None,
     }
 }
 

@@ -142,9 +142,17 @@ pub(super) fn run(d: &mut Driver, copy: &Copy) -> Outcome {
 /// # Errors
 /// `CUDA_ERROR_LAUNCH_FAILED`.
 fn check_defined(d: &mut Driver, copy: &Copy) -> Outcome {
-    let (Side::Host(_), Side::Device(start)) = (&copy.to, &copy.from) else {
+    let shown = match copy.to {
+        Side::Host(_) => true,
+        Side::Device(address) => d.memory.is_host(address),
+        Side::Staged(_) => false,
+    };
+    let Side::Device(start) = copy.from else {
         return Ok(());
     };
+    if !shown || d.memory.is_host(start) {
+        return Ok(());
+    }
     let mut rows = (0..copy.height).map(|row| start + (row * copy.from_pitch) as u64);
     let found = rows.find_map(|row| Finding::of_host_copy(&d.memory, row, copy.width as u64));
     let Some(finding) = found else {

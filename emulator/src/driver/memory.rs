@@ -227,10 +227,11 @@ fn host_alloc(out: Out<'_, u64>, bytes: usize, flags: u32) -> CUresult {
         let context = d.current()?;
         capture::refuse_unsafe(d)?;
         let address = allocate(d, context, bytes)?;
-        // The host writes it unseen, so it counts as written from the start.
+        // The host writes it unseen, so it counts as written, now and before each launch.
         d.memory
             .fill(address, bytes as u64, &[0])
             .or_else(|e| fail(CUresult::UNKNOWN, e.message))?;
+        d.memory.share_with_host(address);
         let host = d.memory.host(address) as usize;
         if let Some(a) = d.allocations.get_mut(&address) {
             a.host = Some(host);

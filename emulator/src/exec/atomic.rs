@@ -41,6 +41,7 @@ pub(crate) unsafe fn execute(
         order: atom.order,
         size: size * atom.count,
         pc: at.pc,
+        instance: defined::instance(x, warp, at),
     };
     let site = x.grid.code.mems.len();
     let mut p = [std::ptr::null_mut(); 32];

@@ -1,7 +1,7 @@
 //! `bar` and `barrier`: lanes gather in their warp, warps arrive at the block's barrier, all go on when it completes.
 
 use super::run::Flow;
-use super::state::{BarrierState, Block, Wait, Warp, line_of};
+use super::state::{At, BarrierState, Block, Wait, Warp, line_of};
 use super::{Exec, defined};
 use crate::check::FindingKind;
 use crate::check::hooks::Barrier;
@@ -32,6 +32,16 @@ pub(crate) fn execute(
     let g = &warp.groups[group];
     let (pc, frame, mask) = (g.pc, g.frame, g.mask);
     let r = warp.regs(frame);
+    let at = At {
+        pc,
+        lanes: m,
+        frame,
+        regs: r,
+    };
+    for slot in [bar.id, bar.count] {
+        let what = "takes as a barrier's number or count";
+        defined::check_decision(x, block, warp, at, (File::R32, slot), what);
+    }
     let uniform = |slot: u32| {
         if slot == NONE {
             return Ok(0);

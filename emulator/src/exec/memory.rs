@@ -6,7 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use super::registers::{Regs, mask_of};
 use super::state::{At, Block, Frame, Warp, is_local, shared_end};
 use super::{Exec, defined};
-use crate::check::hooks::{Access, Dependence, Kind, Order, Values};
+use crate::check::hooks::{Access, Dependence, Instance, Kind, Order, Values};
 use crate::lower::op::{Address, Base, Mem, MemSpace, NONE};
 use crate::lower::operands::File;
 use crate::memory::{
@@ -24,7 +24,7 @@ impl Site {
     pub(crate) const EMPTY: Self = Self { base: 1, end: 0 };
 }
 
-/// Where each lane's data is on the host; lanes that are off point to where another lane does.
+/// Where each lane's data is on the host; lanes that are off point to where the first one does.
 pub(crate) type Pointers = [*mut u8; 32];
 
 /// Each lane's address in the instruction's space.
@@ -70,6 +70,8 @@ pub(crate) struct What {
     /// Bytes a lane.
     pub(crate) size: u32,
     pub(crate) pc: u32,
+    /// Of a load that stores may depend on.
+    pub(crate) instance: Option<Instance>,
 }
 
 impl What {
@@ -82,6 +84,7 @@ impl What {
             read_only: false,
             size,
             pc,
+            instance: None,
         }
     }
 }
@@ -187,21 +190,18 @@ fn slow_pointers(
     p: &mut Pointers,
 ) -> bool {
     let m = at.lanes;
-    let mut some = std::ptr::null_mut();
     for l in (0..32).filter(|l| m >> l & 1 != 0) {
         match lane_pointer(x, block, warp, at.frame, what, a[l], l) {
-            Some(pointer) => {
-                p[l] = pointer;
-                some = pointer;
-            }
+            Some(pointer) => p[l] = pointer,
             None => {
                 x.memory_fault(block, warp, what, a[l], l);
                 return false;
             }
         }
     }
+    let first = p[m.trailing_zeros() as usize];
     for l in (0..32).filter(|l| m >> l & 1 == 0) {
-        p[l] = some;
+        p[l] = first;
     }
     true
 }
@@ -323,6 +323,7 @@ pub(crate) fn observe(
             size: what.size,
             values: written.values,
             dependence: written.dependence,
+            instance: what.instance,
         };
         if shared != 0 {
             checker.shared(warp.index, &access(shared), &offsets);
@@ -396,6 +397,7 @@ pub(crate) unsafe fn load(
         let a = addresses(at, &mem.address);
         let what = What {
             space: mem.address.space,
+            instance: defined::instance(x, warp, at),
             read_only: mem.read_only,
             kind: Kind::Read,
             order: mem.order,
@@ -560,6 +562,7 @@ pub(crate) unsafe fn store(
         let a = addresses(at, &mem.address);
         let what = What {
             space: mem.address.space,
+            instance: None,
             read_only: false,
             kind: Kind::Write,
             order: mem.order,

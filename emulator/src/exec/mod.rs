@@ -272,6 +272,7 @@ impl<'a> Prepared<'a> {
         if workspace != 0 && launch.memory.fill(workspace, 64, &[0]).is_err() {
             return Err("the cooperative grid's workspace is gone".into());
         }
+        launch.memory.define_host();
         let checker = GridChecker::new(GridInfo {
             kernel: &launch.kernel.name,
             grid: launch.grid,

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::awaited::Awaited;
+use super::awaited::Waits;
 use super::memory::{Pointers, Reached, What, Written, addresses, observe, pointers, window};
 use super::registers::Regs;
 use super::run::{Flow, POLL, POLL_COST};
@@ -197,7 +197,9 @@ pub(crate) fn execute(
             let (from, to) = ((File::R32, *a), (File::R32, *d));
             let transpose =
                 |bits: &[u64; 32]| matrix::transpose(&bits.map(|u| u as u32)).map(u64::from);
-            defined::one_source(x, block, warp, at, from, to, transpose);
+            // Of the rows 2 (l % 4) and the next, column l / 4.
+            let givers = |l: usize| 0x11 << (8 * (l % 4) + l / 8);
+            defined::one_source(x, block, warp, at, [from, to], givers, transpose);
             // SAFETY: slots of this frame.
             unsafe { r.set32(*d, &matrix::transpose(r.get32(*a)), m) };
             Flow::Next
@@ -242,7 +244,7 @@ pub(crate) fn execute(
         Slow::Isspacep { space, d, a } => {
             let (from, to) = ((File::R64, *a), (File::Pred, *d));
             let any = |bits: &[u64; 32]| bits.map(|u| u64::from(u != 0));
-            defined::one_source(x, block, warp, at, from, to, any);
+            defined::one_source(x, block, warp, at, [from, to], |l| 1 << l, any);
             // SAFETY: slots of this frame.
             unsafe {
                 let a = r.get64(*a);
@@ -267,7 +269,7 @@ pub(crate) fn execute(
             let base = window(*space);
             let (from, to) = ((File::R64, *a), (File::R64, *d));
             let upward = |bits: &[u64; 32]| bits.map(|u| u | u.wrapping_neg());
-            defined::one_source(x, block, warp, at, from, to, upward);
+            defined::one_source(x, block, warp, at, [from, to], |l| 1 << l, upward);
             // SAFETY: slots of this frame.
             unsafe {
                 let value = match to_generic {
@@ -361,6 +363,14 @@ fn together(
 ) -> Result<Vec<u32>, Flow> {
     let frame = warp.groups[group].frame;
     let pc = warp.groups[group].pc;
+    let at = At {
+        pc,
+        lanes: m,
+        frame,
+        regs: warp.regs(frame),
+    };
+    let register = (File::R32, members);
+    defined::check_decision(x, block, warp, at, register, "takes as a mask of lanes");
     // SAFETY: a slot of this frame.
     let words = *unsafe { warp.regs(frame).get32(members) };
     let live = warp.live;
@@ -615,13 +625,20 @@ fn rows(
     at: At,
     op: &Matrices,
     kind: Kind,
-    awaited: Option<Awaited>,
+    awaited: Option<Waits<'_>>,
 ) -> Option<([u64; 32], Pointers, What)> {
     let at = At {
         lanes: op.lanes(),
         ..at
     };
-    let what = What::weak(op.address.space, kind, 16, at.pc);
+    let instance = match kind {
+        Kind::Read => defined::instance(x, warp, at),
+        _ => None,
+    };
+    let what = What {
+        instance,
+        ..What::weak(op.address.space, kind, 16, at.pc)
+    };
     let mut p = [std::ptr::null_mut(); 32];
     let site = x.grid.code.mems.len();
     defined::check_address(x, block, warp, at, op.address.base);
@@ -704,6 +721,35 @@ fn stmatrix(
     Flow::Next
 }
 
+/// Moves a frame past those that other groups have there for other functions: what is recorded of a register is of one function's.
+fn apart(code: &Code, warp: &Warp, group: usize, mut frame: Frame) -> Frame {
+    let end = |f: &Frame| {
+        let function = &code.functions[f.function as usize];
+        (
+            f.r32 + function.r32,
+            f.r64 + function.r64,
+            f.preds + function.preds,
+        )
+    };
+    for (_, g) in warp
+        .groups
+        .iter()
+        .enumerate()
+        .filter(|&(i, g)| i != group && g.mask != 0)
+    {
+        for other in g.stack.iter().map(|r| &r.frame).chain([&g.frame]) {
+            let (r32, r64, preds) = end(other);
+            let begins_before = frame.r32 < r32 || frame.r64 < r64 || frame.preds < preds;
+            if other.function != frame.function && begins_before {
+                frame.r32 = frame.r32.max(r32);
+                frame.r64 = frame.r64.max(r64);
+                frame.preds = frame.preds.max(preds);
+            }
+        }
+    }
+    frame
+}
+
 fn call(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
@@ -749,6 +795,7 @@ fn call(
         local: frame.local + caller.frame,
         function: index as u32,
     };
+    let inner = apart(code, warp, group, inner);
     let depth = warp.groups[group].stack.len();
     if depth >= MAX_DEPTH || inner.local + callee.frame > MAX_LOCAL {
         let message = format!(

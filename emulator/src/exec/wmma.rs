@@ -37,7 +37,14 @@ pub(crate) fn access(
         x.report(block, warp, kind, message, (pc, 1 << lane), None);
     }
     let kind = if op.store { Kind::Write } else { Kind::Read };
-    let what = |size: usize| What::weak(op.address.space, kind, size as u32, pc);
+    let instance = match op.store {
+        true => None,
+        false => defined::instance(x, warp, at),
+    };
+    let what = |size: usize| What {
+        instance,
+        ..What::weak(op.address.space, kind, size as u32, pc)
+    };
     // Each row (or column) begins at a multiple of 16 bytes, of less if a lane has less.
     let unit = 16.min(bytes * op.fragment.per_register() * op.fragment.registers());
     let step = u64::from(stride) * bytes as u64;
@@ -146,7 +153,9 @@ pub(crate) fn access(
                 }
             }
             defined::set(x, block, warp, at, (file, slot), &undefined, origin);
+            defined::await_load(x, block, warp, at, (file, slot), instance);
         }
     }
+    defined::executed(x, warp, at, instance);
     Flow::Next
 }

@@ -182,7 +182,7 @@ impl FunctionLowering<'_, '_> {
     fn membar(&mut self, w: &mut Words<'_>) -> Result<()> {
         let scope = w.one_of(&[("cta", Scope::Cta), ("gl", Scope::Gpu), ("sys", Scope::Sys)]);
         match scope {
-            Some(scope) => self.plain(w, Slow::Fence(scope, Semantics::AcquireRelease)),
+            Some(scope) => self.plain(w, Slow::Fence(scope, Semantics::SequentiallyConsistent)),
             None => Err(w.error("membar has .cta, .gl or .sys")),
         }
     }
@@ -195,9 +195,9 @@ impl FunctionLowering<'_, '_> {
                 false => Err(w.error("this proxy fence is not implemented")),
             };
         }
-        // All are full fences on the host; for the checker `.sc` is as `.acq_rel`, which it is if nothing is said.
+        // All are full fences on the host; where nothing is said it is `.acq_rel`.
         let semantics = w.one_of(&[
-            ("sc", Semantics::AcquireRelease),
+            ("sc", Semantics::SequentiallyConsistent),
             ("acq_rel", Semantics::AcquireRelease),
             ("acquire", Semantics::Acquire),
             ("release", Semantics::Release),

@@ -9,29 +9,49 @@ pub(crate) struct Tracked {
     /// Loads of these spaces.
     shared: bool,
     global: bool,
+    /// Their lines, ascending: a load's number is its line's place.
+    lines: Vec<u32>,
 }
 
 impl Tracked {
     /// Whether anything is.
     pub(crate) fn any(&self) -> bool {
-        self.shared || self.global
+        !self.lines.is_empty()
     }
 
-    /// The bit of a load at a line, 0 if it is not followed. Lines share bits where there are more than 64 of them.
-    pub(crate) fn bit(&self, space: MemSpace, line: u32) -> u64 {
-        let tracked = match space {
+    /// The number of the load at a line, if it is followed.
+    pub(crate) fn load(&self, line: u32) -> Option<u16> {
+        let place = self.lines.binary_search(&line).ok()?;
+        u16::try_from(place).ok()
+    }
+
+    /// How many loads are followed.
+    pub(crate) fn loads(&self) -> usize {
+        self.lines.len()
+    }
+
+    fn space(&self, space: MemSpace) -> bool {
+        match space {
             MemSpace::Shared => self.shared,
             MemSpace::Global => self.global,
-            MemSpace::Generic => self.any(),
+            MemSpace::Generic => self.shared || self.global,
             MemSpace::Local | MemSpace::Param => false,
-        };
-        if tracked { bit(line) } else { 0 }
+        }
     }
 }
 
-/// The bit of a line.
-pub(crate) fn bit(line: u32) -> u64 {
-    1 << (line % 64)
+/// The space that an instruction loads from.
+fn loads_from(code: &Code, inst: &Inst) -> Option<MemSpace> {
+    match inst.op {
+        Op::Ld(index) => Some(code.mems[index as usize].address.space),
+        Op::Slow(index) => match &code.slow[index as usize] {
+            Slow::Atom(atom) => Some(atom.address.space),
+            Slow::Ldmatrix(op) => Some(op.address.space),
+            Slow::WmmaMemory(op) if !op.store => Some(op.address.space),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// What a register may hold, by what the code does to it: something loaded from shared or from global memory, and, two bits up, something
@@ -84,10 +104,20 @@ pub(crate) fn tracked(code: &Code) -> Tracked {
             break;
         }
     }
-    Tracked {
+    let mut tracked = Tracked {
         shared: reached & SHARED != 0,
         global: reached & GLOBAL != 0,
-    }
+        lines: Vec::new(),
+    };
+    let loads = code
+        .insts
+        .iter()
+        .zip(&code.lines)
+        .filter(|(inst, _)| loads_from(code, inst).is_some_and(|space| tracked.space(space)));
+    tracked.lines = loads.map(|(_, &line)| line).collect();
+    tracked.lines.sort_unstable();
+    tracked.lines.dedup();
+    tracked
 }
 
 /// Each function's instructions.
@@ -176,6 +206,8 @@ impl<'a> Held<'a> {
         let stored = |what: u8, address: &Address| what >> 2 & spaces(address.space);
         let crossed = |what: u8| what | (what & 3) << 2;
         match inst.op {
+            // What is stored afterwards.
+            Op::Bra(_) | Op::Ret | Op::Exit => guard >> 2,
             Op::Ld(index) => {
                 let mem = &code.mems[index as usize];
                 let file = if mem.reg64 { File::R64 } else { File::R32 };

@@ -1,8 +1,8 @@
 //! Definedness, with all checks: which bits of registers and memory hold a value that somebody gave them.
 //!
 //! Undefined bits are followed through registers, predicates and every kind of memory, and nothing is said of them until one matters:
-//! an address, a branch, a guard of what cannot be undone, or a copy to the host. Then it is a finding, and the bits count as defined, so
-//! that what follows from them is not reported again.
+//! an address, a branch, a guard of what cannot be undone, or a copy to the host. Then it is a finding, and in the kernel the bits count
+//! as defined, so that what follows from them is not reported again.
 //!
 //! A warp's shadow mirrors its registers and local memory, a block's its shared memory: a set bit is undefined. Global memory has its
 //! record in [`DeviceMemory`](crate::memory::DeviceMemory): there a set bit is defined, for pages begin with zeros. So that correct code
@@ -21,7 +21,7 @@ use super::awaited::{Awaited, Sets};
 use super::memory::{Pointers, Reached};
 use super::registers::Regs;
 use super::state::{At, Block, Files, Frame, Warp, line_of};
-use crate::check::hooks;
+use crate::check::hooks::{self, Instance};
 use crate::check::{FindingKind, lanes_of};
 use crate::lower::op::*;
 use crate::lower::operands::{File, Operands, Slots, operands};
@@ -117,6 +117,10 @@ pub(crate) struct Shadow {
     pub(crate) files: Files,
     /// Lanes whose carry is undefined.
     carry: u32,
+    /// Of each load that is followed, whether the warp's next execution is an odd one.
+    odd: Vec<bool>,
+    /// What the lanes' branches so far depended on.
+    decided: u32,
     /// Of each register of each frame.
     marks: Vec<Mark>,
 }
@@ -140,6 +144,8 @@ impl Shadow {
     pub(crate) fn clear(&mut self) {
         self.files.clear();
         self.carry = 0;
+        self.odd.clear();
+        self.decided = 0;
         self.marks.clear();
     }
 
@@ -362,7 +368,7 @@ impl<'a> View<'a> {
         let mark = &mut self.marks[place(self.function, file, slot)];
         mark.awaits = match m & self.live == self.live {
             true => set,
-            false => sets.union(mark.awaits, set),
+            false => sets.written(mark.awaits, set, m),
         };
     }
 
@@ -428,13 +434,12 @@ pub(crate) fn follow(
     let operands = operands(code, inst);
     let slots = &code.slots()[pc as usize];
     let marks = &mut shadow.marks[first_mark(frame)..];
-    if wait(
-        &mut x.awaited,
-        marks,
-        slots,
-        &operands,
-        m & warp.live == warp.live,
-    ) {
+    if let Op::Bra(_) | Op::Ret | Op::Exit = inst.op {
+        let guard = marks[slots.guard as usize].awaits;
+        let both = x.awaited.union(shadow.decided, guard);
+        shadow.decided = x.awaited.written(shadow.decided, both, mask);
+    }
+    if wait(&mut x.awaited, marks, slots, &operands, m, warp.live) {
         warp.shadow = Some(shadow);
         return;
     }
@@ -471,14 +476,14 @@ pub(crate) fn follow(
     warp.shadow = Some(shadow);
 }
 
-/// Hands on what an operation's results depend on; whether nothing else is to be done, for all is defined. `whole`: every lane's result is
-/// written.
+/// Hands on what an operation's results depend on; whether nothing else is to be done, for all is defined.
 fn wait(
     sets: &mut Sets,
     marks: &mut [Mark],
     slots: &Slots,
     operands: &Operands,
-    whole: bool,
+    m: u32,
+    live: u32,
 ) -> bool {
     let Slots {
         guard,
@@ -500,9 +505,9 @@ fn wait(
         let results = [d, e];
         for &slot in &results[..1 + usize::from(operands.two_results)] {
             let mark = &mut marks[slot as usize];
-            mark.awaits = match whole {
+            mark.awaits = match m & live == live {
                 true => set,
-                false => sets.union(set, mark.awaits),
+                false => sets.written(mark.awaits, set, m),
             };
         }
     }
@@ -566,18 +571,18 @@ fn propagate(
         return;
     }
     let origin = origin.unwrap_or(guard_origin);
-    let narrow = |bits: [u64; 32]| match inst.op {
-        Op::I16(_) | Op::Half(..) | Op::Unpack32 => bits.map(|u| u & 0xffff_ffff),
-        _ => bits,
-    };
     if taking.is_some_and(|mode| mode.set) {
         // The predicate that is always true stands for the carry, too: operations are looked at while that is undefined.
         let always = place(view.function, File::Pred, 0);
-        view.marks[always].origin = if *carry & view.live != 0 { origin } else { 0 };
+        let before = view.marks[always].origin;
+        view.marks[always].origin = match *carry & view.live {
+            0 => 0,
+            _ => origin.max(before).max(NEVER_WRITTEN),
+        };
     }
-    view.set(d, inst.d, &narrow(first), lanes, origin);
+    view.set(d, inst.d, &first, lanes, origin);
     if two_results {
-        view.set(e, inst.e, &narrow(second), lanes, origin);
+        view.set(e, inst.e, &second, lanes, origin);
     }
 }
 
@@ -811,12 +816,10 @@ pub(crate) unsafe fn loaded(
     let mut view = View::new(&mut shadow, at.regs, frame, function, warp.live);
     let file = if mem.reg64 { File::R64 } else { File::R32 };
     let slots = &mem.regs[..mem.count as usize];
-    let load = loads(x, &view, mem.address.space, at.pc);
-    if load != 0 {
-        for &slot in slots.iter().filter(|&&slot| slot != NONE) {
-            for part in 0..size.div_ceil(8) as u32 {
-                view.await_all(&mut x.awaited, file, slot + part, load, m);
-            }
+    let load = loads(x, &view, at, reached.what.instance);
+    for &slot in slots.iter().filter(|&&slot| slot != NONE) {
+        for part in 0..size.div_ceil(8) as u32 {
+            view.await_all(&mut x.awaited, file, slot + part, load, m);
         }
     }
     // SAFETY: the caller's.
@@ -852,20 +855,46 @@ pub(crate) unsafe fn loaded(
         }
     }
     warp.shadow = Some(shadow);
+    executed(x, warp, at, reached.what.instance);
+}
+
+/// Which of a load's executions this is, if stores may depend on it.
+pub(crate) fn instance(x: &Exec<'_>, warp: &Warp, at: At) -> Option<Instance> {
+    let code = x.grid.code;
+    let shadow = warp.shadow.as_ref()?;
+    let load = code.tracked().load(line_of(code, at.pc))?;
+    let is_odd = shadow.odd.get(load as usize).copied().unwrap_or(false);
+    Some(Instance { is_odd })
+}
+
+/// A load has been executed: the next execution is told from it.
+pub(crate) fn executed(x: &mut Exec<'_>, warp: &mut Warp, at: At, instance: Option<Instance>) {
+    let code = x.grid.code;
+    let tracked = code.tracked();
+    if let Some(instance) = instance
+        && let Some(load) = tracked.load(line_of(code, at.pc))
+        && let Some(shadow) = &mut warp.shadow
+    {
+        // The last but one is no longer told from this one.
+        shadow.decided = x.awaited.without(shadow.decided, (load, instance.is_odd));
+        shadow.odd.resize(tracked.loads(), false);
+        shadow.odd[load as usize] = !instance.is_odd;
+    }
 }
 
 /// The set of a load by each lane, and of what its address and its guard depend on.
-fn loads(x: &mut Exec<'_>, view: &View<'_>, space: MemSpace, pc: u32) -> u32 {
+fn loads(x: &mut Exec<'_>, view: &View<'_>, at: At, instance: Option<Instance>) -> u32 {
     let code = x.grid.code;
-    let Slots { guard, a, .. } = code.slots()[pc as usize];
-    let bit = code.tracked().bit(space, line_of(code, pc));
-    let own = match bit {
-        0 => 0,
-        bit => x.awaited.add(Awaited::load(bit)),
-    };
+    let Slots { guard, a, .. } = code.slots()[at.pc as usize];
     let [guard, a] = [guard, a].map(|slot| view.marks[slot as usize].awaits);
-    let set = x.awaited.union(own, a);
-    x.awaited.union(set, guard)
+    let set = x.awaited.union(a, guard);
+    let load = instance.zip(code.tracked().load(line_of(code, at.pc)));
+    let Some((instance, load)) = load else {
+        return set;
+    };
+    let own = std::array::from_fn(|l| at.lanes & 1 << l);
+    let own = x.awaited.add(Awaited::load((load, instance.is_odd), own));
+    x.awaited.union(set, own)
 }
 
 /// A store has been executed.

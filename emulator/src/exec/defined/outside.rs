@@ -1,12 +1,13 @@
 //! Definedness in the operations outside the inner loop.
 
 use super::super::Exec;
-use super::super::awaited::{Awaited, Sets};
+use super::super::awaited::{Awaited, Sets, Waits};
 use super::super::memory::Reached;
 use super::super::slow::{pass, shfl_source};
 use super::super::state::{At, Block, Frame, Warp, line_of};
-use super::{File, NEVER_WRITTEN, Source, View, address, decide, loads, records, with};
-use crate::check::hooks::AsyncCopy;
+use super::rules::{Bits, extreme};
+use super::{File, NEVER_WRITTEN, Source, View, address, decide, executed, loads, records, with};
+use crate::check::hooks::{AsyncCopy, Instance};
 use crate::check::lanes_of;
 use crate::lower::op::*;
 use crate::lower::tracked::file_of;
@@ -91,10 +92,13 @@ pub(crate) fn passed(
     let Value::Reg(reg) = to.1 else {
         return;
     };
+    let mut origin = NEVER_WRITTEN;
     if let Value::Reg(value) = from.1 {
         let caller = &code.functions[from.0.function as usize];
         let (file, slot) = file_of(value);
-        let awaits = View::new(shadow, r, from.0, caller, live).awaits(file, slot);
+        let view = View::new(shadow, r, from.0, caller, live);
+        let awaits = view.awaits(file, slot);
+        origin = view.origin(file, slot).max(NEVER_WRITTEN);
         let callee = &code.functions[to.0.function as usize];
         let (file, slot) = file_of(reg);
         let mut view = View::new(shadow, r, to.0, callee, live);
@@ -103,9 +107,9 @@ pub(crate) fn passed(
     let (file, slot) = file_of(reg);
     let function = &code.functions[to.0.function as usize];
     let mut view = View::new(shadow, r, to.0, function, live);
-    // The bits are there; what is missing is whether there are any.
+    // The bits are there; what is missing is whether there are any, and where they come from.
     let bits = std::array::from_fn(|l| view.bits(file, slot, l).undefined);
-    view.set(file, slot, &bits, lanes, NEVER_WRITTEN);
+    view.set(file, slot, &bits, lanes, origin);
 }
 
 /// shfl, vote, match, redux and elect, before a set of lanes executes one.
@@ -230,7 +234,7 @@ pub(crate) fn collective(
                 view.set(File::Pred, *p, &[bits; 32], set, origin);
             }
         }
-        Slow::Redux { d, a, .. } => {
+        Slow::Redux { op, d, a, .. } => {
             gathered(
                 x,
                 view,
@@ -240,7 +244,12 @@ pub(crate) fn collective(
             );
             let bits = match view.undefined_lanes(File::R32, *a, set) {
                 0 => 0,
-                _ => !0,
+                _ => {
+                    let values: Vec<_> = lanes_of(set)
+                        .map(|l| view.bits(File::R32, *a, l as usize))
+                        .collect();
+                    reduced_bits(*op, &values)
+                }
             };
             let origin = view.origin(File::R32, *a);
             if bits != 0 || view.origin(File::R32, *d) != 0 {
@@ -248,12 +257,34 @@ pub(crate) fn collective(
             }
         }
         Slow::Elect { d, p, .. } => {
-            view.define(File::R32, *d, set);
-            view.define(File::Pred, *p, set);
+            for (file, slot) in [(File::R32, *d), (File::Pred, *p)] {
+                view.define(file, slot, set);
+                view.await_all(&mut x.awaited, file, slot, 0, set);
+            }
         }
         // Only the collectives come here.
         _ => {}
     });
+}
+
+/// The undefined bits of a reduction of values.
+fn reduced_bits(op: ReduxOp, values: &[Bits]) -> u64 {
+    let all = values.iter().fold(0, |all, x| all | x.undefined);
+    // Bits that some lane decides alone.
+    let decided = |one: bool| {
+        let by = |x: &Bits| !x.undefined & if one { x.value } else { !x.value };
+        values.iter().fold(0, |bits, x| bits | by(x))
+    };
+    match op {
+        ReduxOp::And => all & !decided(false),
+        ReduxOp::Or => all & !decided(true),
+        ReduxOp::Xor => all,
+        ReduxOp::Add => all | all.wrapping_neg(),
+        ReduxOp::MinU => extreme(values, 32, false, false),
+        ReduxOp::MaxU => extreme(values, 32, false, true),
+        ReduxOp::MinS => extreme(values, 32, true, false),
+        ReduxOp::MaxS => extreme(values, 32, true, true),
+    }
 }
 
 /// Results that depend on what every lane of a set brings.
@@ -301,25 +332,20 @@ pub(crate) fn product(
     });
 }
 
-/// The loads that D's registers depend on: lane l has rows l / 4 of A, columns 2 (l % 4) and the next of B, and its own of C.
+/// The loads that D's registers depend on. The warp computes D as one: no lane has its part before all have brought theirs.
 fn awaited_by_product(x: &mut Exec<'_>, view: &View<'_>, op: &Mma) -> u32 {
     let file = match op.kind {
         MmaKind::Double(_) => File::R64,
         _ => File::R32,
     };
     let sets = &mut x.awaited;
-    let [a, b, c] = [1, 2, 3].map(|i| {
-        let registers = op.registers[i].iter();
-        registers.fold(0, |set, &slot| sets.union(set, view.awaits(file, slot)))
-    });
-    if a | b | c == 0 {
+    let operands = op.registers[1..].iter().flatten();
+    let set = operands.fold(0, |set, &slot| sets.union(set, view.awaits(file, slot)));
+    if set == 0 {
         return 0;
     }
-    let rows = sets.get(a).moved(|l| 0xf << (4 * (l / 4)));
-    let columns = sets.get(b).moved(|l| 0xff << (8 * (l % 4)));
-    let (rows, columns) = (sets.add(rows), sets.add(columns));
-    let products = sets.union(rows, columns);
-    sets.union(products, c)
+    let moved = sets.get(set).moved(|_| !0);
+    sets.add(moved)
 }
 
 /// The undefined bits of D's registers, and where they come from.
@@ -383,20 +409,27 @@ fn one_product(view: &View<'_>, op: &Mma) -> (File, Vec<[u64; 32]>, u32) {
     (file, results, origin)
 }
 
-/// An operation from one register to another, before it is executed.
+/// An operation from one register to another, before it is executed; `givers` are the lanes that a lane's result comes from.
 pub(crate) fn one_source(
     x: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
-    (from, a): (File, u32),
-    (to, d): (File, u32),
+    [(from, a), (to, d)]: [(File, u32); 2],
+    givers: impl Fn(usize) -> u32,
     f: impl Fn(&[u64; 32]) -> [u64; 32],
 ) {
     let m = at.lanes;
     with(x, block, warp, at.frame, |x, _, _, view| {
-        let awaits = view.awaits(from, a);
-        view.await_all(&mut x.awaited, to, d, awaits, m);
+        let source = view.awaits(from, a);
+        let moved = match source {
+            0 => 0,
+            source => {
+                let moved = x.awaited.get(source).moved(givers);
+                x.awaited.add(moved)
+            }
+        };
+        view.await_all(&mut x.awaited, to, d, moved, m);
         let origin = view.origin(from, a);
         if origin != 0 || view.origin(to, d) != 0 {
             let bits = std::array::from_fn(|l| view.bits(from, a, l).undefined);
@@ -417,19 +450,17 @@ pub(crate) fn rows_loaded(
     let records = records(x, block, warp, reached);
     with(x, block, warp, at.frame, |x, _, _, view| {
         let code = x.grid.code;
-        let bit = code.tracked().bit(op.address.space, line_of(code, at.pc));
+        let load = code.tracked().load(line_of(code, at.pc));
+        let load = reached.what.instance.zip(load);
         for (i, &slot) in op.registers().iter().enumerate() {
-            let set = match bit {
-                0 => 0,
-                bit => {
-                    let given = |l: usize| match op.trans {
-                        false => 1 << (8 * i + l / 4),
-                        true => 3 << (8 * i + 2 * (l % 4)),
-                    };
-                    x.awaited
-                        .add(Awaited::load_of(bit, std::array::from_fn(given)))
-                }
-            };
+            let set = load.map_or(0, |(instance, load)| {
+                let readers = std::array::from_fn(|l| match op.trans {
+                    false => 1 << (8 * i + l / 4),
+                    true => 3 << (8 * i + 2 * (l % 4)),
+                });
+                x.awaited
+                    .add(Awaited::load((load, instance.is_odd), readers))
+            });
             view.await_all(&mut x.awaited, File::R32, slot, set, !0);
         }
         // SAFETY: 16 bytes of each row were checked.
@@ -460,6 +491,7 @@ pub(crate) fn rows_loaded(
             view.set(File::R32, slot, &bits, !0, origin);
         }
     });
+    executed(x, warp, at, reached.what.instance);
 }
 
 /// `stmatrix` has been executed.
@@ -527,6 +559,21 @@ pub(crate) fn set(
     });
 }
 
+/// A register holds what each lane has loaded outside the inner loop.
+pub(crate) fn await_load(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    at: At,
+    (file, slot): (File, u32),
+    instance: Option<Instance>,
+) {
+    with(x, block, warp, at.frame, |x, _, _, view| {
+        let load = loads(x, view, at, instance);
+        view.await_all(&mut x.awaited, file, slot, load, at.lanes);
+    });
+}
+
 /// One of the accesses of `wmma.store`: `shift` bits up in the register.
 pub(crate) fn piece_stored(
     x: &mut Exec<'_>,
@@ -579,14 +626,22 @@ pub(crate) fn copied(x: &Exec<'_>, block: &mut Block<'_>, warp: &Warp, copy: &As
     for l in lanes_of(copy.lanes).map(|l| l as usize) {
         let to = undefined.wrapping_add(copy.offsets[l] as usize);
         let from = x.grid.memory.defined(copy.sources[l]);
-        for byte in 0..copy.size as usize {
-            // SAFETY: the block's memory was checked for the whole size, the device's for what is read.
-            unsafe {
-                let bits = match byte < copy.read[l] as usize {
-                    true => !from.wrapping_add(byte).read(),
-                    false => 0,
+        let read = copy.read[l] as usize;
+        // SAFETY: the block's memory was checked for the whole size, the device's for what is read; sizes are multiples of 4, and so are
+        // addresses.
+        unsafe {
+            for word in (0..copy.size as usize).step_by(4) {
+                let known = match read.saturating_sub(word) {
+                    4.. => from.wrapping_add(word).cast::<u32>().read(),
+                    some => {
+                        let bytes = std::array::from_fn(|byte| match byte < some {
+                            true => from.wrapping_add(word + byte).read(),
+                            false => !0,
+                        });
+                        u32::from_le_bytes(bytes)
+                    }
                 };
-                to.wrapping_add(byte).write(bits);
+                to.wrapping_add(word).cast::<u32>().write(!known);
             }
         }
     }
@@ -614,7 +669,7 @@ pub(crate) fn atomic(
     with(x, block, warp, at.frame, |x, _, _, view| {
         let file = if size >= 8 { File::R64 } else { File::R32 };
         let parts = size.div_ceil(8);
-        let load = loads(x, view, atom.address.space, pc);
+        let load = loads(x, view, at, reached.what.instance);
         for e in 0..atom.count as usize {
             for part in 0..parts as u32 {
                 if atom.d[e] != NONE {
@@ -631,7 +686,14 @@ pub(crate) fn atomic(
                     // SAFETY: the access was checked for all elements.
                     unsafe {
                         let old = records.read(l, offset, bytes);
-                        let word = word(atom, old, operand(atom.b[e]), || operand(atom.c));
+                        let is_same = || {
+                            let now = reached.p[l].wrapping_add(offset);
+                            let wanted = view.bits(file, atom.b[e] + part as u32, l).value;
+                            let there = wanted.to_le_bytes();
+                            std::slice::from_raw_parts(now, bytes) == &there[..bytes]
+                        };
+                        let exchanged = || if is_same() { operand(atom.c) } else { 0 };
+                        let word = word(atom, old, operand(atom.b[e]), exchanged);
                         results[l] = word.old;
                         records.write(l, offset, bytes, word.new);
                         if old != 0 {
@@ -653,6 +715,7 @@ pub(crate) fn atomic(
             }
         }
     });
+    executed(x, warp, at, reached.what.instance);
 }
 
 /// One atomic operation on a word with undefined bits `old`, by operands with such bits.
@@ -704,6 +767,9 @@ pub(crate) fn reduction(
     };
     let function = &code.functions[frame.function as usize];
     let mut view = View::new(shadow, r, frame, function, live);
+    let mark = &mut view.marks[super::place(function, file, slot)];
+    // After a barrier nothing has to be waited for.
+    mark.awaits = 0;
     match origin {
         0 => view.define(file, slot, mask),
         _ => view.set(file, slot, &[!0; 32], mask, origin),
@@ -711,50 +777,55 @@ pub(crate) fn reduction(
 }
 
 /// What registers depend on together, and with them, for a store of the inner loop, its address and its guard: nothing, mostly.
-fn awaited(
-    x: &mut Exec<'_>,
+fn awaited<'a>(
+    x: &mut Exec<'a>,
     warp: &mut Warp,
     at: At,
     registers: impl Iterator<Item = (File, u32)>,
-) -> Option<Awaited> {
+) -> Option<Waits<'a>> {
     let code = x.grid.code;
     if !code.tracked().any() {
         return None;
     }
     let live = warp.live;
     let shadow = warp.shadow.as_mut()?;
+    let decided = shadow.decided;
     let function = &code.functions[at.frame.function as usize];
     let view = View::new(shadow, at.regs, at.frame, function, live);
     let sets = &mut x.awaited;
     let slots = code.slots()[at.pc as usize];
     let own = [slots.guard, slots.a].map(|slot| view.marks[slot as usize].awaits);
     let own = sets.union(own[0], own[1]);
+    let own = sets.union(own, decided);
     let set = registers.fold(own, |set, (file, slot)| {
         sets.union(set, view.awaits(file, slot))
     });
-    (set != 0).then(|| *sets.get(set))
+    (set != 0).then(|| Waits {
+        awaited: sets.get(set).clone(),
+        tracked: code.tracked(),
+    })
 }
 
 /// What a store depends on.
-pub(crate) fn awaited_by_store(
-    x: &mut Exec<'_>,
+pub(crate) fn awaited_by_store<'a>(
+    x: &mut Exec<'a>,
     warp: &mut Warp,
     at: At,
     mem: &Mem,
-) -> Option<Awaited> {
+) -> Option<Waits<'a>> {
     let file = if mem.reg64 { File::R64 } else { File::R32 };
     let registers = mem.regs[..mem.count as usize].iter();
     awaited(x, warp, at, registers.map(|&slot| (file, slot)))
 }
 
 /// What an atomic operation depends on.
-pub(crate) fn awaited_by_atomic(
-    x: &mut Exec<'_>,
+pub(crate) fn awaited_by_atomic<'a>(
+    x: &mut Exec<'a>,
     warp: &mut Warp,
     at: At,
     atom: &Atom,
     size: usize,
-) -> Option<Awaited> {
+) -> Option<Waits<'a>> {
     let file = if size >= 8 { File::R64 } else { File::R32 };
     let operands = atom.b[..atom.count as usize].iter();
     let compared = (atom.op == AtomOp::Cas).then_some(&atom.c);
@@ -763,32 +834,35 @@ pub(crate) fn awaited_by_atomic(
 }
 
 /// What the rows of `stmatrix` depend on: each is a lane's to store, and comes from four or eight.
-pub(crate) fn awaited_by_rows(
-    x: &mut Exec<'_>,
+pub(crate) fn awaited_by_rows<'a>(
+    x: &mut Exec<'a>,
     warp: &mut Warp,
     at: At,
     op: &Matrices,
-) -> Option<Awaited> {
+) -> Option<Waits<'a>> {
     let registers = op.registers().iter().map(|&slot| (File::R32, slot));
     let values = awaited(x, warp, at, registers)?;
-    let rows = values.moved(|l| match op.trans {
+    let rows = values.awaited.moved(|l| match op.trans {
         false => 0xf << (4 * (l % 8)),
         true => 0x1111_1111 << (l % 8 / 2),
     });
     let rows = x.awaited.add(rows);
     let address = awaited(x, warp, at, base(&op.address).into_iter());
-    let address = address.map_or(0, |address| x.awaited.add(address));
+    let address = address.map_or(0, |address| x.awaited.add(address.awaited));
     let both = x.awaited.union(rows, address);
-    Some(*x.awaited.get(both))
+    Some(Waits {
+        awaited: x.awaited.get(both).clone(),
+        ..values
+    })
 }
 
 /// What a register depends on.
-pub(crate) fn awaited_by_register(
-    x: &mut Exec<'_>,
+pub(crate) fn awaited_by_register<'a>(
+    x: &mut Exec<'a>,
     warp: &mut Warp,
     at: At,
     register: (File, u32),
-) -> Option<Awaited> {
+) -> Option<Waits<'a>> {
     awaited(x, warp, at, std::iter::once(register))
 }
 

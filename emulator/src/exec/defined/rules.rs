@@ -4,9 +4,11 @@
 //! products, everything for the rest. A value that no undefined bit can change is defined: 0 · x of integers, a comparison that the
 //! defined bits decide, a select by a condition that is defined.
 
+use super::super::alu;
 use crate::lower::op::*;
 use crate::lower::operands::packs;
-use crate::numeric::int;
+use crate::numeric::half::{Bf16, F16, Half};
+use crate::numeric::{f32s, int};
 use crate::ptx::ast::Type;
 
 /// A source: its bits, and which of them are undefined. A predicate is bit 0.
@@ -43,6 +45,31 @@ fn ones(width: u32) -> u64 {
     !0 >> (64 - width)
 }
 
+/// What of a value is undefined that lies between two, inclusively: all below the first bit in which they differ, and that.
+fn between(least: u64, most: u64) -> u64 {
+    match least ^ most {
+        0 => 0,
+        differs => !0 >> differs.leading_zeros(),
+    }
+}
+
+/// The least or the greatest of values, each of which has a range.
+pub(super) fn extreme(values: &[Bits], width: u32, signed: bool, greatest: bool) -> u64 {
+    let of = |a: u64, b: u64| if greatest { a.max(b) } else { a.min(b) };
+    let ranges = values.iter().map(|x| x.range(width, signed));
+    let both = ranges.reduce(|(l, m), (x, y)| (of(l, x), of(m, y)));
+    both.map_or(0, |(least, most)| between(least, most))
+}
+
+/// A function that grows, or falls, with its argument is known if its ends are the same.
+fn monotone(a: Bits, width: u32, f: impl Fn(u64) -> u32) -> u64 {
+    let (least, most) = a.range(width, false);
+    match f(least) == f(most) {
+        true => 0,
+        false => ones(32),
+    }
+}
+
 /// Everything from the lowest undefined bit up.
 fn upward(undefined: u64) -> u64 {
     undefined | undefined.wrapping_neg()
@@ -73,9 +100,11 @@ fn product(a: Bits, b: Bits) -> u64 {
     }
 }
 
-/// A change of a float's sign: the other bits stay, unless it may be a NaN, which becomes another.
-fn sign(a: Bits, width: u32, exponent: u64, clears: bool) -> u64 {
-    if (a.value | a.undefined) & exponent == exponent {
+/// A change of a float's sign: the other bits stay, unless it may be a NaN, which becomes another, or flushed to zero.
+fn sign(a: Bits, width: u32, exponent: u64, clears: bool, ftz: bool) -> u64 {
+    let may_be_nan = (a.value | a.undefined) & exponent == exponent;
+    let may_be_flushed = ftz && a.value & !a.undefined & exponent == 0;
+    if may_be_nan || may_be_flushed {
         return any(width, &[a]);
     }
     a.undefined & ones(if clears { width - 1 } else { width })
@@ -122,16 +151,19 @@ fn integer(op: Int, width: u32, [a, b, c]: [Bits; 3]) -> u64 {
             Int::ShrS => shifted(a, b, width, |u| (signed(u) >> n) as u64),
             Int::MadHiU | Int::MadHiS | Int::SadU | Int::SadS => any(width, &[a, b, c]),
             Int::AbsS | Int::Cnot => any(width, &[a]),
+            Int::MulHiU | Int::MulHiS if product(a, b) == 0 => 0,
+            Int::MinU | Int::MaxU | Int::MinS | Int::MaxS => extreme(
+                &[a, b],
+                width,
+                matches!(op, Int::MinS | Int::MaxS),
+                matches!(op, Int::MaxU | Int::MaxS),
+            ),
             Int::MulHiU
             | Int::MulHiS
             | Int::DivU
             | Int::DivS
             | Int::RemU
             | Int::RemS
-            | Int::MinU
-            | Int::MinS
-            | Int::MaxU
-            | Int::MaxS
             | Int::MinReluS
             | Int::MaxReluS => any(width, &[a, b]),
         };
@@ -144,6 +176,13 @@ fn x32(op: X32, [a, b, c, e]: [Bits; 4]) -> u64 {
     let [va, vb, vc, ve] = [a, b, c, e].map(|x| x.value as u32);
     mask & match op {
         X32::Count(Count::Brev) => u64::from(ua.reverse_bits()),
+        X32::Count(Count::Clz) => monotone(a, 32, |x| (x as u32).leading_zeros()),
+        X32::Count(Count::Bfind { signed: false, .. }) => {
+            monotone(a, 32, |x| (x as u32).leading_zeros())
+        }
+        X32::AbsDiff {
+            bytes, add: false, ..
+        } => parts(ua | ub, if bytes { 8 } else { 16 }),
         X32::Count(_) => any(32, &[a]),
         X32::Bfe { signed } => match ub | uc {
             0 => int::bfe(a.undefined, vb, vc, 32, signed),
@@ -185,6 +224,16 @@ fn x32(op: X32, [a, b, c, e]: [Bits; 4]) -> u64 {
         | X32::Dp4a { .. }
         | X32::Dp2a { .. } => any(32, &[a, b, c]),
     }
+}
+
+/// Each part of a word by itself, all of it undefined or nothing.
+fn parts(undefined: u32, bits: u32) -> u64 {
+    let part = ones(bits);
+    let shifts = (0..32).step_by(bits as usize);
+    shifts
+        .map(|shift| part << shift)
+        .filter(|part| u64::from(undefined) & part != 0)
+        .sum()
 }
 
 /// Each half of a word by itself.
@@ -245,11 +294,7 @@ pub(super) fn results(op: Op, sources: [Bits; 4]) -> [u64; 2] {
         Op::Pred(PredOp::And) => one(and(a, b)),
         Op::Pred(PredOp::Or) => one(or(a, b) & 1),
         Op::Pred(PredOp::Xor) => one(a.undefined | b.undefined),
-        Op::I16(op) => one(integer(
-            op,
-            16,
-            three.map(|x| if op == Int::Shl { x } else { x.low(32) }),
-        )),
+        Op::I16(op) => one(integer(op, 16, three)),
         Op::I32(op) => one(integer(op, 32, three)),
         Op::I64(op) => one(integer(op, 64, three)),
         Op::Wide16(kind) | Op::Wide32(kind) => {
@@ -271,6 +316,9 @@ pub(super) fn results(op: Op, sources: [Bits; 4]) -> [u64; 2] {
             one(integer(op, 64, three))
         }
         Op::Count64(Count::Brev) => one(a.undefined.reverse_bits()),
+        Op::Count64(Count::Clz | Count::Bfind { signed: false, .. }) => {
+            one(monotone(a, 64, u64::leading_zeros))
+        }
         Op::Count64(_) => one(any(32, &[a])),
         Op::Bfe64 { signed } => one(match b.is_defined() && c.is_defined() {
             true => int::bfe(a.undefined, b.value as u32, c.value as u32, 64, signed),
@@ -292,15 +340,16 @@ pub(super) fn results(op: Op, sources: [Bits; 4]) -> [u64; 2] {
             };
             one(sum & ones(bits))
         }
-        Op::F32(op @ (F32Op::Neg | F32Op::Abs), _) => {
-            one(sign(a, 32, 0x7f80_0000, op == F32Op::Abs))
+        Op::F32(op @ (F32Op::Neg | F32Op::Abs), mode) => {
+            one(sign(a, 32, 0x7f80_0000, op == F32Op::Abs, mode.ftz))
         }
+
         Op::F32(..) => one(any(32, &three)),
         Op::F64(op @ (F64Op::Neg | F64Op::Abs), _) => {
-            one(sign(a, 64, 0x7ff << 52, op == F64Op::Abs))
+            one(sign(a, 64, 0x7ff << 52, op == F64Op::Abs, false))
         }
         Op::F64(..) => one(any(64, &three)),
-        Op::Half(op, ty, _) => {
+        Op::Half(op, ty, mode) => {
             let exponent = if ty.bf16 { 0x7f80 } else { 0x7c00 };
             let half = |shift: u32| {
                 let part = |x: Bits| Bits {
@@ -309,7 +358,7 @@ pub(super) fn results(op: Op, sources: [Bits; 4]) -> [u64; 2] {
                 };
                 let [a, b, c] = three.map(|x| part(x).low(16));
                 match op {
-                    HalfOp::Neg | HalfOp::Abs => sign(a, 16, exponent, op == HalfOp::Abs),
+                    HalfOp::Neg | HalfOp::Abs => sign(a, 16, exponent, op == HalfOp::Abs, mode.ftz),
                     _ => any(16, &[a, b, c]),
                 }
             };
@@ -317,31 +366,30 @@ pub(super) fn results(op: Op, sources: [Bits; 4]) -> [u64; 2] {
         }
         Op::Testp32(_) | Op::Testp64(_) => one(any(1, &[a])),
         Op::Setp(cmp, ty, how) => {
-            let packed = matches!(ty, CmpType::F16x2 | CmpType::Bf16x2);
-            // What the comparison gave is not needed where it is defined and combined with what is not: either may decide.
-            let unknown = |a: Bits, b: Bits| {
+            let high = |x: Bits| Bits {
+                value: x.value >> 16,
+                undefined: x.undefined >> 16,
+            };
+            let result = |a: Bits, b: Bits, negated: bool| {
                 let unknown = comparison(cmp, ty, a, b);
-                match holds(cmp, ty, a, b) {
-                    Some(value) => combined(unknown, value, c, how),
-                    None => u64::from(unknown || how != Combine::None && !c.is_defined()),
-                }
+                let holds = !unknown && holds(cmp, ty, a, b);
+                combined(unknown, holds != negated, c, how)
             };
-            if packed {
-                let high = |x: Bits| Bits {
-                    value: x.value >> 16,
-                    undefined: x.undefined >> 16,
-                };
-                return [unknown(a.low(16), b.low(16)), unknown(high(a), high(b))];
+            if matches!(ty, CmpType::F16x2 | CmpType::Bf16x2) {
+                return [
+                    result(a.low(16), b.low(16), false),
+                    result(high(a), high(b), false),
+                ];
             }
-            let first = unknown(a, b);
-            let second = match holds(cmp, ty, a, b) {
-                Some(value) => combined(comparison(cmp, ty, a, b), !value, c, how),
-                None => first,
-            };
-            [first, second]
+            [result(a, b, false), result(a, b, true)]
         }
-        Op::Set(cmp, ty, _, result) => {
-            let unknown = comparison(cmp, ty, a, b) || !c.is_defined();
+        Op::Set(cmp, ty, how, result) => {
+            let packed = matches!(ty, CmpType::F16x2 | CmpType::Bf16x2);
+            let unknown = comparison(cmp, ty, a, b);
+            let unknown = match packed {
+                true => unknown || !c.is_defined(),
+                false => combined(unknown, !unknown && holds(cmp, ty, a, b), c, how) != 0,
+            };
             let bits = match result {
                 SetResult::F16 | SetResult::Bf16 | SetResult::Mask16 => 16,
                 _ => 32,
@@ -353,7 +401,11 @@ pub(super) fn results(op: Op, sources: [Bits; 4]) -> [u64; 2] {
             let negative = c.value as u32 as i32;
             let (first, unknown) = match by {
                 SlctBy::S32 => (negative >= 0, c.undefined >> 31 & 1 != 0),
-                SlctBy::F32 { .. } => (f32::from_bits(c.value as u32) >= 0.0, !c.is_defined()),
+                SlctBy::F32 { ftz } => {
+                    let x = f32::from_bits(c.value as u32);
+                    let x = if ftz { f32s::ftz(x) } else { x };
+                    (x >= 0.0, !c.is_defined())
+                }
             };
             one(select(first, unknown, a, b))
         }
@@ -371,7 +423,7 @@ pub(super) fn results(op: Op, sources: [Bits; 4]) -> [u64; 2] {
                 (_, true) => 32,
                 _ => 16,
             };
-            one(any(bits, &[a]))
+            one(any(bits, &[a.low(8 * cvt.src.size())]))
         }
         Op::CvtInt(cvt) => {
             let undefined = a.low(u32::from(cvt.src.bits)).undefined;
@@ -411,35 +463,44 @@ pub(super) fn results(op: Op, sources: [Bits; 4]) -> [u64; 2] {
     }
 }
 
-/// Whether a comparison of integers holds; of floats it is not asked.
-fn holds(cmp: Cmp, ty: CmpType, a: Bits, b: Bits) -> Option<bool> {
-    let (width, signed) = match ty {
-        CmpType::U16 => (16, false),
-        CmpType::S16 => (16, true),
-        CmpType::U32 => (32, false),
-        CmpType::S32 => (32, true),
-        CmpType::U64 => (64, false),
-        CmpType::S64 => (64, true),
-        _ => return None,
+/// Whether a comparison of values that are defined, or that the defined bits decide, holds.
+fn holds(cmp: Cmp, ty: CmpType, a: Bits, b: Bits) -> bool {
+    let integers = |width, signed| {
+        let number = |x: Bits| Bits { undefined: 0, ..x }.range(width, signed).0;
+        Some(number(a).cmp(&number(b)))
     };
-    let number = |x: Bits| Bits { undefined: 0, ..x }.range(width, signed).0;
-    let order = number(a).cmp(&number(b));
-    Some(match cmp {
-        Cmp::Eq => order.is_eq(),
-        Cmp::Ne => order.is_ne(),
-        Cmp::Lt => order.is_lt(),
-        Cmp::Le => order.is_le(),
-        Cmp::Gt => order.is_gt(),
-        Cmp::Ge => order.is_ge(),
-        _ => return None,
-    })
+    let single = |x: Bits| f32::from_bits(x.value as u32);
+    let order = match ty {
+        CmpType::U16 => integers(16, false),
+        CmpType::S16 => integers(16, true),
+        CmpType::U32 => integers(32, false),
+        CmpType::S32 => integers(32, true),
+        CmpType::U64 => integers(64, false),
+        CmpType::S64 => integers(64, true),
+        CmpType::F16 | CmpType::F16x2 => {
+            let half = |x: Bits| F16::to_f32(x.value as u16);
+            half(a).partial_cmp(&half(b))
+        }
+        CmpType::Bf16 | CmpType::Bf16x2 => {
+            let half = |x: Bits| Bf16::to_f32(x.value as u16);
+            half(a).partial_cmp(&half(b))
+        }
+        CmpType::F32 { ftz: false } => single(a).partial_cmp(&single(b)),
+        CmpType::F32 { ftz: true } => f32s::ftz(single(a)).partial_cmp(&f32s::ftz(single(b))),
+        CmpType::F64 => f64::from_bits(a.value).partial_cmp(&f64::from_bits(b.value)),
+    };
+    let mut relations = [0; 3];
+    if let Some(order) = order {
+        relations[(order as i8 + 1) as usize] = 1;
+    }
+    alu::holds(cmp, relations) & 1 != 0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::rare;
     use crate::exec::registers::{Lanes32, Lanes64, Regs};
-    use crate::exec::{alu, rare};
     use crate::lower::operands::{File, operands};
     use crate::numeric::Rounding;
     use crate::numeric::int::Permute;
@@ -500,6 +561,8 @@ mod tests {
         ] {
             ops.push(Op::F32(op, near));
         }
+        let ftz = FloatMode { ftz: true, ..near };
+        ops.extend([F32Op::Abs, F32Op::Neg, F32Op::Mul].map(|op| Op::F32(op, ftz)));
         for op in [F64Op::Add, F64Op::Fma, F64Op::Abs, F64Op::Neg] {
             ops.push(Op::F64(op, Rounding::Near));
         }
@@ -541,7 +604,11 @@ mod tests {
                 }
             }
         }
-        for by in [SlctBy::S32, SlctBy::F32 { ftz: false }] {
+        for by in [
+            SlctBy::S32,
+            SlctBy::F32 { ftz: false },
+            SlctBy::F32 { ftz: true },
+        ] {
             ops.extend([Op::Slct32(by), Op::Slct64(by)]);
         }
         ops.extend(
@@ -569,6 +636,29 @@ mod tests {
         ops.push(cvt(Type::F16, Type::F32, 0));
         ops.push(cvt(Type::F32, Type::F16, CVT_DST32));
         ops.push(cvt(Type::F64, Type::F32, CVT_DST64));
+        ops.push(cvt(Type::F32, Type::U8, CVT_DST32));
+        ops.push(cvt(Type::F32, Type::S16, CVT_DST32));
+        for bytes in [false, true] {
+            for add in [false, true] {
+                let signed = bytes;
+                ops.push(Op::X32(X32::AbsDiff { bytes, signed, add }));
+            }
+        }
+        let products = [
+            X32::Dp4a {
+                a_signed: true,
+                b_signed: false,
+            },
+            X32::Mul24 {
+                signed: true,
+                high: false,
+            },
+            X32::Pack(IntType {
+                bits: 8,
+                signed: true,
+            }),
+        ];
+        ops.extend(products.map(Op::X32));
         for (src, from64) in [(8, false), (16, false), (32, false), (64, true)] {
             for (dst, flags) in [
                 (8, 0),
