@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, SamplingMode};
 use millet::presets;
 use millet::{
-    Backend, BackwardInput, Cpu, DispatchOutput, Gradients, Keep, Logits, Losses, MoeConfig,
-    MoeLayer, RouterInput, RouterOutput, RouterSaved, WeightGrad, Weights, stats_elements,
+    BackwardInput, Cpu, Dispatch, DispatchForward, Gradients, Keep, Logits, Losses, Memory,
+    MoeConfig, MoeLayer, Plan, Router, RouterBackward, RouterForward, RouterWeightGrad, WeightGrad,
+    Weights, stats_elements,
 };
 
 /// Counts what is allocated now and at most.
@@ -306,9 +307,7 @@ fn routing_time(criterion: &mut Criterion, times: &Times, case: &Case) -> Option
     let (mut ids, mut weights) = (vec![0; assignments], vec![0.0; assignments]);
     let (mut lse, mut counts) = (vec![0.0; tokens], vec![0; experts]);
     let mut stats = vec![0.0; stats_elements(config)];
-    let (mut offsets, mut forth) = (vec![0; experts + 1], vec![0; config.max_rows(tokens)]);
-    let mut back = vec![0; assignments];
-    let mut tiles = vec![0; 2 * config.max_row_tiles(tokens)];
+    let mut plan = Plan::new(&Cpu, config, tokens).expect("fits");
     let weights_grad = values(assignments, 1.0);
     let mut logits_grad = vec![0.0; tokens * experts];
     let mut router_grad = vec![0.0_f32; case.weights[0].len()];
@@ -317,42 +316,53 @@ fn routing_time(criterion: &mut Criterion, times: &Times, case: &Case) -> Option
         x: &case.x[..],
         weight: case.weights().router,
     };
-    let input = RouterInput::<Cpu, f32> {
-        logits,
-        selection_bias: None,
-    };
     measure(criterion, "layer", "routing", times, || {
-        let output = RouterOutput::<Cpu, f32> {
+        Cpu.router_forward(RouterForward::<Cpu, f32> {
+            config,
+            tokens,
+            logits,
+            selection_bias: None,
             ids: &mut ids,
             weights: &mut weights,
             lse: &mut lse,
             counts: &mut counts,
             stats: &mut stats,
-            logits: None,
-        };
-        Cpu.router_forward(config, tokens, input, output, &mut scratch)
-            .expect("fits");
-        let plan = DispatchOutput::<Cpu> {
-            offsets: &mut offsets,
-            row_to_assignment: &mut forth,
-            assignment_to_row: &mut back,
-            row_tiles: &mut tiles,
-        };
-        Cpu.dispatch(config, tokens, &ids, &mut weights, plan, &mut scratch)
-            .expect("fits");
-        let saved = RouterSaved::<Cpu, f32> {
-            ids: &ids[..],
-            weights: &weights[..],
-            lse: &lse[..],
-            counts: &counts[..],
-        };
-        let (dz, g) = (&mut logits_grad, &weights_grad);
-        Cpu.router_backward(config, tokens, input, saved, g, 1.0, dz, &mut scratch)
-            .expect("fits");
-        let grad = WeightGrad::Overwrite(&mut router_grad[..]);
-        let dz = &logits_grad;
-        Cpu.router_weight_grad(config, tokens, dz, &case.x, grad, &mut scratch)
-            .expect("fits");
+            logits_output: None,
+            scratch: &mut scratch,
+        })
+        .expect("fits");
+        Cpu.dispatch(DispatchForward {
+            config,
+            tokens,
+            ids: &ids,
+            weights: &mut weights,
+            plan: &mut plan,
+            scratch: &mut scratch,
+        })
+        .expect("fits");
+        Cpu.router_backward(RouterBackward::<Cpu, f32> {
+            config,
+            tokens,
+            logits,
+            ids: &ids,
+            weights: &weights,
+            lse: &lse,
+            counts: &counts,
+            weights_grad: &weights_grad,
+            loss_gradient: 1.0,
+            logits_grad: &mut logits_grad,
+            scratch: &mut scratch,
+        })
+        .expect("fits");
+        Cpu.router_weight_grad(RouterWeightGrad::<Cpu, f32> {
+            config,
+            tokens,
+            logits_grad: &logits_grad,
+            x: &case.x,
+            grad: WeightGrad::Overwrite(&mut router_grad),
+            scratch: &mut scratch,
+        })
+        .expect("fits");
     });
     times.get("routing")
 }

@@ -48,7 +48,7 @@ struct Tile {
 __device__ __forceinline__ int expert_of(const MilletDispatch &p, int64_t assignment, int64_t last) {
     if (assignment >= last) return -1;
     int id = __ldg(&p.ids[assignment]);
-    return id >= 0 && id < p.experts ? id : -1;
+    return static_cast<uint32_t>(id) < static_cast<uint32_t>(p.experts) ? id : -1;
 }
 
 __device__ __forceinline__ bool limited(const MilletDispatch &p) { return p.policy != MILLET_KEEP_ALL; }

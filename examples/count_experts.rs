@@ -13,9 +13,13 @@
 mod counting;
 
 use millet::cuda::View;
-use millet::cudarc::driver::{CudaSlice, LaunchConfig, PushKernelArg};
+use millet::cudarc::driver::{LaunchConfig, PushKernelArg};
 use millet::half::bf16;
-use millet::{Backend, Cpu, Cuda, DispatchOutput, MoeConfig, RouterPart, RowMap, WeightGrad};
+use millet::{
+    Cuda, Dispatch, DispatchForward, Experts, ExpertsDown, ExpertsDownBackward,
+    ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Memory, MoeConfig,
+    Plan, RouterPart, WeightGrad,
+};
 
 use counting::{Launch, Result, compile, counted, counting_device};
 
@@ -84,65 +88,36 @@ fn memory_bytes(launch: &Launch) -> f64 {
 }
 
 /// A dispatch plan on the device, of random ids.
-struct Plan {
-    offsets: CudaSlice<i32>,
-    row_to_assignment: CudaSlice<i32>,
-    assignment_to_row: CudaSlice<i32>,
-    row_tiles: CudaSlice<i32>,
-}
-
-impl Plan {
-    fn random(cuda: &Cuda, config: &MoeConfig, tokens: usize) -> Result<Self> {
-        let (experts, top_k) = (config.num_experts(), config.top_k());
-        let mut state = 1u64;
-        let mut below = |n: usize| {
-            state = state
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
-            ((state >> 33) as usize * n) >> 31
-        };
-        let mut ids = Vec::with_capacity(tokens * top_k);
-        let mut order: Vec<i32> = (0..experts as i32).collect();
-        for _ in 0..tokens {
-            for slot in 0..top_k {
-                order.swap(slot, slot + below(experts - slot));
-            }
-            ids.extend_from_slice(&order[..top_k]);
+fn random_plan(cuda: &Cuda, config: &MoeConfig, tokens: usize) -> Result<Plan<Cuda>> {
+    let (experts, top_k) = (config.num_experts(), config.top_k());
+    let mut state = 1u64;
+    let mut below = |n: usize| {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        ((state >> 33) as usize * n) >> 31
+    };
+    let mut ids = Vec::with_capacity(tokens * top_k);
+    let mut order: Vec<i32> = (0..experts as i32).collect();
+    for _ in 0..tokens {
+        for slot in 0..top_k {
+            order.swap(slot, slot + below(experts - slot));
         }
-        let mut offsets = vec![0; experts + 1];
-        let mut row_to_assignment = vec![0; config.max_rows(tokens)];
-        let mut assignment_to_row = vec![0; ids.len()];
-        let mut row_tiles = vec![0; 2 * config.max_row_tiles(tokens)];
-        let mut scratch = vec![0.0f32; Cpu.scratch_elements::<f32>(config, tokens)];
-        Cpu.dispatch::<f32>(
-            config,
-            tokens,
-            &ids,
-            &mut vec![1.0 / top_k as f32; ids.len()],
-            DispatchOutput {
-                offsets: &mut offsets,
-                row_to_assignment: &mut row_to_assignment,
-                assignment_to_row: &mut assignment_to_row,
-                row_tiles: &mut row_tiles,
-            },
-            &mut scratch,
-        )?;
-        Ok(Self {
-            offsets: cuda.upload(&offsets)?,
-            row_to_assignment: cuda.upload(&row_to_assignment)?,
-            assignment_to_row: cuda.upload(&assignment_to_row)?,
-            row_tiles: cuda.upload(&row_tiles)?,
-        })
+        ids.extend_from_slice(&order[..top_k]);
     }
-
-    fn map(&self) -> RowMap<'_, Cuda> {
-        RowMap {
-            offsets: View::from(&self.offsets),
-            row_to_assignment: View::from(&self.row_to_assignment),
-            assignment_to_row: View::from(&self.assignment_to_row),
-            row_tiles: View::from(&self.row_tiles),
-        }
-    }
+    let mut plan = Plan::new(cuda, config, tokens)?;
+    let ids = cuda.upload(&ids)?;
+    let mut weights = cuda.allocate::<f32>(tokens * top_k)?;
+    let mut scratch = cuda.allocate::<f32>(cuda.scratch_elements::<f32>(config, tokens))?;
+    cuda.dispatch(DispatchForward {
+        config,
+        tokens,
+        ids: View::from(&ids),
+        weights: weights.as_view_mut(),
+        plan: &mut plan,
+        scratch: scratch.as_view_mut(),
+    })?;
+    Ok(plan)
 }
 
 fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
@@ -150,7 +125,7 @@ fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
     let (hidden, inner) = (layer.hidden, layer.inner);
     let config = MoeConfig::builder(hidden, inner, experts, layer.top_k).build()?;
     let rows = config.max_rows(tokens);
-    let plan = Plan::random(cuda, &config, tokens)?;
+    let plan = random_plan(cuda, &config, tokens)?;
     println!(
         "\n### {}: T={}, H={hidden}, I={inner}, E={}, K={} (here T={tokens}, E={experts}): {} rows per expert, tiles of {}\n",
         layer.name,
@@ -205,16 +180,14 @@ fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
 
     if "experts_up".contains(wanted) {
         let launches = counted(cuda, || {
-            cuda.experts_up(
-                &config,
-                tokens,
-                View::from(&x),
-                View::from(&gate_up),
-                plan.map(),
-                Some(h.as_view_mut()),
-                a.as_view_mut(),
-                scratch.as_view_mut(),
-            )
+            cuda.experts_up(ExpertsUp::<Cuda, bf16> {
+                plan: &plan,
+                x: View::from(&x),
+                gate_up: View::from(&gate_up),
+                h: Some(h.as_view_mut()),
+                a: a.as_view_mut(),
+                scratch: scratch.as_view_mut(),
+            })
         })?;
         print(
             launches,
@@ -224,33 +197,29 @@ fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
     }
     if "experts_down".contains(wanted) {
         let launches = counted(cuda, || {
-            cuda.experts_down(
-                &config,
-                tokens,
-                View::from(&a),
-                View::from(&down),
-                View::from(&weights),
-                plan.map(),
-                output.as_view_mut(),
-                scratch.as_view_mut(),
-            )
+            cuda.experts_down(ExpertsDown::<Cuda, bf16> {
+                plan: &plan,
+                a: View::from(&a),
+                down: View::from(&down),
+                weights: View::from(&weights),
+                output: output.as_view_mut(),
+                scratch: scratch.as_view_mut(),
+            })
         })?;
         print(launches, r * i + e * i * h_ + r * h_, 2.0 * r * i * h_);
     }
     if "experts_down_backward".contains(wanted) {
         let launches = counted(cuda, || {
-            cuda.experts_down_backward(
-                &config,
-                tokens,
-                View::from(&x),
-                View::from(&down),
-                View::from(&weights),
-                plan.map(),
-                h.as_view_mut(),
-                a.as_view_mut(),
-                weights_grad.as_view_mut(),
-                scratch.as_view_mut(),
-            )
+            cuda.experts_down_backward(ExpertsDownBackward::<Cuda, bf16> {
+                plan: &plan,
+                output_grad: View::from(&x),
+                down: View::from(&down),
+                weights: View::from(&weights),
+                h: h.as_view_mut(),
+                weighted_a: a.as_view_mut(),
+                weights_grad: weights_grad.as_view_mut(),
+                scratch: scratch.as_view_mut(),
+            })
         })?;
         print(
             launches,
@@ -260,29 +229,25 @@ fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
     }
     if "experts_down_weight_grad".contains(wanted) {
         let launches = counted(cuda, || {
-            cuda.experts_down_weight_grad(
-                &config,
-                tokens,
-                View::from(&x),
-                View::from(&a),
-                plan.map(),
-                WeightGrad::Overwrite(down_grad.as_view_mut()),
-                scratch.as_view_mut(),
-            )
+            cuda.experts_down_weight_grad(ExpertsDownWeightGrad::<Cuda, bf16> {
+                plan: &plan,
+                output_grad: View::from(&x),
+                weighted_a: View::from(&a),
+                grad: WeightGrad::Overwrite(down_grad.as_view_mut()),
+                scratch: scratch.as_view_mut(),
+            })
         })?;
         print(launches, t * h_ + r * i + e * i * h_, 2.0 * r * i * h_);
     }
     if "experts_up_weight_grad".contains(wanted) {
         let launches = counted(cuda, || {
-            cuda.experts_up_weight_grad(
-                &config,
-                tokens,
-                View::from(&x),
-                View::from(&h),
-                plan.map(),
-                WeightGrad::Overwrite(gate_up_grad.as_view_mut()),
-                scratch.as_view_mut(),
-            )
+            cuda.experts_up_weight_grad(ExpertsUpWeightGrad::<Cuda, bf16> {
+                plan: &plan,
+                x: View::from(&x),
+                h_grad: View::from(&h),
+                grad: WeightGrad::Overwrite(gate_up_grad.as_view_mut()),
+                scratch: scratch.as_view_mut(),
+            })
         })?;
         print(
             launches,
@@ -294,19 +259,17 @@ fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
         let logits_grad = cuda.allocate::<f32>(tokens * experts)?;
         let router = allocate(experts * hidden)?;
         let launches = counted(cuda, || {
-            cuda.experts_input_grad::<bf16, bf16>(
-                &config,
-                tokens,
-                View::from(&h),
-                View::from(&gate_up),
-                plan.map(),
-                RouterPart {
+            cuda.experts_input_grad(ExpertsInputGrad::<Cuda, bf16> {
+                plan: &plan,
+                h_grad: View::from(&h),
+                gate_up: View::from(&gate_up),
+                router: RouterPart {
                     logits_grad: View::from(&logits_grad),
                     weight: View::from(&router),
                 },
-                output.as_view_mut(),
-                scratch.as_view_mut(),
-            )
+                x_grad: output.as_view_mut(),
+                scratch: scratch.as_view_mut(),
+            })
         })?;
         print(
             launches,
@@ -346,23 +309,21 @@ fn compare_with_naive(cuda: &Cuda) -> Result<()> {
     let (tokens, hidden, inner, experts, top_k) = (256, 512, 256, 8, 4);
     let config = MoeConfig::builder(hidden, inner, experts, top_k).build()?;
     let rows = config.max_rows(tokens);
-    let plan = Plan::random(cuda, &config, tokens)?;
+    let plan = random_plan(cuda, &config, tokens)?;
     let x = cuda.allocate::<bf16>(tokens * hidden)?;
     let gate_up = cuda.allocate::<bf16>(experts * 2 * inner * hidden)?;
     let mut h = cuda.allocate::<bf16>(rows * 2 * inner)?;
     let mut a = cuda.allocate::<bf16>(rows * inner)?;
     let mut scratch = cuda.allocate::<f32>(cuda.scratch_elements::<bf16>(&config, tokens))?;
     let ours = counted(cuda, || {
-        cuda.experts_up(
-            &config,
-            tokens,
-            View::from(&x),
-            View::from(&gate_up),
-            plan.map(),
-            Some(h.as_view_mut()),
-            a.as_view_mut(),
-            scratch.as_view_mut(),
-        )
+        cuda.experts_up(ExpertsUp::<Cuda, bf16> {
+            plan: &plan,
+            x: View::from(&x),
+            gate_up: View::from(&gate_up),
+            h: Some(h.as_view_mut()),
+            a: a.as_view_mut(),
+            scratch: scratch.as_view_mut(),
+        })
     })?;
     let grid = LaunchConfig {
         grid_dim: ((2 * inner / 16) as u32, rows.div_ceil(16) as u32, 1),
@@ -372,12 +333,15 @@ fn compare_with_naive(cuda: &Cuda) -> Result<()> {
     let [experts_, top_k_, hidden_, columns] =
         [experts, top_k, hidden, 2 * inner].map(|n| n as i32);
     let stream = cuda.stream();
+    let map = plan.map();
+    let (offsets, _of_offsets) = map.offsets.address(stream);
+    let (row_to_assignment, _of_rows) = map.row_to_assignment.address(stream);
     let mut launch = stream.launch_builder(&naive);
     launch
         .arg(&x)
         .arg(&gate_up)
-        .arg(&plan.offsets)
-        .arg(&plan.row_to_assignment);
+        .arg(&offsets)
+        .arg(&row_to_assignment);
     launch
         .arg(&experts_)
         .arg(&top_k_)

@@ -15,8 +15,9 @@ use millet::cuda::View;
 use millet::cudarc::driver::{CudaSlice, LaunchConfig, PushKernelArg};
 use millet::half::bf16;
 use millet::{
-    Backend, Capacity, Cuda, DispatchOutput, Logits, Losses, MoeConfig, RouterInput, RouterOutput,
-    RouterPart, RouterSaved, RowMap, WeightGrad, stats_elements,
+    Capacity, Cuda, Dispatch, DispatchForward, Logits, Losses, Memory, MoeConfig, Permute,
+    PermuteBackward, PermuteForward, Plan, Router, RouterBackward, RouterForward, RouterPart,
+    RouterWeightGrad, UnpermuteBackward, UnpermuteForward, WeightGrad, stats_elements,
 };
 
 use counting::{Launch, Result, compile, counted, counting_device};
@@ -127,65 +128,58 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
         ),
     ];
     for (name, logits, bytes) in inputs {
-        let input = RouterInput::<Cuda, bf16> {
-            logits,
-            selection_bias: None,
-        };
         let launches = counted(cuda, || {
-            let output = RouterOutput {
+            cuda.router_forward(RouterForward::<Cuda, bf16> {
+                config: &config,
+                tokens,
+                logits,
+                selection_bias: None,
                 ids: ids.as_view_mut(),
                 weights: weights.as_view_mut(),
                 lse: lse.as_view_mut(),
                 counts: counts.as_view_mut(),
                 stats: stats.as_view_mut(),
-                logits: None,
-            };
-            cuda.router_forward(&config, tokens, input, output, scratch.as_view_mut())
+                logits_output: None,
+                scratch: scratch.as_view_mut(),
+            })
         })?;
         table.row(name, bytes + routed_bytes, &launches);
     }
 
-    let mut offsets = cuda.allocate::<i32>(experts + 1)?;
-    let mut to_assignment = cuda.allocate::<i32>(rows)?;
-    let mut to_row = cuda.allocate::<i32>(assignments)?;
-    let mut tiles = cuda.allocate::<i32>(2 * config.max_row_tiles(tokens))?;
     let dropping = base().capacity(Capacity::new(1.5)).build()?;
-    for (name, config) in [("dispatch, capacity 1.5", &dropping), ("dispatch", &config)] {
+    let mut dropping_plan = Plan::new(cuda, &dropping, tokens)?;
+    let mut plan = Plan::new(cuda, &config, tokens)?;
+    for (name, config, plan) in [
+        ("dispatch, capacity 1.5", &dropping, &mut dropping_plan),
+        ("dispatch", &config, &mut plan),
+    ] {
         let rows = config.max_rows(tokens);
         let launches = counted(cuda, || {
-            let output = DispatchOutput {
-                offsets: offsets.as_view_mut(),
-                row_to_assignment: to_assignment.slice_mut(..rows),
-                assignment_to_row: to_row.as_view_mut(),
-                row_tiles: tiles.slice_mut(..2 * config.max_row_tiles(tokens)),
-            };
-            let ids = View::from(&ids);
-            cuda.dispatch(
+            cuda.dispatch(DispatchForward {
                 config,
                 tokens,
-                ids,
-                weights.as_view_mut(),
-                output,
-                scratch.as_view_mut(),
-            )
+                ids: View::from(&ids),
+                weights: weights.as_view_mut(),
+                plan,
+                scratch: scratch.as_view_mut(),
+            })
         })?;
         let floor = 8 * assignments + 4 * rows + 4 * experts + 8 * config.max_row_tiles(tokens);
         table.row(name, floor, &launches);
     }
 
-    let map = RowMap::<Cuda> {
-        offsets: View::from(&offsets),
-        row_to_assignment: View::from(&to_assignment),
-        assignment_to_row: View::from(&to_row),
-        row_tiles: View::from(&tiles),
-    };
+    let plan = &plan;
     let row_bytes = 2 * rows * HIDDEN;
     let mut permuted = cuda.allocate::<bf16>(rows * HIDDEN)?;
     let mut output = cuda.allocate::<bf16>(tokens * HIDDEN)?;
     let mut rows_grad = cuda.allocate::<bf16>(rows * HIDDEN)?;
     let mut weights_grad = cuda.allocate::<f32>(assignments)?;
     let launches = counted(cuda, || {
-        cuda.permute(&config, tokens, View::from(&x), map, permuted.as_view_mut())
+        cuda.permute(PermuteForward {
+            plan,
+            x: View::from(&x),
+            rows: permuted.as_view_mut(),
+        })
     })?;
     table.row(
         "permute",
@@ -193,8 +187,12 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
         &launches,
     );
     let launches = counted(cuda, || {
-        let (rows, weights) = (View::from(&permuted), View::from(&weights));
-        cuda.unpermute(&config, tokens, rows, weights, map, output.as_view_mut())
+        cuda.unpermute(UnpermuteForward {
+            plan,
+            rows: View::from(&permuted),
+            weights: View::from(&weights),
+            output: output.as_view_mut(),
+        })
     })?;
     table.row(
         "unpermute",
@@ -202,19 +200,14 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
         &launches,
     );
     let launches = counted(cuda, || {
-        let (rows, weights) = (View::from(&permuted), View::from(&weights));
-        let (rows_grad, weights_grad) = (rows_grad.as_view_mut(), weights_grad.as_view_mut());
-        let grad = View::from(&output);
-        cuda.unpermute_backward(
-            &config,
-            tokens,
-            grad,
-            rows,
-            weights,
-            map,
-            rows_grad,
-            weights_grad,
-        )
+        cuda.unpermute_backward(UnpermuteBackward {
+            plan,
+            output_grad: View::from(&output),
+            rows: View::from(&permuted),
+            weights: View::from(&weights),
+            rows_grad: rows_grad.as_view_mut(),
+            weights_grad: weights_grad.as_view_mut(),
+        })
     })?;
     table.row(
         "unpermute backward",
@@ -225,20 +218,20 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
     let mut logits_grad = cuda.allocate::<f32>(tokens * experts)?;
     let saved_bytes = 12 * assignments + 4 * tokens + 4 * experts;
     for (name, logits, bytes) in inputs {
-        let input = RouterInput::<Cuda, bf16> {
-            logits,
-            selection_bias: None,
-        };
         let launches = counted(cuda, || {
-            let saved = RouterSaved {
+            cuda.router_backward(RouterBackward::<Cuda, bf16> {
+                config: &config,
+                tokens,
+                logits,
                 ids: View::from(&ids),
                 weights: View::from(&weights),
                 lse: View::from(&lse),
                 counts: View::from(&counts),
-            };
-            let grad = View::from(&weights_grad);
-            let (dz, scratch) = (logits_grad.as_view_mut(), scratch.as_view_mut());
-            cuda.router_backward(&config, tokens, input, saved, grad, 1.0, dz, scratch)
+                weights_grad: View::from(&weights_grad),
+                loss_gradient: 1.0,
+                logits_grad: logits_grad.as_view_mut(),
+                scratch: scratch.as_view_mut(),
+            })
         })?;
         let floor = bytes + saved_bytes + 4 * tokens * experts;
         table.row(&name.replace("router", "router backward"), floor, &launches);
@@ -246,9 +239,14 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
     let dz_bytes = 4 * tokens * experts;
     let mut grad = cuda.allocate::<bf16>(experts * HIDDEN)?;
     let launches = counted(cuda, || {
-        let grad = WeightGrad::Overwrite(grad.as_view_mut());
-        let (dz, x) = (View::from(&logits_grad), View::from(&x));
-        cuda.router_weight_grad::<bf16, bf16>(&config, tokens, dz, x, grad, scratch.as_view_mut())
+        cuda.router_weight_grad(RouterWeightGrad::<Cuda, bf16> {
+            config: &config,
+            tokens,
+            logits_grad: View::from(&logits_grad),
+            x: View::from(&x),
+            grad: WeightGrad::Overwrite(grad.as_view_mut()),
+            scratch: scratch.as_view_mut(),
+        })
     })?;
     table.row(
         "router weight gradient",
@@ -264,9 +262,13 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
             weight: View::from(&weight),
         });
         let launches = counted(cuda, || {
-            let (rows, x_grad) = (View::from(&permuted), output.as_view_mut());
-            let scratch = scratch.as_view_mut();
-            cuda.permute_backward::<bf16, bf16>(&config, tokens, rows, map, router, x_grad, scratch)
+            cuda.permute_backward(PermuteBackward::<Cuda, bf16> {
+                plan,
+                rows_grad: View::from(&permuted),
+                router,
+                x_grad: output.as_view_mut(),
+                scratch: scratch.as_view_mut(),
+            })
         })?;
         let router_bytes = if part { dz_bytes + weight_bytes } else { 0 };
         table.row(
@@ -275,15 +277,7 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
             &launches,
         );
     }
-    naive(
-        cuda,
-        &table,
-        &config,
-        tokens,
-        [&ids, &to_row],
-        [&logits, &weights],
-        &permuted,
-    )
+    naive(cuda, &table, plan, &ids, [&logits, &weights], &permuted)
 }
 
 /// What somebody would write first.
@@ -329,9 +323,8 @@ extern "C" __global__ void naive_combine(const __nv_bfloat16 *rows, const float 
 fn naive(
     cuda: &Cuda,
     table: &Table,
-    config: &MoeConfig,
-    tokens: usize,
-    [ids, to_row]: [&CudaSlice<i32>; 2],
+    plan: &Plan<Cuda>,
+    ids: &CudaSlice<i32>,
     [logits, weights]: [&CudaSlice<f32>; 2],
     rows: &CudaSlice<bf16>,
 ) -> Result<()> {
@@ -339,7 +332,9 @@ fn naive(
         println!("\nno nvcc: the naive kernels are left out");
         return Ok(());
     };
+    let (config, tokens) = (plan.config(), plan.tokens());
     let stream = cuda.stream();
+    let (to_row, _guard) = plan.map().assignment_to_row.address(stream);
     let (router, combine) = (
         module.load_function("naive_router")?,
         module.load_function("naive_combine")?,
@@ -369,7 +364,7 @@ fn naive(
     );
     let launches = counted(cuda, || {
         let mut launch = stream.launch_builder(&combine);
-        launch.arg(rows).arg(weights).arg(to_row).arg(&mut out);
+        launch.arg(rows).arg(weights).arg(&to_row).arg(&mut out);
         launch.arg(&tokens_).arg(&top_k_).arg(&hidden_);
         // SAFETY: as above.
         unsafe { launch.launch(grid(tokens * HIDDEN)) }.map(|_| ())

@@ -1,7 +1,7 @@
 //! What the router measured.
 
-use crate::backend::stats;
 use crate::config::ConfigError;
+use crate::ops::stats;
 
 /// The instruments of arXiv 2506.02890, from the router's own pass.
 #[derive(Debug, Clone, PartialEq)]

@@ -51,16 +51,16 @@ pub enum Error {
         have: usize,
     },
 
-    /// A `Saved` or a `Workspace` of a layer of another configuration.
+    /// A `Plan`, a `Saved` or a `Workspace` of another configuration.
     #[error(
-        "{operation}: the `{object}` is of a layer with {given}, but this layer has {expected}"
+        "{operation}: the `{object}` is of a configuration with {given}, but this one has {expected}"
     )]
     WrongConfiguration {
         /// Operation that refused.
         operation: &'static str,
-        /// `Saved` or `Workspace`.
+        /// `Plan`, `Saved` or `Workspace`.
         object: &'static str,
-        /// The layer's fields that differ, and their values.
+        /// The fields that differ, and their values.
         expected: String,
         /// The object's.
         given: String,
@@ -129,16 +129,15 @@ pub enum Error {
         ordinal: usize,
     },
 
-    /// A `Workspace` was made for another stream. Work in two streams, or a graph in flight in one and work in the other, would
-    /// overwrite each other's scratch.
+    /// A `Plan`, a `Saved` or a `Workspace` was made for another stream. Work in two streams, or a graph in flight in one and work in
+    /// the other, would overwrite what the other still uses.
     #[error(
-        "{operation}: the `{object}` was made by a backend of another stream; make one for each stream, with a layer whose backend \
-         is of that stream"
+        "{operation}: the `{object}` was made by a backend of another stream; make one for each stream, with a backend of that stream"
     )]
     WrongStream {
         /// Operation that refused.
         operation: &'static str,
-        /// `Workspace`.
+        /// `Plan`, `Saved` or `Workspace`.
         object: &'static str,
     },
 

@@ -1,14 +1,15 @@
 //! The layer: router → dispatch → up → down → combine, and back, written once over a backend's operations.
 
-use crate::backend::{
-    Backend, DispatchOutput, Logits, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap,
-    WeightGradOf, stats, stats_elements,
-};
-use crate::check;
+use crate::check::{self, Check, Dim::*};
 use crate::config::MoeConfig;
 use crate::diagnostics::Diagnostics;
 use crate::element::{Element, Real};
 use crate::error::{Error, Result};
+use crate::ops::{
+    Backend, DispatchForward, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad,
+    ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Logits, Memory, Plan, RouterBackward,
+    RouterForward, RouterPart, RouterWeightGrad, WeightGrad, WeightGradOf, stats, stats_elements,
+};
 
 /// A Mixture-of-Experts layer on a backend. It holds no weights: the trainer owns them, their gradients and their
 /// optimiser, and lends views of them.
@@ -68,7 +69,7 @@ pub enum Keep {
 /// Views of a layer's weights.
 ///
 /// The router weight is in the tokens' type `T` or in its accumulation type.
-pub struct Weights<'a, B: Backend, T: Element, W: Element<Acc = T::Acc> = T> {
+pub struct Weights<'a, B: Memory, T: Element, W: Element<Acc = T::Acc> = T> {
     /// [E, H].
     pub router: B::View<'a, W>,
     /// \[E\], with [`ScoreFunction::Sigmoid`](crate::ScoreFunction::Sigmoid) only.
@@ -79,15 +80,15 @@ pub struct Weights<'a, B: Backend, T: Element, W: Element<Acc = T::Acc> = T> {
     pub down: B::View<'a, T>,
 }
 
-impl<B: Backend, T: Element, W: Element<Acc = T::Acc>> Clone for Weights<'_, B, T, W> {
+impl<B: Memory, T: Element, W: Element<Acc = T::Acc>> Clone for Weights<'_, B, T, W> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<B: Backend, T: Element, W: Element<Acc = T::Acc>> Copy for Weights<'_, B, T, W> {}
+impl<B: Memory, T: Element, W: Element<Acc = T::Acc>> Copy for Weights<'_, B, T, W> {}
 
 /// Where backward writes.
-pub struct Gradients<'a, B: Backend, T: Element, W: Element<Acc = T::Acc> = T> {
+pub struct Gradients<'a, B: Memory, T: Element, W: Element<Acc = T::Acc> = T> {
     /// [T, H], overwritten.
     pub x: B::ViewMut<'a, T>,
     /// [E, H].
@@ -99,50 +100,44 @@ pub struct Gradients<'a, B: Backend, T: Element, W: Element<Acc = T::Acc> = T> {
 }
 
 /// What backward starts from.
-pub struct BackwardInput<'x, 'g, B: Backend, T: Element> {
+pub struct BackwardInput<'a, B: Memory, T: Element> {
     /// The x of forward, [T, H].
-    pub x: B::View<'x, T>,
+    pub x: B::View<'a, T>,
     /// Gradient of the output, [T, H].
-    pub output_grad: B::View<'g, T>,
+    pub output_grad: B::View<'a, T>,
     /// Gradient of the sum of the auxiliary losses: 1, or the loss scale of mixed-precision training.
     pub loss_gradient: f64,
 }
 
 /// One layer's memory between forward and backward. Many layers of a model have one each, and share a [`Workspace`].
 ///
-/// Forward takes one that was made for the same sizes (H, I, E, K and capacity factor), whatever the layer's other choices;
-/// what reads it afterwards must have the whole configuration of that forward pass.
+/// Forward takes one that was made for the same sizes (H, I, E, K and capacity factor) and in the same stream, whatever the layer's
+/// other choices; what reads it afterwards must have the whole configuration of that forward pass.
 #[derive(Debug)]
-pub struct Saved<B: Backend, T: Element> {
-    /// Of the layer that made it, then of the last that filled it.
-    config: MoeConfig,
+pub struct Saved<B: Memory, T: Element> {
+    plan: Plan<B>,
     keep: Keep,
-    max_tokens: usize,
     stage: Stage,
     ids: B::Buffer<i32>,
     weights: B::Buffer<T::Acc>,
     lse: B::Buffer<T::Acc>,
     counts: B::Buffer<i32>,
     stats: B::Buffer<T::Acc>,
-    offsets: B::Buffer<i32>,
-    row_to_assignment: B::Buffer<i32>,
-    assignment_to_row: B::Buffer<i32>,
-    row_tiles: B::Buffer<i32>,
     h: Option<B::Buffer<T>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Empty,
-    Forward { tokens: usize },
-    Backward { tokens: usize },
+    Forward,
+    Backward,
 }
 
 /// Memory that is free again when forward or backward returns. It serves every layer of the same sizes (H, I, E, K and capacity
 /// factor) in the stream of the backend that made it, captured steps and others: a graph runs in the stream that it was captured
 /// in, so that none of them is in flight with another.
 #[derive(Debug)]
-pub struct Workspace<B: Backend, T: Element> {
+pub struct Workspace<B: Memory, T: Element> {
     config: MoeConfig,
     keep: Keep,
     max_tokens: usize,
@@ -183,25 +178,20 @@ impl<B: Backend> MoeLayer<B> {
         let h = (keep == Keep::Hidden)
             .then(|| backend.allocate(rows * 2 * self.config.intermediate_size()));
         Ok(Saved {
-            config: self.config.clone(),
+            plan: Plan::new(backend, &self.config, max_tokens)?,
             keep,
-            max_tokens,
             stage: Stage::Empty,
             ids: backend.allocate(max_tokens * top_k)?,
             weights: backend.allocate(max_tokens * top_k)?,
             lse: backend.allocate(max_tokens)?,
             counts: backend.allocate(experts)?,
             stats: backend.allocate(stats_elements(&self.config))?,
-            offsets: backend.allocate(experts + 1)?,
-            row_to_assignment: backend.allocate(rows)?,
-            assignment_to_row: backend.allocate(max_tokens * top_k)?,
-            row_tiles: backend.allocate(2 * self.config.max_row_tiles(max_tokens))?,
             h: h.transpose()?,
         })
     }
 
     /// Memory for forward and backward of up to `max_tokens` tokens, for all layers of these sizes; see
-    /// [`Backend::scratch_elements`] for what its size depends on.
+    /// [`Memory::scratch_elements`] for what its size depends on.
     ///
     /// # Errors
     /// As [`saved`](Self::saved).
@@ -232,9 +222,9 @@ impl<B: Backend> MoeLayer<B> {
     /// `x` [T, H] → `output` [T, H]; T is taken from x's length.
     ///
     /// # Errors
-    /// When a shape does not fit, a tensor is of another device or context, `saved` or `workspace` was made for fewer tokens or
-    /// other sizes, or `workspace` for another stream: then nothing was written. When the backend cannot do this configuration or
-    /// a tensor is not aligned, which an operation finds when it comes to it: then `saved` holds no forward pass.
+    /// When a shape does not fit, memory is of another device or context, or `saved` or `workspace` was made for fewer tokens, other
+    /// sizes or another stream: then nothing was written. When the backend cannot do this configuration or a tensor is not aligned,
+    /// which an operation finds when it comes to it: then `saved` holds no forward pass.
     pub fn forward<T: Element, W: Element<Acc = T::Acc>>(
         &self,
         weights: Weights<'_, B, T, W>,
@@ -246,81 +236,60 @@ impl<B: Backend> MoeLayer<B> {
         const OPERATION: &str = "layer forward";
         let config = &self.config;
         self.check_memory(OPERATION, saved, workspace)?;
-        let tokens = self.tokens(OPERATION, B::len(x), saved.max_tokens, workspace)?;
-        check::experts_weights(&self.backend, OPERATION, config, &weights)?;
-        let hidden = ("H", config.hidden_size());
-        check::matrix(
-            OPERATION,
-            "output",
-            B::len_mut(&output),
-            ("T", tokens),
-            hidden,
-        )?;
-        self.backend.check_place(OPERATION, "x", x)?;
-        self.backend.check_place_mut(OPERATION, "output", &output)?;
+        let tokens = B::len(x) / config.hidden_size();
+        let check = self.check(OPERATION, tokens);
+        check.room(saved.plan.max_tokens(), "`Saved` was made for so many")?;
+        check.room(workspace.max_tokens, WORKSPACE_ROOM)?;
+        check.read("x", x, &[Tokens, Hidden])?;
+        check.weights::<T, W>(&weights)?;
+        check.write("output", &output, &[Tokens, Hidden])?;
         saved.stage = Stage::Empty;
-        saved.config.clone_from(config);
 
         let size = Sizes::new(config, tokens);
-        let router_output = RouterOutput {
+        let scratch_elements = workspace.scratch_elements;
+        let scratch = &mut workspace.scratch;
+        self.backend.router_forward(RouterForward::<B, T, W> {
+            config,
+            tokens,
+            logits: Logits::FromTokens {
+                x: B::shorten(x),
+                weight: B::shorten(weights.router),
+            },
+            selection_bias: weights.selection_bias.map(B::shorten),
             ids: B::view_mut(&mut saved.ids, size.assignments),
             weights: B::view_mut(&mut saved.weights, size.assignments),
             lse: B::view_mut(&mut saved.lse, tokens),
             counts: B::view_mut(&mut saved.counts, size.experts),
             stats: B::view_mut(&mut saved.stats, stats_elements(config)),
-            logits: None,
-        };
-        let input = self.router_input(&weights, x);
-        let scratch_elements = workspace.scratch_elements;
-        let scratch = &mut workspace.scratch;
-        self.backend.router_forward::<T, W>(
+            logits_output: None,
+            scratch: B::view_mut(scratch, scratch_elements),
+        })?;
+        self.backend.dispatch(DispatchForward {
             config,
             tokens,
-            input,
-            router_output,
-            B::view_mut(scratch, scratch_elements),
-        )?;
-        let plan = DispatchOutput {
-            offsets: B::view_mut(&mut saved.offsets, size.experts + 1),
-            row_to_assignment: B::view_mut(&mut saved.row_to_assignment, size.rows),
-            assignment_to_row: B::view_mut(&mut saved.assignment_to_row, size.assignments),
-            row_tiles: B::view_mut(&mut saved.row_tiles, size.row_tiles),
-        };
-        self.backend.dispatch(
-            config,
-            tokens,
-            B::view(&saved.ids, size.assignments),
-            B::view_mut(&mut saved.weights, size.assignments),
+            ids: B::view(&saved.ids, size.assignments),
+            weights: B::view_mut(&mut saved.weights, size.assignments),
+            plan: &mut saved.plan,
+            scratch: B::view_mut(scratch, scratch_elements),
+        })?;
+        let plan = &saved.plan;
+        self.backend.experts_up(ExpertsUp::<B, T> {
             plan,
-            B::view_mut(scratch, scratch_elements),
-        )?;
-        let map = RowMap {
-            offsets: B::view(&saved.offsets, size.experts + 1),
-            row_to_assignment: B::view(&saved.row_to_assignment, size.rows),
-            assignment_to_row: B::view(&saved.assignment_to_row, size.assignments),
-            row_tiles: B::view(&saved.row_tiles, size.row_tiles),
-        };
-        self.backend.experts_up(
-            config,
-            tokens,
-            x,
-            weights.gate_up,
-            map,
-            saved.h.as_mut().map(|h| B::view_mut(h, size.h)),
-            B::view_mut(&mut workspace.a, size.a),
-            B::view_mut(scratch, scratch_elements),
-        )?;
-        self.backend.experts_down(
-            config,
-            tokens,
-            B::view(&workspace.a, size.a),
-            weights.down,
-            B::view(&saved.weights, size.assignments),
-            map,
-            output,
-            B::view_mut(scratch, scratch_elements),
-        )?;
-        saved.stage = Stage::Forward { tokens };
+            x: B::shorten(x),
+            gate_up: B::shorten(weights.gate_up),
+            h: saved.h.as_mut().map(|h| B::view_mut(h, size.h)),
+            a: B::view_mut(&mut workspace.a, size.a),
+            scratch: B::view_mut(scratch, scratch_elements),
+        })?;
+        self.backend.experts_down(ExpertsDown::<B, T> {
+            plan,
+            a: B::view(&workspace.a, size.a),
+            down: B::shorten(weights.down),
+            weights: B::view(&saved.weights, size.assignments),
+            output: B::shorten_mut(output),
+            scratch: B::view_mut(scratch, scratch_elements),
+        })?;
+        saved.stage = Stage::Forward;
         Ok(())
     }
 
@@ -334,7 +303,7 @@ impl<B: Backend> MoeLayer<B> {
     pub fn backward<T: Element, W: Element<Acc = T::Acc>>(
         &self,
         weights: Weights<'_, B, T, W>,
-        input: BackwardInput<'_, '_, B, T>,
+        input: BackwardInput<'_, B, T>,
         saved: &mut Saved<B, T>,
         workspace: &mut Workspace<B, T>,
         gradients: Gradients<'_, B, T, W>,
@@ -352,15 +321,21 @@ impl<B: Backend> MoeLayer<B> {
         };
         self.check_memory(OPERATION, saved, workspace)?;
         let tokens = match saved.stage {
-            Stage::Forward { tokens } => tokens,
+            Stage::Forward => saved.plan.tokens(),
             Stage::Empty => return Err(refuse("there was no forward pass with this `Saved`")),
-            Stage::Backward { .. } => {
+            Stage::Backward => {
                 return Err(refuse(
                     "this `Saved` was used up by an earlier backward; run forward again",
                 ));
             }
         };
-        check::same_configuration(OPERATION, "Saved", config, &saved.config, MoeConfig::fields)?;
+        check::same_configuration(
+            OPERATION,
+            "Saved",
+            config,
+            saved.plan.config(),
+            MoeConfig::fields,
+        )?;
         if saved.keep == Keep::Nothing {
             return Err(refuse(
                 "the `Saved` was made with Keep::Nothing; make it with Keep::Hidden or Keep::Routing to train",
@@ -376,13 +351,12 @@ impl<B: Backend> MoeLayer<B> {
                 "the `Saved` was made with Keep::Routing and has no h, and the `Workspace` was not made with Keep::Routing to make it again",
             ));
         }
-        let given = self.tokens(OPERATION, B::len(x), saved.max_tokens, workspace)?;
-        let hidden = config.hidden_size();
-        check::matrix(OPERATION, "x", given * hidden, ("T", tokens), ("H", hidden))?;
-        let backend = &self.backend;
-        check::experts_weights(backend, OPERATION, config, &weights)?;
-        backend.check_place(OPERATION, "x", x)?;
-        check::gradients(backend, OPERATION, config, tokens, output_grad, &gradients)?;
+        let check = self.check(OPERATION, tokens);
+        check.room(workspace.max_tokens, WORKSPACE_ROOM)?;
+        check.read("x", x, &[Tokens, Hidden])?;
+        check.read("output_grad", output_grad, &[Tokens, Hidden])?;
+        check.weights::<T, W>(&weights)?;
+        check.gradients::<T, W>(&gradients)?;
         if !loss_gradient.is_finite() {
             let reason = format!("loss_gradient must be finite, but is {loss_gradient}");
             return Err(Error::Unsupported {
@@ -391,104 +365,86 @@ impl<B: Backend> MoeLayer<B> {
             });
         }
 
-        let size = Sizes::new(config, tokens);
-        let map = RowMap {
-            offsets: B::view(&saved.offsets, size.experts + 1),
-            row_to_assignment: B::view(&saved.row_to_assignment, size.rows),
-            assignment_to_row: B::view(&saved.assignment_to_row, size.assignments),
-            row_tiles: B::view(&saved.row_tiles, size.row_tiles),
-        };
+        let backend = &self.backend;
+        let (plan, size) = (&saved.plan, Sizes::new(config, tokens));
         let scratch_elements = workspace.scratch_elements;
         let scratch = &mut workspace.scratch;
         let h = match (&mut saved.h, &mut workspace.h) {
             (Some(h), _) => h,
             (None, Some(h)) => {
-                backend.experts_up(
-                    config,
-                    tokens,
-                    x,
-                    weights.gate_up,
-                    map,
-                    Some(B::view_mut(h, size.h)),
-                    B::view_mut(&mut workspace.a, size.a),
-                    B::view_mut(scratch, scratch_elements),
-                )?;
+                backend.experts_up(ExpertsUp::<B, T> {
+                    plan,
+                    x: B::shorten(x),
+                    gate_up: B::shorten(weights.gate_up),
+                    h: Some(B::view_mut(h, size.h)),
+                    a: B::view_mut(&mut workspace.a, size.a),
+                    scratch: B::view_mut(scratch, scratch_elements),
+                })?;
                 h
             }
             (None, None) => return Err(refuse("neither the `Saved` nor the `Workspace` has h")),
         };
         // From here on h is being overwritten: an error leaves nothing to go back to.
-        saved.stage = Stage::Backward { tokens };
-        let topk_weights = B::view(&saved.weights, size.assignments);
-        backend.experts_down_backward(
+        saved.stage = Stage::Backward;
+        backend.experts_down_backward(ExpertsDownBackward::<B, T> {
+            plan,
+            output_grad: B::shorten(output_grad),
+            down: B::shorten(weights.down),
+            weights: B::view(&saved.weights, size.assignments),
+            h: B::view_mut(h, size.h),
+            weighted_a: B::view_mut(&mut workspace.a, size.a),
+            weights_grad: B::view_mut(&mut workspace.weights_grad, size.assignments),
+            scratch: B::view_mut(scratch, scratch_elements),
+        })?;
+        backend.router_backward(RouterBackward::<B, T, W> {
             config,
             tokens,
-            output_grad,
-            weights.down,
-            topk_weights,
-            map,
-            B::view_mut(h, size.h),
-            B::view_mut(&mut workspace.a, size.a),
-            B::view_mut(&mut workspace.weights_grad, size.assignments),
-            B::view_mut(scratch, scratch_elements),
-        )?;
-        let router_saved = RouterSaved {
+            logits: Logits::FromTokens {
+                x: B::shorten(x),
+                weight: B::shorten(weights.router),
+            },
             ids: B::view(&saved.ids, size.assignments),
-            weights: topk_weights,
+            weights: B::view(&saved.weights, size.assignments),
             lse: B::view(&saved.lse, tokens),
             counts: B::view(&saved.counts, size.experts),
-        };
-        backend.router_backward::<T, W>(
-            config,
-            tokens,
-            self.router_input(&weights, x),
-            router_saved,
-            B::view(&workspace.weights_grad, size.assignments),
+            weights_grad: B::view(&workspace.weights_grad, size.assignments),
             loss_gradient,
-            B::view_mut(&mut workspace.logits_grad, size.logits),
-            B::view_mut(scratch, scratch_elements),
-        )?;
-        let logits_grad = B::view(&workspace.logits_grad, size.logits);
-        backend.experts_down_weight_grad(
-            config,
-            tokens,
-            output_grad,
-            B::view(&workspace.a, size.a),
-            map,
-            gradients.down,
-            B::view_mut(scratch, scratch_elements),
-        )?;
-        let h_grad = B::view(h, size.h);
-        backend.experts_up_weight_grad(
-            config,
-            tokens,
-            x,
-            h_grad,
-            map,
-            gradients.gate_up,
-            B::view_mut(scratch, scratch_elements),
-        )?;
-        backend.experts_input_grad::<T, W>(
-            config,
-            tokens,
-            h_grad,
-            weights.gate_up,
-            map,
-            RouterPart {
-                logits_grad,
-                weight: weights.router,
+            logits_grad: B::view_mut(&mut workspace.logits_grad, size.logits),
+            scratch: B::view_mut(scratch, scratch_elements),
+        })?;
+        backend.experts_down_weight_grad(ExpertsDownWeightGrad::<B, T> {
+            plan,
+            output_grad: B::shorten(output_grad),
+            weighted_a: B::view(&workspace.a, size.a),
+            grad: shorten_grad::<B, T>(gradients.down),
+            scratch: B::view_mut(scratch, scratch_elements),
+        })?;
+        backend.experts_up_weight_grad(ExpertsUpWeightGrad::<B, T> {
+            plan,
+            x: B::shorten(x),
+            h_grad: B::view(h, size.h),
+            grad: shorten_grad::<B, T>(gradients.gate_up),
+            scratch: B::view_mut(scratch, scratch_elements),
+        })?;
+        backend.experts_input_grad(ExpertsInputGrad::<B, T, W> {
+            plan,
+            h_grad: B::view(h, size.h),
+            gate_up: B::shorten(weights.gate_up),
+            router: RouterPart {
+                logits_grad: B::view(&workspace.logits_grad, size.logits),
+                weight: B::shorten(weights.router),
             },
-            gradients.x,
-            B::view_mut(scratch, scratch_elements),
-        )?;
-        backend.router_weight_grad::<T, W>(
+            x_grad: B::shorten_mut(gradients.x),
+            scratch: B::view_mut(scratch, scratch_elements),
+        })?;
+        backend.router_weight_grad(RouterWeightGrad::<B, T, W> {
             config,
             tokens,
-            logits_grad,
-            x,
-            gradients.router,
-            B::view_mut(scratch, scratch_elements),
-        )
+            logits_grad: B::view(&workspace.logits_grad, size.logits),
+            x: B::shorten(x),
+            grad: shorten_grad::<B, W>(gradients.router),
+            scratch: B::view_mut(scratch, scratch_elements),
+        })
     }
 
     /// The losses of the last forward pass, coefficients included: (load balancing, z). Waits for the device.
@@ -514,7 +470,7 @@ impl<B: Backend> MoeLayer<B> {
             .backend
             .read(B::view(&saved.stats, stats_elements(&self.config)))?;
         let counts = self.backend.read(B::view(&saved.counts, experts))?;
-        let offsets = self.backend.read(B::view(&saved.offsets, experts + 1))?;
+        let offsets = self.backend.read(saved.plan.map().offsets)?;
         let stats: Vec<f64> = stats.iter().map(|s| s.to_f64()).collect();
         Ok(Diagnostics::new(
             tokens,
@@ -532,14 +488,12 @@ impl<B: Backend> MoeLayer<B> {
     pub fn routing<T: Element>(&self, saved: &Saved<B, T>) -> Result<Routing<T::Acc>> {
         let tokens = self.forward_tokens("routing", saved)?;
         let size = Sizes::new(&self.config, tokens);
-        let read = |buffer, len| self.backend.read(B::view::<i32>(buffer, len));
+        let (backend, map) = (&self.backend, saved.plan.map());
         Ok(Routing {
-            ids: read(&saved.ids, size.assignments)?,
-            weights: self
-                .backend
-                .read(B::view(&saved.weights, size.assignments))?,
-            assignment_to_row: read(&saved.assignment_to_row, size.assignments)?,
-            offsets: read(&saved.offsets, size.experts + 1)?,
+            ids: backend.read(B::view(&saved.ids, size.assignments))?,
+            weights: backend.read(B::view(&saved.weights, size.assignments))?,
+            assignment_to_row: backend.read(map.assignment_to_row)?,
+            offsets: backend.read(map.offsets)?,
         })
     }
 
@@ -552,13 +506,13 @@ impl<B: Backend> MoeLayer<B> {
             operation,
             "Saved",
             &self.config,
-            &saved.config,
+            saved.plan.config(),
             MoeConfig::fields,
         )?;
         self.backend
-            .check_place(operation, "Saved", B::view(&saved.counts, 1))?;
+            .check_stream(operation, "Saved", B::view(&saved.counts, 1))?;
         match saved.stage {
-            Stage::Forward { tokens } | Stage::Backward { tokens } => Ok(tokens),
+            Stage::Forward | Stage::Backward => Ok(saved.plan.tokens()),
             Stage::Empty => {
                 let reason = "there was no forward pass with this `Saved`";
                 Err(Error::NotSaved { operation, reason })
@@ -566,7 +520,7 @@ impl<B: Backend> MoeLayer<B> {
         }
     }
 
-    /// Memory of these sizes, in the backend's device and context, the workspace in its stream.
+    /// Memory of these sizes, of the backend's stream.
     fn check_memory<T: Element>(
         &self,
         operation: &'static str,
@@ -574,7 +528,7 @@ impl<B: Backend> MoeLayer<B> {
         workspace: &Workspace<B, T>,
     ) -> Result<()> {
         let sizes = MoeConfig::size_fields;
-        check::same_configuration(operation, "Saved", &self.config, &saved.config, sizes)?;
+        check::same_configuration(operation, "Saved", &self.config, saved.plan.config(), sizes)?;
         check::same_configuration(
             operation,
             "Workspace",
@@ -582,55 +536,54 @@ impl<B: Backend> MoeLayer<B> {
             &workspace.config,
             sizes,
         )?;
-        let (saved, workspace) = (
-            B::view(&saved.counts, 1),
-            B::view(&workspace.scratch, workspace.scratch_elements),
-        );
-        self.backend.check_place(operation, "Saved", saved)?;
-        self.backend
-            .check_scratch(operation, "Workspace", workspace)
+        let scratch = B::view(&workspace.scratch, workspace.scratch_elements);
+        let backend = &self.backend;
+        backend.check_stream(operation, "Workspace", scratch)?;
+        backend.check_stream(operation, "Saved", B::view(&saved.counts, 1))
     }
 
-    fn router_input<'x, 'w, T: Element, W: Element<Acc = T::Acc>>(
-        &self,
-        weights: &Weights<'w, B, T, W>,
-        x: B::View<'x, T>,
-    ) -> RouterInput<'x, 'w, B, T, W> {
-        let logits = Logits::FromTokens {
-            x,
-            weight: weights.router,
-        };
-        RouterInput {
-            logits,
-            selection_bias: weights.selection_bias,
+    /// Begins the check of a pass's tensors.
+    fn check(&self, operation: &'static str, tokens: usize) -> Check<'_, B> {
+        Check {
+            backend: &self.backend,
+            operation,
+            config: &self.config,
+            tokens,
         }
     }
+}
 
-    /// T of an x of `elements`, within what the buffers were made for.
-    fn tokens<T: Element>(
+const WORKSPACE_ROOM: &str = "`Workspace` was made for so many";
+
+impl<B: Memory> Check<'_, B> {
+    fn weights<T: Element, W: Element<Acc = T::Acc>>(
         &self,
-        operation: &'static str,
-        elements: usize,
-        max_saved: usize,
-        workspace: &Workspace<B, T>,
-    ) -> Result<usize> {
-        let hidden = self.config.hidden_size();
-        let given = elements / hidden;
-        check::matrix(operation, "x", elements, ("T", given), ("H", hidden))?;
-        for (limit, reason) in [
-            (max_saved, "`Saved` was made for so many"),
-            (workspace.max_tokens, "`Workspace` was made for so many"),
-        ] {
-            if given > limit {
-                return Err(Error::TooManyTokens {
-                    operation,
-                    given,
-                    limit,
-                    reason,
-                });
-            }
-        }
-        Ok(given)
+        weights: &Weights<'_, B, T, W>,
+    ) -> Result<()> {
+        self.read("router weight", weights.router, &[Experts, Hidden])?;
+        self.selection_bias(weights.selection_bias)?;
+        self.read("gate_up", weights.gate_up, &[Experts, GateUp, Hidden])?;
+        self.read("down", weights.down, &[Experts, Hidden, Inner])
+    }
+
+    fn gradients<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        gradients: &Gradients<'_, B, T, W>,
+    ) -> Result<()> {
+        self.write("x gradient", &gradients.x, &[Tokens, Hidden])?;
+        self.grad::<W>("router gradient", &gradients.router, &[Experts, Hidden])?;
+        let (gate_up, down) = (&gradients.gate_up, &gradients.down);
+        self.grad::<T>("gate_up gradient", gate_up, &[Experts, GateUp, Hidden])?;
+        self.grad::<T>("down gradient", down, &[Experts, Hidden, Inner])
+    }
+}
+
+fn shorten_grad<'short, 'long: 'short, B: Memory, W: Element>(
+    grad: WeightGradOf<'long, B, W>,
+) -> WeightGradOf<'short, B, W> {
+    match grad {
+        WeightGrad::Overwrite(grad) => WeightGrad::Overwrite(B::shorten_mut(grad)),
+        WeightGrad::Accumulate(grad) => WeightGrad::Accumulate(B::shorten_mut(grad)),
     }
 }
 
@@ -651,8 +604,6 @@ pub struct Routing<A> {
 struct Sizes {
     experts: usize,
     assignments: usize,
-    rows: usize,
-    row_tiles: usize,
     h: usize,
     a: usize,
     logits: usize,
@@ -665,8 +616,6 @@ impl Sizes {
         Self {
             experts,
             assignments: tokens * config.top_k(),
-            rows,
-            row_tiles: 2 * config.max_row_tiles(tokens),
             h: rows * 2 * inner,
             a: rows * inner,
             logits: tokens * experts,

@@ -45,11 +45,11 @@ use crate::error::{Error, Result};
 /// When there is not one pair per expert, or a matrix has another number of elements.
 pub fn fuse_gate_up<T: Copy>(config: &MoeConfig, experts: &[(&[T], &[T])]) -> Result<Vec<T>> {
     const OPERATION: &str = "fuse gate and up";
-    let (inner, hidden) = sizes(config);
+    let [_, inner, hidden] = sizes(config);
     one_per_expert(OPERATION, config, "pair", experts.len())?;
     for (gate, up) in experts {
-        check::matrix(OPERATION, "gate", gate.len(), inner, hidden)?;
-        check::matrix(OPERATION, "up", up.len(), inner, hidden)?;
+        check::shape(OPERATION, "gate", gate.len(), &[inner, hidden])?;
+        check::shape(OPERATION, "up", up.len(), &[inner, hidden])?;
     }
     let halves = experts.iter().flat_map(|&(gate, up)| [gate, up]);
     Ok(halves.flatten().copied().collect())
@@ -76,10 +76,10 @@ pub fn split_gate_up<'a, T>(
 /// When there is not one matrix per expert, or one has another number of elements.
 pub fn fuse_down<T: Copy>(config: &MoeConfig, experts: &[&[T]]) -> Result<Vec<T>> {
     const OPERATION: &str = "fuse down";
-    let (inner, hidden) = sizes(config);
+    let [_, inner, hidden] = sizes(config);
     one_per_expert(OPERATION, config, "matrix", experts.len())?;
     for down in experts {
-        check::matrix(OPERATION, "down", down.len(), hidden, inner)?;
+        check::shape(OPERATION, "down", down.len(), &[hidden, inner])?;
     }
     Ok(experts.concat())
 }
@@ -89,8 +89,8 @@ pub fn fuse_down<T: Copy>(config: &MoeConfig, experts: &[&[T]]) -> Result<Vec<T>
 /// # Errors
 /// When `down` has another number of elements.
 pub fn split_down<'a, T>(config: &MoeConfig, down: &'a [T]) -> Result<Vec<&'a [T]>> {
-    let (inner, hidden) = sizes(config);
-    check::experts("split down", "down", down.len(), config, hidden, inner)?;
+    let [experts, inner, hidden] = sizes(config);
+    check::shape("split down", "down", down.len(), &[experts, hidden, inner])?;
     let expert = config.intermediate_size() * config.hidden_size();
     Ok(down.chunks_exact(expert).collect())
 }
@@ -126,16 +126,10 @@ pub fn transpose<T: Copy>(
     columns: usize,
     matrices: &[T],
 ) -> Result<Vec<T>> {
+    let shape = [("E", experts), ("rows", rows), ("columns", columns)];
+    check::shape("transpose", "matrices", matrices.len(), &shape)?;
     let size = rows.saturating_mul(columns);
-    let given = matrices.len();
-    check::elements(
-        "transpose",
-        "matrices",
-        given,
-        experts.saturating_mul(size),
-        || format!("[E={experts}, rows={rows}, columns={columns}]"),
-    )?;
-    let mut transposed = Vec::with_capacity(given);
+    let mut transposed = Vec::with_capacity(matrices.len());
     for matrix in matrices.chunks_exact(size.max(1)) {
         for column in 0..columns {
             transposed.extend((0..rows).map(|row| matrix[row * columns + column]));
@@ -144,25 +138,19 @@ pub fn transpose<T: Copy>(
     Ok(transposed)
 }
 
-type Dimension = (&'static str, usize);
-
-fn sizes(config: &MoeConfig) -> (Dimension, Dimension) {
-    (
+/// E, I and H.
+fn sizes(config: &MoeConfig) -> [check::Dimension; 3] {
+    [
+        ("E", config.num_experts()),
         ("I", config.intermediate_size()),
         ("H", config.hidden_size()),
-    )
+    ]
 }
 
 fn check_gate_up(operation: &'static str, config: &MoeConfig, given: usize) -> Result<()> {
-    let (inner, hidden) = sizes(config);
-    check::experts(
-        operation,
-        "gate_up",
-        given,
-        config,
-        ("2I", 2 * inner.1),
-        hidden,
-    )
+    let [experts, inner, hidden] = sizes(config);
+    let shape = [experts, ("2I", 2 * inner.1), hidden];
+    check::shape(operation, "gate_up", given, &shape)
 }
 
 fn one_per_expert(

@@ -2,21 +2,21 @@
 //! deterministic, behind one trait of operations, with a CPU reference that defines what is right.
 //!
 //! Start with [`MoeConfig`] (what a layer is) and [`MoeLayer`] (forward and backward, written once over a [`Backend`]). The
-//! operations can be called by themselves through [`Backend`]. [`presets`] has published layers, [`layouts`] brings a checkpoint's
-//! expert weights into this crate's order, [`scaling_law`] says which granularity pays.
+//! operations can be called by themselves, each with one struct of arguments that says what it computes. [`presets`] has published
+//! layers, [`layouts`] brings a checkpoint's expert weights into this crate's order, [`scaling_law`] says which granularity pays.
 //!
 //! # Operations
 //!
-//! In the order a token meets them; the file in `src/cpu/` that defines an operation has its name.
+//! In the order a token meets them; the files in `src/ops/`, `src/cpu/` and `src/cuda/` have the same names.
 //!
 //! | operation | forward | backward |
 //! |---|---|---|
-//! | router | [`router_forward`](Backend::router_forward) | [`router_backward`](Backend::router_backward), [`router_weight_grad`](Backend::router_weight_grad) |
-//! | dispatch | [`dispatch`](Backend::dispatch) | has no gradient |
-//! | up, with the gather and SwiGLU | [`experts_up`](Backend::experts_up) | [`experts_up_weight_grad`](Backend::experts_up_weight_grad), [`experts_input_grad`](Backend::experts_input_grad) |
-//! | down, with the combine | [`experts_down`](Backend::experts_down) | [`experts_down_backward`](Backend::experts_down_backward), [`experts_down_weight_grad`](Backend::experts_down_weight_grad) |
-//! | permute, for trainers that move rows themselves | [`permute`](Backend::permute) | [`permute_backward`](Backend::permute_backward) |
-//! | unpermute | [`unpermute`](Backend::unpermute) | [`unpermute_backward`](Backend::unpermute_backward) |
+//! | router | [`router_forward`](Router::router_forward) | [`router_backward`](Router::router_backward), [`router_weight_grad`](Router::router_weight_grad) |
+//! | dispatch | [`dispatch`](Dispatch::dispatch) | has no gradient |
+//! | up, with the gather and SwiGLU | [`experts_up`](Experts::experts_up) | [`experts_up_weight_grad`](Experts::experts_up_weight_grad), [`experts_input_grad`](Experts::experts_input_grad) |
+//! | down, with the combine | [`experts_down`](Experts::experts_down) | [`experts_down_backward`](Experts::experts_down_backward), [`experts_down_weight_grad`](Experts::experts_down_weight_grad) |
+//! | permute, for trainers that move rows themselves | [`permute`](Permute::permute) | [`permute_backward`](Permute::permute_backward) |
+//! | unpermute | [`unpermute`](Permute::unpermute) | [`unpermute_backward`](Permute::unpermute_backward) |
 //!
 //! On [`Cpu`] every operation takes `f32`, [`bf16`](half::bf16), [`f16`](half::f16) and, for checking, `f64` ([`Element`]). With the
 //! feature `cuda`, `Cuda` has all of them in `f32`, `bf16` and `f16`, on devices of compute capability 8.0 and later.
@@ -45,13 +45,15 @@
 //! | assignment → row | \[T·K\], −1: dropped | `i32` |
 //! | row tiles | [max row tiles, 2]: expert and first row, −1 after the last | `i32` |
 //!
-//! Ids below 0 or from E on, given to [`dispatch`](Backend::dispatch) by the caller, are sentinels: no row, no capacity, gradient 0.
+//! Ids below 0 or from E on, given to [`dispatch`](Dispatch::dispatch) by the caller, are sentinels: no row, no capacity, gradient 0.
+//! Offsets, maps and tiles are a [`Plan`]'s, which only dispatch fills.
 //!
 //! # Promises
 //!
 //! - Two runs on the same inputs and machine give the same bits, forward and backward.
 //! - An operation allocates nothing: memory is made once, by [`MoeLayer::saved`] and [`MoeLayer::workspace`].
 //! - Nothing needs the host to look at device data between operations.
+//! - No safe call reaches memory that it was not given: lengths, places and streams are compared on the host, ids in the kernels.
 //! - What does not fit is an [`Error`] that names the operation, what was expected and what was given, before anything is written.
 #![deny(missing_docs)]
 
@@ -59,7 +61,6 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-mod backend;
 mod check;
 mod config;
 mod cost;
@@ -72,13 +73,10 @@ mod error;
 mod layer;
 pub mod layouts;
 mod losses;
+mod ops;
 pub mod presets;
 pub mod scaling_law;
 
-pub use backend::{
-    Backend, DispatchOutput, Logits, LogitsOf, RouterInput, RouterOutput, RouterPart, RouterSaved,
-    RowMap, WeightGrad, WeightGradOf, stats_elements,
-};
 pub use config::{
     AuxScale, Capacity, ConfigError, DropPolicy, GroupLimit, Losses, MoeConfig, MoeConfigBuilder,
     Renormalize, RouterConfig, ScoreFunction, SingleExpert,
@@ -94,3 +92,10 @@ pub use element::{Element, Real, Scalar};
 pub use error::{Error, Result};
 pub use half;
 pub use layer::{BackwardInput, Gradients, Keep, MoeLayer, Routing, Saved, Weights, Workspace};
+pub use ops::{
+    Backend, Checked, Dispatch, DispatchForward, DispatchInto, Experts, ExpertsDown,
+    ExpertsDownBackward, ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad,
+    Logits, LogitsOf, Memory, Permute, PermuteBackward, PermuteForward, Plan, Router,
+    RouterBackward, RouterForward, RouterPart, RouterWeightGrad, RowMap, RowMapMut,
+    UnpermuteBackward, UnpermuteForward, WeightGrad, WeightGradOf, stats_elements,
+};

@@ -6,7 +6,11 @@
 use emulator_loader as _;
 use millet::cuda::F32Products;
 use millet::half::{bf16, f16};
-use millet::{Capacity, Cpu, Cuda, DropPolicy, Element, MoeConfig, Real, RouterPart, WeightGrad};
+use millet::{
+    Capacity, Cpu, Cuda, DropPolicy, Element, ExpertsDown, ExpertsDownBackward,
+    ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, MoeConfig, Plan, Real,
+    RouterPart, WeightGrad,
+};
 
 #[allow(dead_code)]
 #[path = "suite/generate.rs"]
@@ -19,7 +23,7 @@ mod harness;
 mod oracle;
 
 use generate::Rng;
-use harness::{DevicePlan, Tensor, TestBackend, dispatch, narrow, scratch, widen};
+use harness::{HostPlan, Tensor, TestBackend, dispatch, narrow, scratch, widen};
 
 /// With all checks of the emulator, if that is the driver: a finding fails the launch, and so the test.
 fn checked<B: TestBackend>() -> B {
@@ -190,19 +194,35 @@ fn run<B: TestBackend, T: Element>(case: &Case, inputs: &Inputs) -> Results {
     run_on::<B, T>(&checked(), case, inputs)
 }
 
+/// A plan on a backend.
+fn upload<B: TestBackend>(
+    backend: &B,
+    config: &MoeConfig,
+    tokens: usize,
+    host: &HostPlan,
+) -> Plan<B> {
+    let upload = |values: &[i32]| backend.upload(values).unwrap();
+    // SAFETY: read of a plan of the same sizes.
+    unsafe {
+        Plan::from_parts(
+            config.clone(),
+            tokens,
+            upload(&host.offsets),
+            upload(&host.row_to_assignment),
+            upload(&host.assignment_to_row),
+            upload(&host.row_tiles),
+        )
+    }
+}
+
 fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs) -> Results {
     let config = &case.config();
     let (tokens, hidden, inner) = (case.tokens, case.hidden, case.inner);
     let max_rows = config.max_rows(tokens);
     let (host, _) = dispatch::<Cpu, T::Acc>(&Cpu, config, &inputs.ids, &inputs.weights);
-    let offsets = host.offsets.read(&Cpu);
-    let rows = offsets[case.experts] as usize;
-    let plan = DevicePlan::<B> {
-        offsets: Tensor::new(backend, &offsets),
-        row_to_assignment: Tensor::new(backend, &host.row_to_assignment.read(&Cpu)),
-        assignment_to_row: Tensor::new(backend, &host.assignment_to_row.read(&Cpu)),
-        row_tiles: Tensor::new(backend, &host.row_tiles.read(&Cpu)),
-    };
+    let host = HostPlan::read(&Cpu, &host);
+    let rows = host.offsets[case.experts] as usize;
+    let plan = upload(backend, config, tokens, &host);
     let tensor = |values: &[f64]| Tensor::<B, T>::from_f64(backend, values);
     // NaN after the last row: whoever reads it is seen.
     let rows_of = |values: &[f64], columns: usize| {
@@ -228,16 +248,14 @@ fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs)
     let mut a = Tensor::<B, T>::garbage(backend, max_rows * inner);
     let mut memory = scratch::<B, T>(backend, config, tokens);
     backend
-        .experts_up(
-            config,
-            tokens,
-            x.view(),
-            gate_up.view(),
-            plan.map(),
-            Some(h.view_mut()),
-            a.view_mut(),
-            memory.view_mut(),
-        )
+        .experts_up(ExpertsUp::<B, T> {
+            plan: &plan,
+            x: x.view(),
+            gate_up: gate_up.view(),
+            h: Some(h.view_mut()),
+            a: a.view_mut(),
+            scratch: memory.view_mut(),
+        })
         .unwrap();
     // a is made of h as it is stored, to the bit.
     let (h, made) = (h.read(backend), a.read(backend));
@@ -255,16 +273,14 @@ fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs)
     let with_h = widen(&made);
     let mut a = Tensor::<B, T>::garbage(backend, max_rows * inner);
     backend
-        .experts_up(
-            config,
-            tokens,
-            x.view(),
-            gate_up.view(),
-            plan.map(),
-            None,
-            a.view_mut(),
-            memory.view_mut(),
-        )
+        .experts_up(ExpertsUp::<B, T> {
+            plan: &plan,
+            x: x.view(),
+            gate_up: gate_up.view(),
+            h: None,
+            a: a.view_mut(),
+            scratch: memory.view_mut(),
+        })
         .unwrap();
     let without_h = a.to_f64(backend);
     assert!(
@@ -276,16 +292,14 @@ fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs)
     let a = rows_of(&inputs.a, inner);
     let mut output = Tensor::<B, T>::garbage(backend, tokens * hidden);
     backend
-        .experts_down(
-            config,
-            tokens,
-            a.view(),
-            down.view(),
-            weights.view(),
-            plan.map(),
-            output.view_mut(),
-            memory.view_mut(),
-        )
+        .experts_down(ExpertsDown::<B, T> {
+            plan: &plan,
+            a: a.view(),
+            down: down.view(),
+            weights: weights.view(),
+            output: output.view_mut(),
+            scratch: memory.view_mut(),
+        })
         .unwrap();
     keep("output", output.to_f64(backend), tokens * hidden);
 
@@ -293,23 +307,21 @@ fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs)
     let mut weighted_a = Tensor::<B, T>::garbage(backend, max_rows * inner);
     let mut weights_grad = Tensor::<B, T::Acc>::garbage(backend, tokens * case.top_k);
     backend
-        .experts_down_backward(
-            config,
-            tokens,
-            output_grad.view(),
-            down.view(),
-            weights.view(),
-            plan.map(),
-            h.view_mut(),
-            weighted_a.view_mut(),
-            weights_grad.view_mut(),
-            memory.view_mut(),
-        )
+        .experts_down_backward(ExpertsDownBackward::<B, T> {
+            plan: &plan,
+            output_grad: output_grad.view(),
+            down: down.view(),
+            weights: weights.view(),
+            h: h.view_mut(),
+            weighted_a: weighted_a.view_mut(),
+            weights_grad: weights_grad.view_mut(),
+            scratch: memory.view_mut(),
+        })
         .unwrap();
     keep("dh", h.to_f64(backend), rows * 2 * inner);
     keep("w·a", weighted_a.to_f64(backend), rows * inner);
     let weights_grad = weights_grad.to_f64(backend);
-    let to_row = host.assignment_to_row.read(&Cpu);
+    let to_row = &host.assignment_to_row;
     for (assignment, &row) in to_row.iter().enumerate() {
         assert!(
             row >= 0 || weights_grad[assignment].to_bits() == 0,
@@ -321,32 +333,28 @@ fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs)
     let (rows_a, rows_h) = (rows_of(&inputs.a, inner), rows_of(&inputs.h, 2 * inner));
     let mut down_grad = Tensor::<B, T>::garbage(backend, inputs.down.len());
     backend
-        .experts_down_weight_grad(
-            config,
-            tokens,
-            output_grad.view(),
-            rows_a.view(),
-            plan.map(),
-            WeightGrad::Overwrite(down_grad.view_mut()),
-            memory.view_mut(),
-        )
+        .experts_down_weight_grad(ExpertsDownWeightGrad::<B, T> {
+            plan: &plan,
+            output_grad: output_grad.view(),
+            weighted_a: rows_a.view(),
+            grad: WeightGrad::Overwrite(down_grad.view_mut()),
+            scratch: memory.view_mut(),
+        })
         .unwrap();
     let mut gate_up_grad = Tensor::<B, T>::garbage(backend, inputs.gate_up.len());
     backend
-        .experts_up_weight_grad(
-            config,
-            tokens,
-            x.view(),
-            rows_h.view(),
-            plan.map(),
-            WeightGrad::Overwrite(gate_up_grad.view_mut()),
-            memory.view_mut(),
-        )
+        .experts_up_weight_grad(ExpertsUpWeightGrad::<B, T> {
+            plan: &plan,
+            x: x.view(),
+            h_grad: rows_h.view(),
+            grad: WeightGrad::Overwrite(gate_up_grad.view_mut()),
+            scratch: memory.view_mut(),
+        })
         .unwrap();
     let (down_grad, gate_up_grad) = (down_grad.to_f64(backend), gate_up_grad.to_f64(backend));
     for e in 0..case.experts {
         let size = hidden * inner;
-        let empty = offsets[e] == offsets[e + 1];
+        let empty = host.offsets[e] == host.offsets[e + 1];
         let zero = |values: &[f64]| values.iter().all(|v| v.to_bits() == 0);
         assert!(!empty || zero(&down_grad[e * size..(e + 1) * size]));
         assert!(!empty || zero(&gate_up_grad[e * 2 * size..(e + 1) * 2 * size]));
@@ -356,28 +364,24 @@ fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs)
 
     let mut down_sum = Tensor::<B, T::Acc>::from_f64(backend, &inputs.down_sum);
     backend
-        .experts_down_weight_grad(
-            config,
-            tokens,
-            output_grad.view(),
-            rows_a.view(),
-            plan.map(),
-            WeightGrad::Accumulate(down_sum.view_mut()),
-            memory.view_mut(),
-        )
+        .experts_down_weight_grad(ExpertsDownWeightGrad::<B, T> {
+            plan: &plan,
+            output_grad: output_grad.view(),
+            weighted_a: rows_a.view(),
+            grad: WeightGrad::Accumulate(down_sum.view_mut()),
+            scratch: memory.view_mut(),
+        })
         .unwrap();
     keep("d_down, added", down_sum.to_f64(backend), inputs.down.len());
     let mut gate_up_sum = Tensor::<B, T::Acc>::from_f64(backend, &inputs.gate_up_sum);
     backend
-        .experts_up_weight_grad(
-            config,
-            tokens,
-            x.view(),
-            rows_h.view(),
-            plan.map(),
-            WeightGrad::Accumulate(gate_up_sum.view_mut()),
-            memory.view_mut(),
-        )
+        .experts_up_weight_grad(ExpertsUpWeightGrad::<B, T> {
+            plan: &plan,
+            x: x.view(),
+            h_grad: rows_h.view(),
+            grad: WeightGrad::Accumulate(gate_up_sum.view_mut()),
+            scratch: memory.view_mut(),
+        })
         .unwrap();
     let gate_up_sum = gate_up_sum.to_f64(backend);
     keep("d_gate_up, added", gate_up_sum, inputs.gate_up.len());
@@ -386,19 +390,17 @@ fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs)
     let logits_grad = Tensor::<B, T::Acc>::from_f64(backend, &inputs.logits_grad);
     let mut x_grad = Tensor::<B, T>::garbage(backend, tokens * hidden);
     backend
-        .experts_input_grad::<T, T>(
-            config,
-            tokens,
-            rows_h.view(),
-            gate_up.view(),
-            plan.map(),
-            RouterPart {
+        .experts_input_grad(ExpertsInputGrad::<B, T> {
+            plan: &plan,
+            h_grad: rows_h.view(),
+            gate_up: gate_up.view(),
+            router: RouterPart {
                 logits_grad: logits_grad.view(),
                 weight: router.view(),
             },
-            x_grad.view_mut(),
-            memory.view_mut(),
-        )
+            x_grad: x_grad.view_mut(),
+            scratch: memory.view_mut(),
+        })
         .unwrap();
     keep("dX", x_grad.to_f64(backend), tokens * hidden);
     results

@@ -11,8 +11,8 @@ use millet::cudarc::driver::sys::{CUgraphInstantiate_flags, CUgraphNodeType};
 use millet::cudarc::driver::{CudaContext, CudaGraph, CudaSlice, result, sys};
 use millet::half::{bf16, f16};
 use millet::{
-    Backend, BackwardInput, Capacity, Cuda, DropPolicy, Element, Gradients, Keep, Losses,
-    MoeConfig, MoeConfigBuilder, MoeLayer, Real, Renormalize, Result, Saved, Scalar, ScoreFunction,
+    BackwardInput, Capacity, Cuda, DropPolicy, Element, Gradients, Keep, Losses, Memory, MoeConfig,
+    MoeConfigBuilder, MoeLayer, Real, Renormalize, Result, Saved, Scalar, ScoreFunction,
     WeightGrad, Weights, Workspace,
 };
 use rand::rngs::SmallRng;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use millet::half::bf16;
 use millet::{
-    Backend, BackwardInput, Capacity, Cpu, Gradients, Keep, Losses, MoeConfig, MoeLayer,
-    WeightGrad, Weights,
+    BackwardInput, Capacity, Cpu, Gradients, Keep, Losses, Memory, MoeConfig, MoeLayer, WeightGrad,
+    Weights,
 };
 
 struct Counting;

@@ -435,7 +435,7 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
         ids.v[i] = -1;
         if (slot < top_k) {
             ids.v[i] = b.ids[token * top_k + slot];
-            if (ids.v[i] < 0 || ids.v[i] >= experts) {
+            if (static_cast<uint32_t>(ids.v[i]) >= static_cast<uint32_t>(experts)) {
                 ids.v[i] = -1;
                 sentinel = true;
             } else {

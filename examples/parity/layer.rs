@@ -1,8 +1,8 @@
 //! The layer's run: everything that is written.
 
 use millet::{
-    Backend, BackwardInput, Element, Gradients, Keep, Logits, MoeLayer, RouterInput, RouterOutput,
-    Scalar, WeightGrad, Weights, stats_elements,
+    Backend, BackwardInput, Element, Gradients, Keep, Logits, MoeLayer, RouterForward, Scalar,
+    WeightGrad, Weights, stats_elements,
 };
 
 use crate::Result;
@@ -104,15 +104,7 @@ fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
         kept.len(),
         diagnostics.bad_rows,
     );
-    let logits = Logits::FromTokens {
-        x,
-        weight: router.view(),
-    };
-    let router_input = RouterInput {
-        logits,
-        selection_bias: weights.selection_bias,
-    };
-    let topk_weights = weights_before_dropping(layer, tokens, router_input)?;
+    let topk_weights = weights_before_dropping(layer, tokens, &weights, x)?;
     let output = output.read(backend)?;
     let (x_grad, router_grad) = (x_grad.read(backend)?, router_grad.read(backend)?);
     let (gate_up_grad, down_grad) = (gate_up_grad.read(backend)?, down_grad.read(backend)?);
@@ -132,10 +124,11 @@ fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
 }
 
 /// The router's weights [T, K] once more: those that the layer keeps may be renormalised after dropping.
-fn weights_before_dropping<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
+fn weights_before_dropping<'a, B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
     layer: &MoeLayer<B>,
     tokens: usize,
-    input: RouterInput<'_, '_, B, T, W>,
+    layer_weights: &Weights<'a, B, T, W>,
+    x: B::View<'a, T>,
 ) -> millet::Result<Vec<f32>> {
     let (backend, config) = (layer.backend(), layer.config());
     let assignments = tokens * config.top_k();
@@ -146,15 +139,22 @@ fn weights_before_dropping<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f
     let mut counts = Device::<B, i32>::new(backend, config.num_experts())?;
     let mut stats = floats(stats_elements(config))?;
     let mut scratch = floats(backend.scratch_elements::<T>(config, tokens))?;
-    let output = RouterOutput {
+    backend.router_forward(RouterForward::<B, T, W> {
+        config,
+        tokens,
+        logits: Logits::FromTokens {
+            x: B::shorten(x),
+            weight: B::shorten(layer_weights.router),
+        },
+        selection_bias: layer_weights.selection_bias.map(B::shorten),
         ids: ids.view_mut(),
         weights: weights.view_mut(),
         lse: lse.view_mut(),
         counts: counts.view_mut(),
         stats: stats.view_mut(),
-        logits: None,
-    };
-    backend.router_forward::<T, W>(config, tokens, input, output, scratch.view_mut())?;
+        logits_output: None,
+        scratch: scratch.view_mut(),
+    })?;
     weights.read(backend)
 }
 

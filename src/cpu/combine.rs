@@ -5,105 +5,36 @@ use pulp::Arch;
 use super::Cpu;
 use super::parallel::{self, Disjoint, Inlined};
 use super::permute;
-use crate::backend::RowMap;
-use crate::check;
 use crate::config::MoeConfig;
 use crate::element::{Element, Real, row_sum};
-use crate::error::Result;
+use crate::ops::{Checked, Plan, UnpermuteBackward, UnpermuteForward};
 
 /// Tokens, or rows, of one task.
 const PANEL: usize = 128;
 /// Columns summed at a time, in registers or first-level cache.
 const COLUMNS: usize = 256;
 
-/// See [`Backend::unpermute`](crate::Backend::unpermute).
-pub(crate) fn unpermute<T: Element>(
-    config: &MoeConfig,
-    tokens: usize,
-    rows: &[T],
-    weights: &[T::Acc],
-    map: RowMap<'_, Cpu>,
-    output: &mut [T],
-) -> Result<()> {
-    const OPERATION: &str = "unpermute";
-    let (hidden, top_k) = (config.hidden_size(), config.top_k());
-    check::rows(
-        OPERATION,
-        config,
-        tokens,
-        "rows",
-        rows.len(),
-        ("H", hidden),
-        &map,
-    )?;
-    check::matrix(
-        OPERATION,
-        "weights",
-        weights.len(),
-        ("T", tokens),
-        ("K", top_k),
-    )?;
-    check::matrix(
-        OPERATION,
-        "output",
-        output.len(),
-        ("T", tokens),
-        ("H", hidden),
-    )?;
-    gather_sum(
-        config,
-        tokens,
+pub(crate) fn unpermute<T: Element>(arguments: Checked<UnpermuteForward<'_, Cpu, T>>) {
+    let UnpermuteForward {
+        plan,
         rows,
-        |assignment| weights[assignment],
-        &map,
+        weights,
         output,
-    );
-    Ok(())
+    } = arguments.into_inner();
+    gather_sum(plan, rows, |assignment| weights[assignment], output);
 }
 
-/// See [`Backend::unpermute_backward`](crate::Backend::unpermute_backward).
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn unpermute_backward<T: Element>(
-    config: &MoeConfig,
-    tokens: usize,
-    output_grad: &[T],
-    rows: &[T],
-    weights: &[T::Acc],
-    map: RowMap<'_, Cpu>,
-    rows_grad: &mut [T],
-    weights_grad: &mut [T::Acc],
-) -> Result<()> {
-    const OPERATION: &str = "unpermute backward";
-    let (hidden, top_k) = (config.hidden_size(), config.top_k());
-    let (t, k) = (("T", tokens), ("K", top_k));
-    check::matrix(
-        OPERATION,
-        "output_grad",
-        output_grad.len(),
-        t,
-        ("H", hidden),
-    )?;
-    check::rows(
-        OPERATION,
-        config,
-        tokens,
-        "rows",
-        rows.len(),
-        ("H", hidden),
-        &map,
-    )?;
-    check::rows(
-        OPERATION,
-        config,
-        tokens,
-        "rows_grad",
-        rows_grad.len(),
-        ("H", hidden),
-        &map,
-    )?;
-    check::matrix(OPERATION, "weights", weights.len(), t, k)?;
-    check::matrix(OPERATION, "weights_grad", weights_grad.len(), t, k)?;
-
+pub(crate) fn unpermute_backward<T: Element>(arguments: Checked<UnpermuteBackward<'_, Cpu, T>>) {
+    let UnpermuteBackward {
+        plan,
+        output_grad,
+        rows,
+        weights,
+        rows_grad,
+        weights_grad,
+    } = arguments.into_inner();
+    let (hidden, top_k) = (plan.config().hidden_size(), plan.config().top_k());
+    let (tokens, map) = (plan.tokens(), plan.map());
     // Two passes, by row and by token, so that what a task writes is its own whatever the maps say.
     let count = permute::rows(&map);
     let rows_grad = Disjoint::new(rows_grad);
@@ -139,7 +70,6 @@ pub(crate) fn unpermute_backward<T: Element>(
             }
         }
     });
-    Ok(())
 }
 
 /// ⟨a, b⟩ in the accumulation type.
@@ -149,13 +79,12 @@ fn dot<T: Element>(a: &[T], b: &[T]) -> T::Acc {
 
 /// output\[t\] = Σ_slot weight(assignment)·rows[row], slots in order.
 pub(crate) fn gather_sum<T: Element>(
-    config: &MoeConfig,
-    tokens: usize,
+    plan: &Plan<Cpu>,
     rows: &[T],
     weight: impl Fn(usize) -> T::Acc + Sync,
-    map: &RowMap<'_, Cpu>,
     output: &mut [T],
 ) {
+    let (config, tokens, map) = (plan.config(), plan.tokens(), plan.map());
     let hidden = config.hidden_size();
     let output = Disjoint::new(output);
     let arch = Arch::new();

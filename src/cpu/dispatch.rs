@@ -3,11 +3,11 @@
 use std::cmp::Ordering;
 
 use super::Cpu;
-use crate::backend::DispatchOutput;
 use crate::check;
 use crate::config::{Capacity, DropPolicy, MoeConfig, Renormalize};
 use crate::element::Real;
 use crate::error::Result;
+use crate::ops::{self, Checked, Dispatch, DispatchInto, RowMapMut};
 
 const DROPPED: i32 = -1;
 const NO_TILE: i32 = -1;
@@ -18,98 +18,95 @@ pub(crate) fn scratch_elements<A>(config: &MoeConfig, tokens: usize) -> usize {
     (integers * size_of::<i32>()).div_ceil(size_of::<A>())
 }
 
-/// See [`Backend::dispatch`](crate::Backend::dispatch).
-pub(crate) fn dispatch<A: Real>(
-    config: &MoeConfig,
-    tokens: usize,
-    ids: &[i32],
-    weights: &mut [A],
-    output: DispatchOutput<'_, Cpu>,
-    scratch: &mut [A],
-) -> Result<()> {
-    const OPERATION: &str = "dispatch";
-    let (experts, top_k) = (config.num_experts(), config.top_k());
-    check::dispatch(OPERATION, config, tokens, ids.len(), weights.len(), &output)?;
-    let DispatchOutput {
-        offsets,
-        row_to_assignment,
-        assignment_to_row,
-        row_tiles,
-    } = output;
-    check::workspace(
-        OPERATION,
-        scratch.len(),
-        scratch_elements::<A>(config, tokens),
-    )?;
+impl Dispatch for Cpu {
+    fn run_dispatch<A: Real>(&self, arguments: Checked<DispatchInto<'_, Self, A>>) -> Result<()> {
+        let DispatchInto {
+            config,
+            tokens,
+            ids,
+            weights,
+            map,
+            scratch,
+        } = arguments.into_inner();
+        let RowMapMut {
+            offsets,
+            row_to_assignment,
+            assignment_to_row,
+            row_tiles,
+        } = map;
+        let (experts, top_k) = (config.num_experts(), config.top_k());
+        let need = scratch_elements::<A>(config, tokens);
+        check::workspace(ops::dispatch::DISPATCH, scratch.len(), need)?;
 
-    let (place, sorted) = bytemuck::cast_slice_mut::<A, i32>(scratch).split_at_mut(experts);
+        let (place, sorted) = bytemuck::cast_slice_mut::<A, i32>(scratch).split_at_mut(experts);
 
-    // Every assignment by (expert, token, slot), dropped ones too; `offsets[e + 1]` is where expert e ends.
-    let expert_of = |id: i32| usize::try_from(id).ok().filter(|&e| e < experts);
-    offsets.fill(0);
-    for expert in ids.iter().filter_map(|&id| expert_of(id)) {
-        offsets[expert + 1] += 1;
-    }
-    for e in 0..experts {
-        offsets[e + 1] += offsets[e];
-    }
-    place.copy_from_slice(&offsets[..experts]);
-    for (assignment, &id) in ids.iter().enumerate() {
-        if let Some(expert) = expert_of(id) {
-            sorted[place[expert] as usize] = assignment as i32;
-            place[expert] += 1;
+        // Every assignment by (expert, token, slot), dropped ones too; `offsets[e + 1]` is where expert e ends.
+        let expert_of = |id: i32| usize::try_from(id).ok().filter(|&e| e < experts);
+        offsets.fill(0);
+        for expert in ids.iter().filter_map(|&id| expert_of(id)) {
+            offsets[expert + 1] += 1;
         }
-    }
+        for e in 0..experts {
+            offsets[e + 1] += offsets[e];
+        }
+        place.copy_from_slice(&offsets[..experts]);
+        for (assignment, &id) in ids.iter().enumerate() {
+            if let Some(expert) = expert_of(id) {
+                sorted[place[expert] as usize] = assignment as i32;
+                place[expert] += 1;
+            }
+        }
 
-    // Each expert keeps at most its capacity; survivors go back to token order.
-    let limit = config.expert_capacity(tokens);
-    let mut rows = 0;
-    let mut start = 0;
-    for e in 0..experts {
-        let end = offsets[e + 1] as usize;
-        let mut kept = &mut sorted[start..end];
-        if let Some(capacity) = config
+        // Each expert keeps at most its capacity; survivors go back to token order.
+        let limit = config.expert_capacity(tokens);
+        let mut rows = 0;
+        let mut start = 0;
+        for e in 0..experts {
+            let end = offsets[e + 1] as usize;
+            let mut kept = &mut sorted[start..end];
+            if let Some(capacity) = config
+                .capacity()
+                .filter(|_| kept.len() > limit && limit < tokens)
+            {
+                keep_best(capacity, top_k, weights, kept, limit);
+                kept = &mut kept[..limit];
+            }
+            row_to_assignment[rows..rows + kept.len()].copy_from_slice(kept);
+            rows += kept.len();
+            offsets[e + 1] = rows as i32;
+            start = end;
+        }
+        row_to_assignment[rows..].fill(DROPPED);
+        assignment_to_row.fill(DROPPED);
+        for (row, &assignment) in row_to_assignment[..rows].iter().enumerate() {
+            assignment_to_row[assignment as usize] = row as i32;
+        }
+
+        let tile_rows = config.tile_rows(tokens);
+        let starts = |e: usize| {
+            (offsets[e]..offsets[e + 1])
+                .step_by(tile_rows)
+                .map(move |row| [e as i32, row])
+        };
+        let mut tiles = (0..experts).flat_map(starts);
+        for tile in row_tiles.chunks_exact_mut(2) {
+            tile.copy_from_slice(&tiles.next().unwrap_or([NO_TILE; 2]));
+        }
+
+        if config
             .capacity()
-            .filter(|_| kept.len() > limit && limit < tokens)
+            .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop)
         {
-            keep_best(capacity, top_k, weights, kept, limit);
-            kept = &mut kept[..limit];
+            let scale = A::from_f64(config.router().scaling_factor());
+            for (weights, rows) in weights
+                .chunks_exact_mut(top_k)
+                .zip(assignment_to_row.chunks_exact(top_k))
+            {
+                renormalize(weights, rows, scale);
+            }
         }
-        row_to_assignment[rows..rows + kept.len()].copy_from_slice(kept);
-        rows += kept.len();
-        offsets[e + 1] = rows as i32;
-        start = end;
+        Ok(())
     }
-    row_to_assignment[rows..].fill(DROPPED);
-    assignment_to_row.fill(DROPPED);
-    for (row, &assignment) in row_to_assignment[..rows].iter().enumerate() {
-        assignment_to_row[assignment as usize] = row as i32;
-    }
-
-    let tile_rows = config.tile_rows(tokens);
-    let starts = |e: usize| {
-        (offsets[e]..offsets[e + 1])
-            .step_by(tile_rows)
-            .map(move |row| [e as i32, row])
-    };
-    let mut tiles = (0..experts).flat_map(starts);
-    for tile in row_tiles.chunks_exact_mut(2) {
-        tile.copy_from_slice(&tiles.next().unwrap_or([NO_TILE; 2]));
-    }
-
-    if config
-        .capacity()
-        .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop)
-    {
-        let scale = A::from_f64(config.router().scaling_factor());
-        for (weights, rows) in weights
-            .chunks_exact_mut(top_k)
-            .zip(assignment_to_row.chunks_exact(top_k))
-        {
-            renormalize(weights, rows, scale);
-        }
-    }
-    Ok(())
 }
 
 /// Moves the `limit` assignments that stay to the front, in token order.

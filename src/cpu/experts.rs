@@ -11,11 +11,14 @@ use super::combine::combine_token;
 use super::parallel::{self, Disjoint, Inlined, Scratch, locate};
 use super::product::{Matrix, Store, padded, product};
 use super::{Cpu, GradTarget, router};
-use crate::backend::{RouterPart, RowMap, WeightGradOf};
 use crate::check;
 use crate::config::MoeConfig;
 use crate::element::{Element, Real, row_sum};
 use crate::error::Result;
+use crate::ops::{
+    self, Checked, Experts, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad,
+    ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Plan, RouterPart, RowMap,
+};
 
 /// Rows of an expert that one task multiplies.
 const PANEL: usize = 256;
@@ -205,85 +208,275 @@ fn up_scratch<T: Element>(config: &MoeConfig, tokens: usize) -> Scratch {
     }
 }
 
-/// See [`Backend::experts_up`](crate::Backend::experts_up).
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn up<T: Element>(
-    config: &MoeConfig,
-    tokens: usize,
-    x: &[T],
-    gate_up: &[T],
-    map: RowMap<'_, Cpu>,
-    h: Option<&mut [T]>,
-    a: &mut [T],
-    scratch: &mut [T::Acc],
-) -> Result<()> {
-    const OPERATION: &str = "experts up";
-    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
-    check::matrix(OPERATION, "x", x.len(), ("T", tokens), ("H", hidden))?;
-    check::experts(
-        OPERATION,
-        "gate_up",
-        gate_up.len(),
-        config,
-        ("2I", 2 * inner),
-        ("H", hidden),
-    )?;
-    check::rows(OPERATION, config, tokens, "a", a.len(), ("I", inner), &map)?;
-    if let Some(h) = &h {
-        check::rows(
-            OPERATION,
-            config,
-            tokens,
-            "h",
-            h.len(),
-            ("2I", 2 * inner),
-            &map,
-        )?;
-    }
-    let need = up_scratch::<T>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need.least())?;
-
-    let most_rows = panel_rows(config, tokens, PANEL);
-    let (h, a) = (h.map(Disjoint::new), Disjoint::new(a));
-    let arch = Arch::new();
-    for_each_panel(config, &map, scratch, need.lane, |e, rows, scratch| {
-        let (x_panel, scratch) = scratch.split_at_mut(padded(most_rows * hidden));
-        let (h_panel, scratch) = scratch.split_at_mut(padded(most_rows * 2 * inner));
-        gather(
-            config,
+impl Experts for Cpu {
+    fn run_experts_up<T: Element>(&self, arguments: Checked<ExpertsUp<'_, Self, T>>) -> Result<()> {
+        let ExpertsUp {
+            plan,
             x,
-            0,
-            hidden,
-            &map.row_to_assignment[rows.clone()],
-            x_panel,
-        );
-        let weight = &gate_up[e * 2 * inner * hidden..(e + 1) * 2 * inner * hidden];
-        product_by_columns(h_panel, x_panel, rows.len(), weight, hidden, scratch);
+            gate_up,
+            h,
+            a,
+            scratch,
+        } = arguments.into_inner();
+        let (config, tokens, map) = (plan.config(), plan.tokens(), plan.map());
+        let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+        let need = up_scratch::<T>(config, tokens);
+        check::workspace(ops::experts::UP, scratch.len(), need.least())?;
 
-        // SAFETY: panels do not overlap.
-        let a = unsafe { a.part(rows.start * inner, rows.len() * inner) };
-        arch.dispatch(Inlined(
-            #[inline(always)]
-            || {
-                for (h, a) in h_panel
-                    .chunks_exact_mut(2 * inner)
-                    .zip(a.chunks_exact_mut(inner))
-                {
-                    round::<T>(h);
-                    let (gate, up) = h.split_at(inner);
-                    for ((a, &gate), &up) in a.iter_mut().zip(gate).zip(up) {
-                        *a = T::narrow(gate * gate.sigmoid() * up);
+        let most_rows = panel_rows(config, tokens, PANEL);
+        let (h, a) = (h.map(Disjoint::new), Disjoint::new(a));
+        let arch = Arch::new();
+        for_each_panel(config, &map, scratch, need.lane, |e, rows, scratch| {
+            let (x_panel, scratch) = scratch.split_at_mut(padded(most_rows * hidden));
+            let (h_panel, scratch) = scratch.split_at_mut(padded(most_rows * 2 * inner));
+            gather(
+                config,
+                x,
+                0,
+                hidden,
+                &map.row_to_assignment[rows.clone()],
+                x_panel,
+            );
+            let weight = &gate_up[e * 2 * inner * hidden..(e + 1) * 2 * inner * hidden];
+            product_by_columns(h_panel, x_panel, rows.len(), weight, hidden, scratch);
+
+            // SAFETY: panels do not overlap.
+            let a = unsafe { a.part(rows.start * inner, rows.len() * inner) };
+            arch.dispatch(Inlined(
+                #[inline(always)]
+                || {
+                    for (h, a) in h_panel
+                        .chunks_exact_mut(2 * inner)
+                        .zip(a.chunks_exact_mut(inner))
+                    {
+                        round::<T>(h);
+                        let (gate, up) = h.split_at(inner);
+                        for ((a, &gate), &up) in a.iter_mut().zip(gate).zip(up) {
+                            *a = T::narrow(gate * gate.sigmoid() * up);
+                        }
+                    }
+                },
+            ));
+            if let Some(h) = &h {
+                // SAFETY: panels do not overlap.
+                let h = unsafe { h.part(rows.start * 2 * inner, rows.len() * 2 * inner) };
+                T::narrow_into(&h_panel[..h.len()], h);
+            }
+        });
+        Ok(())
+    }
+
+    fn run_experts_down<T: Element>(
+        &self,
+        arguments: Checked<ExpertsDown<'_, Self, T>>,
+    ) -> Result<()> {
+        let ExpertsDown {
+            plan,
+            a,
+            down,
+            weights,
+            output,
+            scratch,
+        } = arguments.into_inner();
+        let inner = plan.config().intermediate_size();
+        let need = CombineLayout::of::<T>(plan);
+        check::workspace(ops::experts::DOWN, scratch.len(), need.least())?;
+
+        let map = plan.map();
+        let weight = |row: usize| weights[map.row_to_assignment[row] as usize];
+        let product = ExpertProduct {
+            rows: a,
+            inner,
+            weight: down,
+            multiply: |out: &mut _, rows: &_, count, weight: &_, scratch: &mut _| {
+                product_by_columns::<T>(out, rows, count, weight, inner, scratch);
+            },
+        };
+        let no_residual = None::<RouterPart<'_, Self, T::Acc>>;
+        product_combine(plan, product, weight, no_residual, output, scratch);
+        Ok(())
+    }
+
+    fn run_experts_down_backward<T: Element>(
+        &self,
+        arguments: Checked<ExpertsDownBackward<'_, Self, T>>,
+    ) -> Result<()> {
+        let ExpertsDownBackward {
+            plan,
+            output_grad,
+            down,
+            weights,
+            h,
+            weighted_a,
+            weights_grad,
+            scratch,
+        } = arguments.into_inner();
+        let (config, tokens, map) = (plan.config(), plan.tokens(), plan.map());
+        let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+        let need = down_backward_scratch::<T>(config, tokens);
+        check::workspace(ops::experts::DOWN_BACKWARD, scratch.len(), need.least())?;
+
+        let (row_grads, scratch) = scratch.split_at_mut(need.shared);
+        let most_rows = panel_rows(config, tokens, PANEL);
+        {
+            let (h, weighted_a) = (Disjoint::new(h), Disjoint::new(weighted_a));
+            let row_grads = Disjoint::new(row_grads);
+            let arch = Arch::new();
+            for_each_panel(config, &map, scratch, need.lane, |e, rows, scratch| {
+                let (grad_panel, scratch) = scratch.split_at_mut(padded(most_rows * hidden));
+                let (a_grads, scratch) = scratch.split_at_mut(padded(most_rows * inner));
+                let (h_row, scratch) = scratch.split_at_mut(padded(2 * inner));
+                let assignments = &map.row_to_assignment[rows.clone()];
+                gather(config, output_grad, 0, hidden, assignments, grad_panel);
+                let weight = &down[e * hidden * inner..(e + 1) * hidden * inner];
+                product_by_rows(a_grads, grad_panel, rows.len(), weight, inner, scratch);
+
+                // SAFETY: panels do not overlap.
+                let (h, weighted_a, row_grads) = unsafe {
+                    (
+                        h.part(rows.start * 2 * inner, rows.len() * 2 * inner),
+                        weighted_a.part(rows.start * inner, rows.len() * inner),
+                        row_grads.part(rows.start, rows.len()),
+                    )
+                };
+                let h_row = &mut h_row[..2 * inner];
+                arch.dispatch(Inlined(
+                    #[inline(always)]
+                    || {
+                        for (row, &assignment) in assignments.iter().enumerate() {
+                            row_grads[row] = swiglu_backward(
+                                weights[assignment as usize],
+                                &mut a_grads[row * inner..(row + 1) * inner],
+                                &mut h[row * 2 * inner..(row + 1) * 2 * inner],
+                                &mut weighted_a[row * inner..(row + 1) * inner],
+                                h_row,
+                            );
+                        }
+                    },
+                ));
+            });
+        }
+        for (grad, &row) in weights_grad.iter_mut().zip(map.assignment_to_row) {
+            *grad = usize::try_from(row).map_or(T::Acc::ZERO, |row| row_grads[row]);
+        }
+        Ok(())
+    }
+
+    fn run_experts_down_weight_grad<T: Element>(
+        &self,
+        arguments: Checked<ExpertsDownWeightGrad<'_, Self, T>>,
+    ) -> Result<()> {
+        let ExpertsDownWeightGrad {
+            plan,
+            output_grad,
+            weighted_a,
+            grad,
+            scratch,
+        } = arguments.into_inner();
+        let (hidden, inner) = (
+            plan.config().hidden_size(),
+            plan.config().intermediate_size(),
+        );
+        let need = weight_grad_scratch::<T>(plan.config(), plan.tokens());
+        check::workspace(ops::experts::DOWN_WEIGHT_GRAD, scratch.len(), need.least())?;
+
+        let grad = GradTarget::new(grad);
+        weight_grad(
+            plan,
+            output_grad,
+            weighted_a,
+            inner,
+            scratch,
+            |part, x, rows, sum| match rows {
+                Some(rows) => product(sum, part.inner.len(), Store::Add, x.t(), rows),
+                None => {
+                    let rows = sum.chunks_exact(part.inner.len());
+                    for (column, row) in part.hidden.clone().zip(rows) {
+                        let start = (part.expert * hidden + column) * inner + part.inner.start;
+                        // SAFETY: tasks differ in expert or part.
+                        unsafe { grad.store(start, row) };
                     }
                 }
             },
-        ));
-        if let Some(h) = &h {
-            // SAFETY: panels do not overlap.
-            let h = unsafe { h.part(rows.start * 2 * inner, rows.len() * 2 * inner) };
-            T::narrow_into(&h_panel[..h.len()], h);
-        }
-    });
-    Ok(())
+        );
+        Ok(())
+    }
+
+    fn run_experts_up_weight_grad<T: Element>(
+        &self,
+        arguments: Checked<ExpertsUpWeightGrad<'_, Self, T>>,
+    ) -> Result<()> {
+        let ExpertsUpWeightGrad {
+            plan,
+            x,
+            h_grad,
+            grad,
+            scratch,
+        } = arguments.into_inner();
+        let (hidden, inner) = (
+            plan.config().hidden_size(),
+            2 * plan.config().intermediate_size(),
+        );
+        let need = weight_grad_scratch::<T>(plan.config(), plan.tokens());
+        check::workspace(ops::experts::UP_WEIGHT_GRAD, scratch.len(), need.least())?;
+
+        let grad = GradTarget::new(grad);
+        weight_grad(
+            plan,
+            x,
+            h_grad,
+            inner,
+            scratch,
+            |part, x, rows, sum| match rows {
+                Some(rows) => product(sum, part.hidden.len(), Store::Add, rows.t(), x),
+                None => {
+                    let rows = sum.chunks_exact(part.hidden.len());
+                    for (column, row) in part.inner.clone().zip(rows) {
+                        let start = (part.expert * inner + column) * hidden + part.hidden.start;
+                        // SAFETY: tasks differ in expert or part.
+                        unsafe { grad.store(start, row) };
+                    }
+                }
+            },
+        );
+        Ok(())
+    }
+
+    fn run_experts_input_grad<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        arguments: Checked<ExpertsInputGrad<'_, Self, T, W>>,
+    ) -> Result<()> {
+        let ExpertsInputGrad {
+            plan,
+            h_grad,
+            gate_up,
+            router,
+            x_grad,
+            scratch,
+        } = arguments.into_inner();
+        let (hidden, inner) = (
+            plan.config().hidden_size(),
+            2 * plan.config().intermediate_size(),
+        );
+        let need = CombineLayout::of::<T>(plan);
+        check::workspace(ops::experts::INPUT_GRAD, scratch.len(), need.least())?;
+
+        // A dh of 0 gives 0, whatever the weight.
+        let one_or_zero = |row: usize| match is_zero(&h_grad[row * inner..(row + 1) * inner]) {
+            true => T::Acc::ZERO,
+            false => T::Acc::ONE,
+        };
+        let product = ExpertProduct {
+            rows: h_grad,
+            inner,
+            weight: gate_up,
+            multiply: |out: &mut _, rows: &_, count, weight: &_, scratch: &mut _| {
+                product_by_rows::<T>(out, rows, count, weight, hidden, scratch);
+            },
+        };
+        product_combine(plan, product, one_or_zero, Some(router), x_grad, scratch);
+        Ok(())
+    }
 }
 
 /// To the storage type and back.
@@ -294,132 +487,6 @@ fn round<T: Element>(values: &mut [T::Acc]) {
             *value = T::narrow(*value).widen();
         }
     }
-}
-
-/// See [`Backend::experts_down`](crate::Backend::experts_down).
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn down<T: Element>(
-    config: &MoeConfig,
-    tokens: usize,
-    a: &[T],
-    down: &[T],
-    weights: &[T::Acc],
-    map: RowMap<'_, Cpu>,
-    output: &mut [T],
-    scratch: &mut [T::Acc],
-) -> Result<()> {
-    const OPERATION: &str = "experts down";
-    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
-    check::rows(OPERATION, config, tokens, "a", a.len(), ("I", inner), &map)?;
-    check::experts(
-        OPERATION,
-        "down",
-        down.len(),
-        config,
-        ("H", hidden),
-        ("I", inner),
-    )?;
-    check::matrix(
-        OPERATION,
-        "weights",
-        weights.len(),
-        ("T", tokens),
-        ("K", config.top_k()),
-    )?;
-    check::matrix(
-        OPERATION,
-        "output",
-        output.len(),
-        ("T", tokens),
-        ("H", hidden),
-    )?;
-    let need = CombineLayout::new::<T>(config, tokens).scratch(tokens);
-    check::workspace(OPERATION, scratch.len(), need.least())?;
-
-    let weight = |row: usize| weights[map.row_to_assignment[row] as usize];
-    let no_residual = None::<RouterPart<'_, '_, Cpu, T::Acc>>;
-    product_combine(
-        config,
-        tokens,
-        a,
-        inner,
-        down,
-        |out, rows, count, weight, scratch| {
-            product_by_columns(out, rows, count, weight, inner, scratch);
-        },
-        weight,
-        no_residual,
-        &map,
-        output,
-        scratch,
-    );
-    Ok(())
-}
-
-/// See [`Backend::experts_input_grad`](crate::Backend::experts_input_grad).
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
-    config: &MoeConfig,
-    tokens: usize,
-    h_grad: &[T],
-    gate_up: &[T],
-    map: RowMap<'_, Cpu>,
-    router: RouterPart<'_, '_, Cpu, W>,
-    x_grad: &mut [T],
-    scratch: &mut [T::Acc],
-) -> Result<()> {
-    const OPERATION: &str = "experts input gradient";
-    let (hidden, inner) = (config.hidden_size(), 2 * config.intermediate_size());
-    check::rows(
-        OPERATION,
-        config,
-        tokens,
-        "h_grad",
-        h_grad.len(),
-        ("2I", inner),
-        &map,
-    )?;
-    check::experts(
-        OPERATION,
-        "gate_up",
-        gate_up.len(),
-        config,
-        ("2I", inner),
-        ("H", hidden),
-    )?;
-    check::router_part(OPERATION, config, tokens, &router)?;
-    check::matrix(
-        OPERATION,
-        "x_grad",
-        x_grad.len(),
-        ("T", tokens),
-        ("H", hidden),
-    )?;
-    let need = CombineLayout::new::<T>(config, tokens).scratch(tokens);
-    check::workspace(OPERATION, scratch.len(), need.least())?;
-
-    // A dh of 0 gives 0, whatever the weight.
-    let one_or_zero = |row: usize| match is_zero(&h_grad[row * inner..(row + 1) * inner]) {
-        true => T::Acc::ZERO,
-        false => T::Acc::ONE,
-    };
-    let residual = Some(router);
-    product_combine(
-        config,
-        tokens,
-        h_grad,
-        inner,
-        gate_up,
-        |out, rows, count, weight, scratch| {
-            product_by_rows(out, rows, count, weight, hidden, scratch);
-        },
-        one_or_zero,
-        residual,
-        &map,
-        x_grad,
-        scratch,
-    );
-    Ok(())
 }
 
 /// A weight of 0 gives 0, whatever the values.
@@ -475,6 +542,10 @@ impl CombineLayout {
         }
     }
 
+    fn of<T: Element>(plan: &Plan<Cpu>) -> Scratch {
+        Self::new::<T>(plan.config(), plan.tokens()).scratch(plan.tokens())
+    }
+
     fn scratch(&self, tokens: usize) -> Scratch {
         Scratch {
             shared: 0,
@@ -484,24 +555,36 @@ impl CombineLayout {
     }
 }
 
+/// A product of every row with its expert's matrix: `rows` [max rows, inner] and the experts' `weight`; `multiply(out, rows, their
+/// number, an expert's weight, scratch)` makes [rows, H] of them.
+struct ExpertProduct<'a, T, M> {
+    rows: &'a [T],
+    inner: usize,
+    weight: &'a [T],
+    multiply: M,
+}
+
 /// output\[t\] = Σ_slot weight(r)·(rows\[r\]·expert's matrix) + residual, a block of tokens at a time: the products of a block
 /// are combined while they are in cache, and the whole of them never exists. A row's product is weighed, then rounded.
-///
-/// `rows` [R, inner]; `multiply(out, rows, their number, an expert's weight, scratch)` makes [rows, H] of them.
-#[allow(clippy::too_many_arguments)]
-fn product_combine<T: Element, W: Element<Acc = T::Acc>>(
-    config: &MoeConfig,
-    tokens: usize,
-    rows: &[T],
-    inner: usize,
-    weight: &[T],
-    multiply: impl Fn(&mut [T::Acc], &[T::Acc], usize, &[T], &mut [T::Acc]) + Sync,
+fn product_combine<T, W, M>(
+    plan: &Plan<Cpu>,
+    product: ExpertProduct<'_, T, M>,
     row_weight: impl Fn(usize) -> T::Acc + Sync,
-    residual: Option<RouterPart<'_, '_, Cpu, W>>,
-    map: &RowMap<'_, Cpu>,
+    residual: Option<RouterPart<'_, Cpu, W>>,
     output: &mut [T],
     scratch: &mut [T::Acc],
-) {
+) where
+    T: Element,
+    W: Element<Acc = T::Acc>,
+    M: Fn(&mut [T::Acc], &[T::Acc], usize, &[T], &mut [T::Acc]) + Sync,
+{
+    let ExpertProduct {
+        rows,
+        inner,
+        weight,
+        multiply,
+    } = product;
+    let (config, tokens, map) = (plan.config(), plan.tokens(), &plan.map());
     let (hidden, experts, top_k) = (config.hidden_size(), config.num_experts(), config.top_k());
     let layout = CombineLayout::new::<T>(config, tokens);
     let output = Disjoint::new(output);
@@ -608,107 +691,6 @@ fn down_backward_scratch<T: Element>(config: &MoeConfig, tokens: usize) -> Scrat
     }
 }
 
-/// See [`Backend::experts_down_backward`](crate::Backend::experts_down_backward).
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn down_backward<T: Element>(
-    config: &MoeConfig,
-    tokens: usize,
-    output_grad: &[T],
-    down: &[T],
-    weights: &[T::Acc],
-    map: RowMap<'_, Cpu>,
-    h: &mut [T],
-    weighted_a: &mut [T],
-    weights_grad: &mut [T::Acc],
-    scratch: &mut [T::Acc],
-) -> Result<()> {
-    const OPERATION: &str = "experts down backward";
-    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
-    let (t, k) = (("T", tokens), ("K", config.top_k()));
-    check::matrix(
-        OPERATION,
-        "output_grad",
-        output_grad.len(),
-        t,
-        ("H", hidden),
-    )?;
-    check::experts(
-        OPERATION,
-        "down",
-        down.len(),
-        config,
-        ("H", hidden),
-        ("I", inner),
-    )?;
-    check::matrix(OPERATION, "weights", weights.len(), t, k)?;
-    check::rows(
-        OPERATION,
-        config,
-        tokens,
-        "h",
-        h.len(),
-        ("2I", 2 * inner),
-        &map,
-    )?;
-    check::rows(
-        OPERATION,
-        config,
-        tokens,
-        "weighted_a",
-        weighted_a.len(),
-        ("I", inner),
-        &map,
-    )?;
-    check::matrix(OPERATION, "weights_grad", weights_grad.len(), t, k)?;
-    let need = down_backward_scratch::<T>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need.least())?;
-
-    let (row_grads, scratch) = scratch.split_at_mut(need.shared);
-    let most_rows = panel_rows(config, tokens, PANEL);
-    {
-        let (h, weighted_a) = (Disjoint::new(h), Disjoint::new(weighted_a));
-        let row_grads = Disjoint::new(row_grads);
-        let arch = Arch::new();
-        for_each_panel(config, &map, scratch, need.lane, |e, rows, scratch| {
-            let (grad_panel, scratch) = scratch.split_at_mut(padded(most_rows * hidden));
-            let (a_grads, scratch) = scratch.split_at_mut(padded(most_rows * inner));
-            let (h_row, scratch) = scratch.split_at_mut(padded(2 * inner));
-            let assignments = &map.row_to_assignment[rows.clone()];
-            gather(config, output_grad, 0, hidden, assignments, grad_panel);
-            let weight = &down[e * hidden * inner..(e + 1) * hidden * inner];
-            product_by_rows(a_grads, grad_panel, rows.len(), weight, inner, scratch);
-
-            // SAFETY: panels do not overlap.
-            let (h, weighted_a, row_grads) = unsafe {
-                (
-                    h.part(rows.start * 2 * inner, rows.len() * 2 * inner),
-                    weighted_a.part(rows.start * inner, rows.len() * inner),
-                    row_grads.part(rows.start, rows.len()),
-                )
-            };
-            let h_row = &mut h_row[..2 * inner];
-            arch.dispatch(Inlined(
-                #[inline(always)]
-                || {
-                    for (row, &assignment) in assignments.iter().enumerate() {
-                        row_grads[row] = swiglu_backward(
-                            weights[assignment as usize],
-                            &mut a_grads[row * inner..(row + 1) * inner],
-                            &mut h[row * 2 * inner..(row + 1) * 2 * inner],
-                            &mut weighted_a[row * inner..(row + 1) * inner],
-                            h_row,
-                        );
-                    }
-                },
-            ));
-        });
-    }
-    for (grad, &row) in weights_grad.iter_mut().zip(map.assignment_to_row) {
-        *grad = usize::try_from(row).map_or(T::Acc::ZERO, |row| row_grads[row]);
-    }
-    Ok(())
-}
-
 /// One row: h becomes dh, `weighted_a` = w·a, both 0 where the weight is, whatever it would be multiplied by; returns ⟨dA', a⟩.
 /// `a_grad` holds dA' and is used up.
 #[inline(always)]
@@ -757,126 +739,6 @@ fn weight_grad_scratch<T: Element>(config: &MoeConfig, tokens: usize) -> Scratch
     }
 }
 
-/// See [`Backend::experts_down_weight_grad`](crate::Backend::experts_down_weight_grad).
-pub(crate) fn down_weight_grad<T: Element>(
-    config: &MoeConfig,
-    tokens: usize,
-    output_grad: &[T],
-    weighted_a: &[T],
-    map: RowMap<'_, Cpu>,
-    grad: WeightGradOf<'_, Cpu, T>,
-    scratch: &mut [T::Acc],
-) -> Result<()> {
-    const OPERATION: &str = "experts down weight gradient";
-    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
-    let experts = config.num_experts();
-    check::matrix(
-        OPERATION,
-        "output_grad",
-        output_grad.len(),
-        ("T", tokens),
-        ("H", hidden),
-    )?;
-    check::rows(
-        OPERATION,
-        config,
-        tokens,
-        "weighted_a",
-        weighted_a.len(),
-        ("I", inner),
-        &map,
-    )?;
-    check::weight_grad::<Cpu, T>(
-        OPERATION,
-        "weight gradient",
-        &grad,
-        experts * hidden * inner,
-        || format!("[E={experts}, H={hidden}, I={inner}]"),
-    )?;
-    let need = weight_grad_scratch::<T>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need.least())?;
-
-    let grad = GradTarget::new(grad);
-    weight_grad(
-        config,
-        tokens,
-        output_grad,
-        weighted_a,
-        inner,
-        &map,
-        scratch,
-        |part, x, rows, sum| match rows {
-            Some(rows) => product(sum, part.inner.len(), Store::Add, x.t(), rows),
-            None => {
-                let rows = sum.chunks_exact(part.inner.len());
-                for (column, row) in part.hidden.clone().zip(rows) {
-                    let start = (part.expert * hidden + column) * inner + part.inner.start;
-                    // SAFETY: tasks differ in expert or part.
-                    unsafe { grad.store(start, row) };
-                }
-            }
-        },
-    );
-    Ok(())
-}
-
-/// See [`Backend::experts_up_weight_grad`](crate::Backend::experts_up_weight_grad).
-pub(crate) fn up_weight_grad<T: Element>(
-    config: &MoeConfig,
-    tokens: usize,
-    x: &[T],
-    h_grad: &[T],
-    map: RowMap<'_, Cpu>,
-    grad: WeightGradOf<'_, Cpu, T>,
-    scratch: &mut [T::Acc],
-) -> Result<()> {
-    const OPERATION: &str = "experts up weight gradient";
-    let (hidden, inner) = (config.hidden_size(), 2 * config.intermediate_size());
-    let experts = config.num_experts();
-    check::matrix(OPERATION, "x", x.len(), ("T", tokens), ("H", hidden))?;
-    check::rows(
-        OPERATION,
-        config,
-        tokens,
-        "h_grad",
-        h_grad.len(),
-        ("2I", inner),
-        &map,
-    )?;
-    check::weight_grad::<Cpu, T>(
-        OPERATION,
-        "weight gradient",
-        &grad,
-        experts * inner * hidden,
-        || format!("[E={experts}, 2I={inner}, H={hidden}]"),
-    )?;
-    let need = weight_grad_scratch::<T>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need.least())?;
-
-    let grad = GradTarget::new(grad);
-    weight_grad(
-        config,
-        tokens,
-        x,
-        h_grad,
-        inner,
-        &map,
-        scratch,
-        |part, x, rows, sum| match rows {
-            Some(rows) => product(sum, part.hidden.len(), Store::Add, rows.t(), x),
-            None => {
-                let rows = sum.chunks_exact(part.hidden.len());
-                for (column, row) in part.inner.clone().zip(rows) {
-                    let start = (part.expert * inner + column) * hidden + part.hidden.start;
-                    // SAFETY: tasks differ in expert or part.
-                    unsafe { grad.store(start, row) };
-                }
-            }
-        },
-    );
-    Ok(())
-}
-
 /// What one task of a weight gradient owns: these columns of H and of the rows, of one expert.
 struct GradPart {
     expert: usize,
@@ -886,17 +748,15 @@ struct GradPart {
 
 /// Weight gradients: for each part, `step` gets panels of the gathered slice of `source` [rows, part of H] and of
 /// `rows` [rows, part of inner] to add to the sum, then `None` to store it.
-#[allow(clippy::too_many_arguments)]
 fn weight_grad<T: Element>(
-    config: &MoeConfig,
-    tokens: usize,
+    plan: &Plan<Cpu>,
     source: &[T],
     rows: &[T],
     inner: usize,
-    map: &RowMap<'_, Cpu>,
     scratch: &mut [T::Acc],
     step: impl Fn(&GradPart, Matrix<'_, T::Acc>, Option<Matrix<'_, T::Acc>>, &mut [T::Acc]) + Sync,
 ) {
+    let (config, tokens, map) = (plan.config(), plan.tokens(), &plan.map());
     let hidden = config.hidden_size();
     let (slices, inner_slices) = (hidden.div_ceil(GRAD_COLUMNS), inner.div_ceil(GRAD_INNER));
     let most_rows = panel_rows(config, tokens, GRAD_ROWS);

@@ -1,9 +1,9 @@
 //! The router's losses: load balancing and z-loss (Megatron's constants), value and gradient.
 
-use crate::backend::stats;
 use crate::config::MoeConfig;
 use crate::element::{Real, row_sum};
 use crate::losses::LossFactors;
+use crate::ops::stats;
 
 /// Turns the sums in `statistics` into the losses: its z entry holds Σ lse² until then.
 pub(crate) fn finish<A: Real>(
@@ -22,6 +22,13 @@ pub(crate) fn finish<A: Real>(
     statistics[stats::AUX_LOSS] = A::from_f64(factors.aux * balance);
     let squares = statistics[stats::Z_LOSS].to_f64();
     statistics[stats::Z_LOSS] = A::from_f64(factors.z * squares);
+}
+
+/// A token's probabilities p = `values`/`sum`, which sum to 1 − `rest`.
+pub(crate) struct Shares<'a, A> {
+    pub(crate) values: &'a [A],
+    pub(crate) sum: A,
+    pub(crate) rest: A,
 }
 
 /// Factors of the losses' gradients.
@@ -55,20 +62,18 @@ impl<A: Real> LossGrad<A> {
         }
     }
 
-    /// Adds p_j·slope_j·(v_j − Σ p·v) with v_e = factor·n_e and p = `values`/`sum`, which sum to 1 − `rest`; the slope is 1 for
-    /// a softmax. Every v is taken relative to that of `top`, the most probable expert.
+    /// Adds p_j·slope_j·(v_j − Σ p·v) with v_e = factor·n_e; the slope is 1 for a softmax. Every v is taken relative to that of
+    /// `top`, the most probable expert.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn add_aux(
         &self,
         counts: &[i32],
         top: usize,
-        values: &[A],
-        sum: A,
-        rest: A,
+        shares: &Shares<'_, A>,
         slope: impl Fn(usize) -> A,
         grad: &mut [A],
     ) {
+        let Shares { values, sum, rest } = *shares;
         let reference = f64::from(counts[top]);
         let v = |n: f64| self.aux * A::from_f64(n);
         let relative = |n: i32| v(f64::from(n) - reference);

@@ -14,19 +14,16 @@ mod router;
 
 use parallel::Disjoint;
 
-use crate::backend::{
-    Backend, DispatchOutput, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap,
-    WeightGrad, WeightGradOf,
-};
 use crate::config::MoeConfig;
-use crate::element::{Element, Real, Scalar};
+use crate::element::{Element, Scalar};
 use crate::error::Result;
+use crate::ops::{Memory, WeightGrad, WeightGradOf};
 
 /// The CPU. Its "device memory" is the host's, its stream is the caller's thread, helped by rayon's global pool.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cpu;
 
-impl Backend for Cpu {
+impl Memory for Cpu {
     type Buffer<T: Scalar> = Vec<T>;
     type View<'a, T: Scalar> = &'a [T];
     type ViewMut<'a, T: Scalar> = &'a mut [T];
@@ -45,6 +42,14 @@ impl Backend for Cpu {
 
     fn view_mut<T: Scalar>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
         &mut buffer[..len]
+    }
+
+    fn shorten<'short, 'long: 'short, T: Scalar>(view: &'long [T]) -> &'short [T] {
+        view
+    }
+
+    fn shorten_mut<'short, 'long: 'short, T: Scalar>(view: &'long mut [T]) -> &'short mut [T] {
+        view
     }
 
     fn len<T: Scalar>(view: &[T]) -> usize {
@@ -74,7 +79,7 @@ impl Backend for Cpu {
     }
 
     /// Work is done when an operation returns.
-    fn check_scratch<T: Scalar>(&self, _: &'static str, _: &'static str, _: &[T]) -> Result<()> {
+    fn check_stream<T: Scalar>(&self, _: &'static str, _: &'static str, _: &[T]) -> Result<()> {
         Ok(())
     }
 
@@ -93,220 +98,6 @@ impl Backend for Cpu {
         .chain(experts::scratch::<T>(config, tokens))
         .map(|scratch| scratch.for_all_threads())
         .fold(dispatch, usize::max)
-    }
-
-    fn router_forward<T: Element, W: Element<Acc = T::Acc>>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        input: RouterInput<'_, '_, Self, T, W>,
-        output: RouterOutput<'_, Self, T::Acc>,
-        scratch: &mut [T::Acc],
-    ) -> Result<()> {
-        router::forward(config, tokens, input, output, scratch)
-    }
-
-    fn router_backward<T: Element, W: Element<Acc = T::Acc>>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        input: RouterInput<'_, '_, Self, T, W>,
-        saved: RouterSaved<'_, Self, T::Acc>,
-        weights_grad: &[T::Acc],
-        loss_gradient: f64,
-        logits_grad: &mut [T::Acc],
-        scratch: &mut [T::Acc],
-    ) -> Result<()> {
-        router::backward(
-            config,
-            tokens,
-            input,
-            saved,
-            weights_grad,
-            loss_gradient,
-            logits_grad,
-            scratch,
-        )
-    }
-
-    fn router_weight_grad<T: Element, W: Element<Acc = T::Acc>>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        logits_grad: &[T::Acc],
-        x: &[T],
-        grad: WeightGradOf<'_, Self, W>,
-        scratch: &mut [T::Acc],
-    ) -> Result<()> {
-        router::weight_grad(config, tokens, logits_grad, x, grad, scratch)
-    }
-
-    fn dispatch<A: Real>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        ids: &[i32],
-        weights: &mut [A],
-        output: DispatchOutput<'_, Self>,
-        scratch: &mut [A],
-    ) -> Result<()> {
-        dispatch::dispatch(config, tokens, ids, weights, output, scratch)
-    }
-
-    fn permute<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        x: &[T],
-        map: RowMap<'_, Self>,
-        rows: &mut [T],
-    ) -> Result<()> {
-        permute::forward(config, tokens, x, map, rows)
-    }
-
-    fn permute_backward<T: Element, W: Element<Acc = T::Acc>>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        rows_grad: &[T],
-        map: RowMap<'_, Self>,
-        router: Option<RouterPart<'_, '_, Self, W>>,
-        x_grad: &mut [T],
-        scratch: &mut [T::Acc],
-    ) -> Result<()> {
-        permute::backward(config, tokens, rows_grad, map, router, x_grad, scratch)
-    }
-
-    fn unpermute<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        rows: &[T],
-        weights: &[T::Acc],
-        map: RowMap<'_, Self>,
-        output: &mut [T],
-    ) -> Result<()> {
-        combine::unpermute(config, tokens, rows, weights, map, output)
-    }
-
-    fn unpermute_backward<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        output_grad: &[T],
-        rows: &[T],
-        weights: &[T::Acc],
-        map: RowMap<'_, Self>,
-        rows_grad: &mut [T],
-        weights_grad: &mut [T::Acc],
-    ) -> Result<()> {
-        combine::unpermute_backward(
-            config,
-            tokens,
-            output_grad,
-            rows,
-            weights,
-            map,
-            rows_grad,
-            weights_grad,
-        )
-    }
-
-    fn experts_up<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        x: &[T],
-        gate_up: &[T],
-        map: RowMap<'_, Self>,
-        h: Option<&mut [T]>,
-        a: &mut [T],
-        scratch: &mut [T::Acc],
-    ) -> Result<()> {
-        experts::up(config, tokens, x, gate_up, map, h, a, scratch)
-    }
-
-    fn experts_down<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        a: &[T],
-        down: &[T],
-        weights: &[T::Acc],
-        map: RowMap<'_, Self>,
-        output: &mut [T],
-        scratch: &mut [T::Acc],
-    ) -> Result<()> {
-        experts::down(config, tokens, a, down, weights, map, output, scratch)
-    }
-
-    fn experts_down_backward<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        output_grad: &[T],
-        down: &[T],
-        weights: &[T::Acc],
-        map: RowMap<'_, Self>,
-        h: &mut [T],
-        weighted_a: &mut [T],
-        weights_grad: &mut [T::Acc],
-        scratch: &mut [T::Acc],
-    ) -> Result<()> {
-        experts::down_backward(
-            config,
-            tokens,
-            output_grad,
-            down,
-            weights,
-            map,
-            h,
-            weighted_a,
-            weights_grad,
-            scratch,
-        )
-    }
-
-    fn experts_down_weight_grad<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        output_grad: &[T],
-        weighted_a: &[T],
-        map: RowMap<'_, Self>,
-        grad: WeightGradOf<'_, Self, T>,
-        scratch: &mut [T::Acc],
-    ) -> Result<()> {
-        experts::down_weight_grad(config, tokens, output_grad, weighted_a, map, grad, scratch)
-    }
-
-    fn experts_up_weight_grad<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        x: &[T],
-        h_grad: &[T],
-        map: RowMap<'_, Self>,
-        grad: WeightGradOf<'_, Self, T>,
-        scratch: &mut [T::Acc],
-    ) -> Result<()> {
-        experts::up_weight_grad(config, tokens, x, h_grad, map, grad, scratch)
-    }
-
-    fn experts_input_grad<T: Element, W: Element<Acc = T::Acc>>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        h_grad: &[T],
-        gate_up: &[T],
-        map: RowMap<'_, Self>,
-        router: RouterPart<'_, '_, Self, W>,
-        x_grad: &mut [T],
-        scratch: &mut [T::Acc],
-    ) -> Result<()> {
-        experts::input_grad(
-            config, tokens, h_grad, gate_up, map, router, x_grad, scratch,
-        )
     }
 }
 

@@ -6,18 +6,19 @@
 use pulp::Arch;
 
 use super::Cpu;
-use super::losses::{self, LossGrad};
+use super::losses::{self, LossGrad, Shares};
 use super::parallel::{self, Disjoint, Inlined, Scratch};
 use super::product::{Matrix, Store, padded, product};
-use crate::backend::{
-    Logits, RouterInput, RouterOutput, RouterSaved, WeightGradOf, stats, stats_elements,
-};
 use crate::check;
 use crate::config::{
     GroupLimit, MoeConfig, Renormalize, RouterConfig, ScoreFunction, SingleExpert,
 };
 use crate::element::{Element, Real, all_finite, row_sum};
 use crate::error::Result;
+use crate::ops::{
+    self, Checked, Logits, LogitsOf, Router, RouterBackward, RouterForward, RouterWeightGrad,
+    stats, stats_elements,
+};
 
 /// Tokens of one task.
 const PANEL: usize = 128;
@@ -75,219 +76,209 @@ impl Layout {
     }
 }
 
-/// Router forward; see [`Backend::router_forward`](crate::Backend::router_forward).
-pub(crate) fn forward<T: Element, W: Element<Acc = T::Acc>>(
-    config: &MoeConfig,
-    tokens: usize,
-    input: RouterInput<'_, '_, Cpu, T, W>,
-    output: RouterOutput<'_, Cpu, T::Acc>,
-    scratch: &mut [T::Acc],
-) -> Result<()> {
-    const OPERATION: &str = "router forward";
-    let (experts, top_k) = (config.num_experts(), config.top_k());
-    check::router_input(OPERATION, config, tokens, &input)?;
-    check::router_output(OPERATION, config, tokens, &output)?;
-    let RouterOutput {
-        ids,
-        weights,
-        lse,
-        counts,
-        stats,
-        logits: logits_out,
-    } = output;
-    let need = self::scratch::<T>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need.least())?;
+impl Router for Cpu {
+    fn run_router_forward<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        arguments: Checked<RouterForward<'_, Self, T, W>>,
+    ) -> Result<()> {
+        let RouterForward {
+            config,
+            tokens,
+            logits,
+            selection_bias,
+            ids,
+            weights,
+            lse,
+            counts,
+            stats,
+            logits_output,
+            scratch,
+        } = arguments.into_inner();
+        let (experts, top_k) = (config.num_experts(), config.top_k());
+        let need = self::scratch::<T>(config, tokens);
+        check::workspace(ops::router::FORWARD, scratch.len(), need.least())?;
 
-    let panels = tokens.div_ceil(PANEL);
-    let row_of_stats = padded(stats_elements(config));
-    let (partial, scratch) = scratch.split_at_mut(panels * row_of_stats);
-    {
-        let (ids, weights) = (Disjoint::new(ids), Disjoint::new(weights));
-        let (lse, partial) = (Disjoint::new(lse), Disjoint::new(partial));
-        let logits_out = logits_out.map(Disjoint::new);
+        let panels = tokens.div_ceil(PANEL);
+        let row_of_stats = padded(stats_elements(config));
+        let (partial, scratch) = scratch.split_at_mut(panels * row_of_stats);
+        {
+            let (ids, weights) = (Disjoint::new(ids), Disjoint::new(weights));
+            let (lse, partial) = (Disjoint::new(lse), Disjoint::new(partial));
+            let logits_output = logits_output.map(Disjoint::new);
+            for_each_panel(
+                config,
+                tokens,
+                &logits,
+                scratch,
+                #[inline(always)]
+                |panel, first, rows, logits, scratch| {
+                    // SAFETY: each panel is one task, and takes only its own rows.
+                    let (ids, weights, lse, partial) = unsafe {
+                        (
+                            ids.part(first * top_k, rows * top_k),
+                            weights.part(first * top_k, rows * top_k),
+                            lse.part(first, rows),
+                            partial.part(panel * row_of_stats, row_of_stats),
+                        )
+                    };
+                    partial.fill(T::Acc::ZERO);
+                    if let Some(out) = &logits_output {
+                        // SAFETY: as above.
+                        let out = unsafe { out.part(first * experts, rows * experts) };
+                        out.copy_from_slice(logits);
+                    }
+                    for (row, logits) in logits.chunks_exact_mut(experts).enumerate() {
+                        let slots = row * top_k..(row + 1) * top_k;
+                        let (ids, weights) = (&mut ids[slots.clone()], &mut weights[slots]);
+                        lse[row] = route(
+                            config,
+                            logits,
+                            selection_bias,
+                            scratch,
+                            ids,
+                            weights,
+                            partial,
+                        );
+                    }
+                },
+            );
+        }
+
+        counts.fill(0);
+        for expert in ids.iter().filter_map(|&id| usize::try_from(id).ok()) {
+            counts[expert] += 1;
+        }
+        stats.fill(T::Acc::ZERO);
+        for partial in partial.chunks_exact(row_of_stats) {
+            for (total, &partial) in stats.iter_mut().zip(partial) {
+                *total += partial;
+            }
+        }
+        losses::finish(config, tokens, counts, stats);
+        Ok(())
+    }
+
+    fn run_router_backward<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        arguments: Checked<RouterBackward<'_, Self, T, W>>,
+    ) -> Result<()> {
+        let RouterBackward {
+            config,
+            tokens,
+            logits,
+            ids,
+            weights,
+            lse,
+            counts,
+            weights_grad,
+            loss_gradient,
+            logits_grad,
+            scratch,
+        } = arguments.into_inner();
+        let (experts, top_k) = (config.num_experts(), config.top_k());
+        let need = self::scratch::<T>(config, tokens);
+        check::workspace(ops::router::BACKWARD, scratch.len(), need.least())?;
+
+        let loss = LossGrad::<T::Acc>::new(config, tokens, loss_gradient);
+        let logits_grad = Disjoint::new(logits_grad);
         for_each_panel(
             config,
             tokens,
-            &input,
+            &logits,
             scratch,
             #[inline(always)]
-            |panel, first, rows, logits, scratch| {
+            |_, first, rows, logits, scratch| {
                 // SAFETY: each panel is one task, and takes only its own rows.
-                let (ids, weights, lse, partial) = unsafe {
-                    (
-                        ids.part(first * top_k, rows * top_k),
-                        weights.part(first * top_k, rows * top_k),
-                        lse.part(first, rows),
-                        partial.part(panel * row_of_stats, row_of_stats),
-                    )
-                };
-                partial.fill(T::Acc::ZERO);
-                if let Some(out) = &logits_out {
-                    // SAFETY: as above.
-                    let out = unsafe { out.part(first * experts, rows * experts) };
-                    out.copy_from_slice(logits);
-                }
-                for (row, logits) in logits.chunks_exact_mut(experts).enumerate() {
-                    let slots = row * top_k..(row + 1) * top_k;
-                    let (ids, weights) = (&mut ids[slots.clone()], &mut weights[slots]);
-                    let bias = input.selection_bias;
-                    lse[row] = route(config, logits, bias, scratch, ids, weights, partial);
+                let grad = unsafe { logits_grad.part(first * experts, rows * experts) };
+                let rows = logits
+                    .chunks_exact_mut(experts)
+                    .zip(grad.chunks_exact_mut(experts));
+                for (row, (logits, grad)) in rows.enumerate() {
+                    let token = first + row;
+                    grad.fill(T::Acc::ZERO);
+                    if lse[token].is_nan() {
+                        continue; // a bad row has no gradient
+                    }
+                    let slots = token * top_k..(token + 1) * top_k;
+                    let row = Row {
+                        logits,
+                        ids: &ids[slots.clone()],
+                        weights: &weights[slots.clone()],
+                        weights_grad: &weights_grad[slots],
+                        lse: lse[token],
+                    };
+                    let probability = &mut scratch[..experts];
+                    route_backward(config, &row, counts, &loss, probability, grad);
                 }
             },
         );
+        Ok(())
     }
 
-    counts.fill(0);
-    for expert in ids.iter().filter_map(|&id| usize::try_from(id).ok()) {
-        counts[expert] += 1;
-    }
-    stats.fill(T::Acc::ZERO);
-    for partial in partial.chunks_exact(row_of_stats) {
-        for (total, &partial) in stats.iter_mut().zip(partial) {
-            *total += partial;
-        }
-    }
-    losses::finish(config, tokens, counts, stats);
-    Ok(())
-}
+    fn run_router_weight_grad<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        arguments: Checked<RouterWeightGrad<'_, Self, T, W>>,
+    ) -> Result<()> {
+        let RouterWeightGrad {
+            config,
+            tokens,
+            logits_grad,
+            x,
+            grad,
+            scratch,
+        } = arguments.into_inner();
+        let (experts, hidden) = (config.num_experts(), config.hidden_size());
+        let lane = weight_grad_lane(config);
+        check::workspace(ops::router::WEIGHT_GRAD, scratch.len(), lane)?;
 
-/// Router backward; see [`Backend::router_backward`](crate::Backend::router_backward).
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn backward<T: Element, W: Element<Acc = T::Acc>>(
-    config: &MoeConfig,
-    tokens: usize,
-    input: RouterInput<'_, '_, Cpu, T, W>,
-    saved: RouterSaved<'_, Cpu, T::Acc>,
-    weights_grad: &[T::Acc],
-    loss_gradient: f64,
-    logits_grad: &mut [T::Acc],
-    scratch: &mut [T::Acc],
-) -> Result<()> {
-    const OPERATION: &str = "router backward";
-    let (experts, top_k) = (config.num_experts(), config.top_k());
-    check::router_input(OPERATION, config, tokens, &input)?;
-    check::router_saved(
-        OPERATION,
-        config,
-        tokens,
-        &saved,
-        weights_grad.len(),
-        logits_grad.len(),
-    )?;
-    let RouterSaved {
-        ids,
-        weights,
-        lse,
-        counts,
-    } = saved;
-    let need = self::scratch::<T>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need.least())?;
-
-    let loss = LossGrad::<T::Acc>::new(config, tokens, loss_gradient);
-    let logits_grad = Disjoint::new(logits_grad);
-    for_each_panel(
-        config,
-        tokens,
-        &input,
-        scratch,
-        #[inline(always)]
-        |_, first, rows, logits, scratch| {
-            // SAFETY: each panel is one task, and takes only its own rows.
-            let grad = unsafe { logits_grad.part(first * experts, rows * experts) };
-            let rows = logits
-                .chunks_exact_mut(experts)
-                .zip(grad.chunks_exact_mut(experts));
-            for (row, (logits, grad)) in rows.enumerate() {
-                let token = first + row;
-                grad.fill(T::Acc::ZERO);
-                if lse[token].is_nan() {
-                    continue; // a bad row has no gradient
-                }
-                let slots = token * top_k..(token + 1) * top_k;
-                let row = Row {
-                    logits,
-                    ids: &ids[slots.clone()],
-                    weights: &weights[slots.clone()],
-                    weights_grad: &weights_grad[slots],
-                    lse: lse[token],
-                };
-                let probability = &mut scratch[..experts];
-                route_backward(config, &row, counts, &loss, probability, grad);
-            }
-        },
-    );
-    Ok(())
-}
-
-/// dWᵣ = dzᵀ·x; see [`Backend::router_weight_grad`](crate::Backend::router_weight_grad).
-pub(crate) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
-    config: &MoeConfig,
-    tokens: usize,
-    logits_grad: &[T::Acc],
-    x: &[T],
-    grad: WeightGradOf<'_, Cpu, W>,
-    scratch: &mut [T::Acc],
-) -> Result<()> {
-    const OPERATION: &str = "router weight gradient";
-    let (experts, hidden) = (config.num_experts(), config.hidden_size());
-    check::router_weight_grad::<Cpu, W>(
-        OPERATION,
-        config,
-        tokens,
-        logits_grad.len(),
-        x.len(),
-        &grad,
-    )?;
-    let lane = weight_grad_lane(config);
-    check::workspace(OPERATION, scratch.len(), lane)?;
-
-    // A task is a slice of columns; tokens are gone through in order, so the sum is the same however many lanes there are.
-    let grad = super::GradTarget::new(grad);
-    let tasks = hidden.div_ceil(GRAD_COLUMNS);
-    parallel::for_each(tasks, scratch, lane, |task, scratch| {
-        let first = task * GRAD_COLUMNS;
-        let columns = GRAD_COLUMNS.min(hidden - first);
-        let (sum, panel) = scratch.split_at_mut(padded(experts * GRAD_COLUMNS));
-        let sum = &mut sum[..experts * columns];
-        sum.fill(T::Acc::ZERO);
-        for start in (0..tokens).step_by(GRAD_TOKENS) {
-            let rows = GRAD_TOKENS.min(tokens - start);
-            for (row, x) in x[start * hidden..]
-                .chunks_exact(hidden)
-                .take(rows)
-                .enumerate()
-            {
-                let panel = &mut panel[row * columns..][..columns];
-                T::widen_into(&x[first..first + columns], panel);
-                if all_finite(panel) {
-                    continue;
-                }
-                // A dz of 0 leaves out what it is multiplied by: a bad row has no part in the gradient.
-                let dz = &logits_grad[(start + row) * experts..][..experts];
-                for (&dz, sum) in dz.iter().zip(sum.chunks_exact_mut(columns)) {
-                    if dz != T::Acc::ZERO {
-                        for (sum, &x) in sum.iter_mut().zip(&*panel) {
-                            *sum += dz * x;
+        // A task is a slice of columns; tokens are gone through in order, so the sum is the same however many lanes there are.
+        let grad = super::GradTarget::new(grad);
+        let tasks = hidden.div_ceil(GRAD_COLUMNS);
+        parallel::for_each(tasks, scratch, lane, |task, scratch| {
+            let first = task * GRAD_COLUMNS;
+            let columns = GRAD_COLUMNS.min(hidden - first);
+            let (sum, panel) = scratch.split_at_mut(padded(experts * GRAD_COLUMNS));
+            let sum = &mut sum[..experts * columns];
+            sum.fill(T::Acc::ZERO);
+            for start in (0..tokens).step_by(GRAD_TOKENS) {
+                let rows = GRAD_TOKENS.min(tokens - start);
+                for (row, x) in x[start * hidden..]
+                    .chunks_exact(hidden)
+                    .take(rows)
+                    .enumerate()
+                {
+                    let panel = &mut panel[row * columns..][..columns];
+                    T::widen_into(&x[first..first + columns], panel);
+                    if all_finite(panel) {
+                        continue;
+                    }
+                    // A dz of 0 leaves out what it is multiplied by: a bad row has no part in the gradient.
+                    let dz = &logits_grad[(start + row) * experts..][..experts];
+                    for (&dz, sum) in dz.iter().zip(sum.chunks_exact_mut(columns)) {
+                        if dz != T::Acc::ZERO {
+                            for (sum, &x) in sum.iter_mut().zip(&*panel) {
+                                *sum += dz * x;
+                            }
                         }
                     }
+                    panel.fill(T::Acc::ZERO);
                 }
-                panel.fill(T::Acc::ZERO);
+                let dz = Matrix::new(&logits_grad[start * experts..], rows, experts);
+                product(
+                    sum,
+                    columns,
+                    Store::Add,
+                    dz.t(),
+                    Matrix::new(panel, rows, columns),
+                );
             }
-            let dz = Matrix::new(&logits_grad[start * experts..], rows, experts);
-            product(
-                sum,
-                columns,
-                Store::Add,
-                dz.t(),
-                Matrix::new(panel, rows, columns),
-            );
-        }
-        for (expert, row) in sum.chunks_exact(columns).enumerate() {
-            // SAFETY: tasks own different columns.
-            unsafe { grad.store(expert * hidden + first, row) };
-        }
-    });
-    Ok(())
+            for (expert, row) in sum.chunks_exact(columns).enumerate() {
+                // SAFETY: tasks own different columns.
+                unsafe { grad.store(expert * hidden + first, row) };
+            }
+        });
+        Ok(())
+    }
 }
 
 /// dz·Wᵣ of the tokens of `dz` [·, E], the router's part of dX, into `out` [·, H].
@@ -333,14 +324,14 @@ fn weight_grad_lane(config: &MoeConfig) -> usize {
 fn for_each_panel<T: Element, W: Element<Acc = T::Acc>>(
     config: &MoeConfig,
     tokens: usize,
-    input: &RouterInput<'_, '_, Cpu, T, W>,
+    source: &LogitsOf<'_, Cpu, T, W>,
     scratch: &mut [T::Acc],
     each: impl Fn(usize, usize, usize, &mut [T::Acc], &mut [T::Acc]) + Sync,
 ) {
     let (experts, hidden) = (config.num_experts(), config.hidden_size());
     let layout = Layout::new::<T>(config, tokens);
     let (weight_scratch, scratch) = scratch.split_at_mut(layout.weight);
-    let weight = match &input.logits {
+    let weight = match source {
         Logits::FromTokens { weight, .. } => W::widen_slice(weight, weight_scratch),
         Logits::Given(_) | Logits::GivenNarrow(_) => &[],
     };
@@ -355,7 +346,7 @@ fn for_each_panel<T: Element, W: Element<Acc = T::Acc>>(
             let (logits, scratch) = scratch.split_at_mut(layout.logits);
             let (row_scratch, scratch) = scratch.split_at_mut(ROWS * layout.row);
             let logits = &mut logits[..rows * experts];
-            match &input.logits {
+            match source {
                 Logits::FromTokens { x, .. } => {
                     let x = T::widen_slice(&x[first * hidden..(first + rows) * hidden], scratch);
                     let (x, weight) = (
@@ -798,10 +789,20 @@ fn route_backward<A: Real>(
             let epsilon = A::from_f64(SIGMOID_EPSILON);
             let sum = row_sum(probability.iter().copied()) + epsilon;
             let slope = |e: usize| (-row.logits[e]).sigmoid();
-            loss.add_aux(counts, top, probability, sum, epsilon / sum, slope, grad);
+            let shares = Shares {
+                values: probability,
+                sum,
+                rest: epsilon / sum,
+            };
+            loss.add_aux(counts, top, &shares, slope, grad);
         } else {
             let slope = |_| A::ONE;
-            loss.add_aux(counts, top, probability, A::ONE, A::ZERO, slope, grad);
+            let shares = Shares {
+                values: probability,
+                sum: A::ONE,
+                rest: A::ZERO,
+            };
+            loss.add_aux(counts, top, &shares, slope, grad);
         }
     }
 }

@@ -6,103 +6,86 @@ use super::launch::Launch;
 use super::module::{Typed, typed};
 use super::permute::Columns;
 use super::{Cuda, View, sys};
-use crate::backend::RowMap;
-use crate::check;
-use crate::config::MoeConfig;
 use crate::element::Element;
 use crate::error::Result;
+use crate::ops::{self, Checked, Plan, UnpermuteBackward, UnpermuteForward};
 
 pub(super) const UNPERMUTE: Typed = typed!("unpermute");
 pub(super) const UNPERMUTE_BACKWARD: Typed = typed!("unpermute_backward");
 
 const THREADS: usize = sys::MILLET_THREADS as usize;
 
-/// See [`Backend::unpermute`](crate::Backend::unpermute).
+/// A gather-sum: each token's rows [max rows, H] into the output [T, H], with the names that errors give them.
+pub(super) struct Gather<'a, T: Element> {
+    pub(super) operation: &'static str,
+    pub(super) plan: &'a Plan<Cuda>,
+    pub(super) rows: (&'static str, View<'a, T>),
+    pub(super) output: (&'static str, CudaViewMut<'a, T>),
+}
+
+impl<T: Element> Gather<'_, T> {
+    /// output\[t\] = Σ_slot weight·rows[row], weights of 1 if there are none.
+    pub(super) fn sum(self, cuda: &Cuda, weights: Option<View<'_, T::Acc>>) -> Result<()> {
+        let (config, tokens) = (self.plan.config(), self.plan.tokens());
+        let columns = Columns::split::<T>(cuda, tokens, config.hidden_size());
+        let mut launch = Launch::new(cuda, self.operation);
+        let kernel = launch.kernel::<T>(UNPERMUTE)?;
+        let (rows_name, rows) = self.rows;
+        let (output_name, output) = self.output;
+        let to_row = self.plan.map().assignment_to_row;
+        let mut parameters = sys::MilletRows {
+            assignment_to_row: launch.read("assignment_to_row", to_row, 4)?,
+            rows_in: launch.read(rows_name, rows, columns.alignment)?.cast(),
+            tokens_out: launch.write(output_name, output, columns.alignment)?.cast(),
+            ..columns.parameters(config, tokens)
+        };
+        if let Some(weights) = weights {
+            parameters.weights = launch.read("weights", weights, 4)?.cast();
+        }
+        // SAFETY: lengths were checked by the operation; a plan's rows are below the number of rows, or −1.
+        unsafe { launch.run(kernel, columns.grid(tokens), THREADS, 0, &parameters) }
+    }
+}
+
 pub(super) fn unpermute<T: Element>(
     cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    rows: View<'_, T>,
-    weights: View<'_, T::Acc>,
-    map: RowMap<'_, Cuda>,
-    output: CudaViewMut<'_, T>,
+    arguments: Checked<UnpermuteForward<'_, Cuda, T>>,
 ) -> Result<()> {
-    const OPERATION: &str = "unpermute";
-    let h = ("H", config.hidden_size());
-    check::rows(OPERATION, config, tokens, "rows", rows.len(), h, &map)?;
-    check::assignments(OPERATION, config, tokens, "weights", weights.len())?;
-    check::hidden(OPERATION, config, tokens, "output", output.len())?;
-    let (rows, output) = (("rows", rows), ("output", output));
-    gather(
-        cuda,
-        OPERATION,
-        config,
-        tokens,
+    let UnpermuteForward {
+        plan,
         rows,
-        Some(weights),
-        map,
+        weights,
         output,
-    )
-}
-
-/// output\[t\] = Σ_slot weight·rows[row], weights of 1 if there are none; lengths are checked by the caller.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn gather<T: Element>(
-    cuda: &Cuda,
-    operation: &'static str,
-    config: &MoeConfig,
-    tokens: usize,
-    (rows_name, rows): (&'static str, View<'_, T>),
-    weights: Option<View<'_, T::Acc>>,
-    map: RowMap<'_, Cuda>,
-    (output_name, output): (&'static str, CudaViewMut<'_, T>),
-) -> Result<()> {
-    let columns = Columns::split::<T>(cuda, tokens, config.hidden_size());
-    let mut launch = Launch::new(cuda, operation);
-    let kernel = launch.kernel::<T>(UNPERMUTE)?;
-    let mut parameters = sys::MilletRows {
-        assignment_to_row: launch.read("assignment_to_row", map.assignment_to_row, 4)?,
-        rows_in: launch.read(rows_name, rows, columns.alignment)?.cast(),
-        tokens_out: launch.write(output_name, output, columns.alignment)?.cast(),
-        ..columns.parameters(config, tokens)
+    } = arguments.into_inner();
+    let gather = Gather {
+        operation: ops::combine::UNPERMUTE,
+        plan,
+        rows: ("rows", rows),
+        output: ("output", output),
     };
-    if let Some(weights) = weights {
-        parameters.weights = launch.read("weights", weights, 4)?.cast();
-    }
-    // SAFETY: lengths were checked by the caller; the map's rows are below the number of rows, or −1.
-    unsafe { launch.run(kernel, columns.grid(tokens), THREADS, 0, &parameters) }
+    gather.sum(cuda, Some(weights))
 }
 
-/// See [`Backend::unpermute_backward`](crate::Backend::unpermute_backward).
-#[allow(clippy::too_many_arguments)]
 pub(super) fn unpermute_backward<T: Element>(
     cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    output_grad: View<'_, T>,
-    rows: View<'_, T>,
-    weights: View<'_, T::Acc>,
-    map: RowMap<'_, Cuda>,
-    rows_grad: CudaViewMut<'_, T>,
-    weights_grad: CudaViewMut<'_, T::Acc>,
+    arguments: Checked<UnpermuteBackward<'_, Cuda, T>>,
 ) -> Result<()> {
-    const OPERATION: &str = "unpermute backward";
-    let hidden = config.hidden_size();
-    let h = ("H", hidden);
-    check::hidden(OPERATION, config, tokens, "output_grad", output_grad.len())?;
-    check::rows(OPERATION, config, tokens, "rows", rows.len(), h, &map)?;
-    let given = rows_grad.len();
-    check::rows(OPERATION, config, tokens, "rows_grad", given, h, &map)?;
-    check::assignments(OPERATION, config, tokens, "weights", weights.len())?;
-    let given = weights_grad.len();
-    check::assignments(OPERATION, config, tokens, "weights_grad", given)?;
-
-    let columns = Columns::whole::<T>(hidden);
+    let UnpermuteBackward {
+        plan,
+        output_grad,
+        rows,
+        weights,
+        rows_grad,
+        weights_grad,
+    } = arguments.into_inner();
+    let (config, tokens) = (plan.config(), plan.tokens());
+    let columns = Columns::whole::<T>(config.hidden_size());
     let alignment = columns.alignment;
-    let mut launch = Launch::new(cuda, OPERATION);
+    let mut launch = Launch::new(cuda, ops::combine::UNPERMUTE_BACKWARD);
     let kernel = launch.kernel::<T>(UNPERMUTE_BACKWARD)?;
+    let to_row = plan.map().assignment_to_row;
     let parameters = sys::MilletRows {
-        assignment_to_row: launch.read("assignment_to_row", map.assignment_to_row, 4)?,
+        assignment_to_row: launch.read("assignment_to_row", to_row, 4)?,
         tokens_in: launch.read("output_grad", output_grad, alignment)?.cast(),
         rows_in: launch.read("rows", rows, alignment)?.cast(),
         rows_out: launch.write("rows_grad", rows_grad, alignment)?.cast(),
@@ -110,6 +93,6 @@ pub(super) fn unpermute_backward<T: Element>(
         weights_grad: launch.write("weights_grad", weights_grad, 4)?.cast(),
         ..columns.parameters(config, tokens)
     };
-    // SAFETY: lengths were checked above; the map's rows are below the number of rows, or −1.
+    // SAFETY: lengths are checked, and a plan's rows are below the number of rows, or −1.
     unsafe { launch.run(kernel, columns.grid(tokens), THREADS, 0, &parameters) }
 }

@@ -1,15 +1,13 @@
 //! Dispatch: capacity dropping and the stable sort by expert.
 
-use cudarc::driver::CudaViewMut;
-
 use super::launch::{Launch, Pieces};
 use super::module::Untyped;
-use super::{Cuda, View, sys};
-use crate::backend::DispatchOutput;
+use super::{Cuda, sys};
 use crate::check;
 use crate::config::{DropPolicy, MoeConfig, Renormalize};
 use crate::element::Real;
 use crate::error::{Error, Result};
+use crate::ops::{self, Checked, Dispatch, DispatchInto};
 
 pub(super) const DISPATCH: Untyped = Untyped("dispatch");
 
@@ -85,89 +83,85 @@ pub(super) fn scratch_elements<A>(config: &MoeConfig, tokens: usize) -> usize {
     Plan::new(config, tokens).pieces.elements::<A>()
 }
 
-/// See [`Backend::dispatch`](crate::Backend::dispatch).
-pub(super) fn dispatch<A: Real>(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    ids: View<'_, i32>,
-    weights: CudaViewMut<'_, A>,
-    output: DispatchOutput<'_, Cuda>,
-    scratch: CudaViewMut<'_, A>,
-) -> Result<()> {
-    const OPERATION: &str = "dispatch";
-    check::dispatch(
-        OPERATION,
-        config,
-        tokens,
-        ids.len(),
-        cudarc::driver::DeviceSlice::len(&weights),
-        &output,
-    )?;
-    let (experts, top_k) = (config.num_experts(), config.top_k());
-    if experts > sys::MILLET_MAX_EXPERTS as usize {
-        return Err(Error::Unsupported {
-            operation: OPERATION,
-            reason: format!(
-                "CUDA routes to at most {} experts, but there are {experts}",
-                sys::MILLET_MAX_EXPERTS
-            ),
-        });
-    }
-    let plan = Plan::new(config, tokens);
-    check::workspace(OPERATION, scratch.len(), plan.pieces.elements::<A>())?;
+impl Dispatch for Cuda {
+    fn run_dispatch<A: Real>(&self, arguments: Checked<DispatchInto<'_, Self, A>>) -> Result<()> {
+        let DispatchInto {
+            config,
+            tokens,
+            ids,
+            weights,
+            map,
+            scratch,
+        } = arguments.into_inner();
+        let (experts, top_k) = (config.num_experts(), config.top_k());
+        if experts > sys::MILLET_MAX_EXPERTS as usize {
+            return Err(Error::Unsupported {
+                operation: ops::dispatch::DISPATCH,
+                reason: format!(
+                    "CUDA routes to at most {} experts, but there are {experts}",
+                    sys::MILLET_MAX_EXPERTS
+                ),
+            });
+        }
+        let plan = Plan::new(config, tokens);
+        check::workspace(
+            ops::dispatch::DISPATCH,
+            scratch.len(),
+            plan.pieces.elements::<A>(),
+        )?;
 
-    let renormalizes = config
-        .capacity()
-        .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop);
-    let mut launch = Launch::new(cuda, OPERATION);
-    launch.require_f32::<A>()?;
-    let scratch = launch
-        .write("scratch", scratch, super::VECTOR)?
-        .cast::<u8>();
-    let parameters = sys::MilletDispatch {
-        experts: experts as i32,
-        top_k: top_k as i32,
-        assignments: (tokens * top_k) as i64,
-        tile_assignments: (plan.tile_tokens * top_k) as i64,
-        tiles: plan.tiles as i32,
-        policy: policy(config, tokens) as i32,
-        capacity: config.expert_capacity(tokens) as i32,
-        renormalize_to: match renormalizes {
-            true => config.router().scaling_factor() as f32,
-            false => 0.0,
-        },
-        max_rows: config.max_rows(tokens) as i64,
-        tile_rows: config.tile_rows(tokens) as i32,
-        max_row_tiles: config.max_row_tiles(tokens) as i32,
-        ids: launch.read("ids", ids, 4)?,
-        weights: launch.write("weights", weights, 4)?.cast(),
-        offsets: launch.write("offsets", output.offsets, 4)?,
-        row_to_assignment: launch.write("row_to_assignment", output.row_to_assignment, 4)?,
-        assignment_to_row: launch.write("assignment_to_row", output.assignment_to_row, 4)?,
-        row_tiles: launch.write("row_tiles", output.row_tiles, 4)?,
-        phases: scratch.wrapping_add(plan.phases).cast(),
-        tile_counts: scratch.wrapping_add(plan.tile_counts).cast(),
-        totals: scratch.wrapping_add(plan.totals).cast(),
-        sorted: scratch.wrapping_add(plan.sorted).cast(),
-    };
-    let blocks = plan.tiles
-        + experts.div_ceil(32)
-        + plan.tiles
-        + 1
-        + if chooses(config, tokens) { experts } else { 0 }
-        + if renormalizes { plan.tiles } else { 0 };
-    let shared = (experts * (2 + plan.warps)).max(2 * (experts + 1)) * size_of::<i32>();
-    // SAFETY: lengths were checked above, and scratch has the plan's pieces.
-    unsafe {
-        launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
-        launch.run(
-            DISPATCH.0,
-            [blocks, 1, 1],
-            32 * plan.warps,
-            shared,
-            &parameters,
-        )
+        let renormalizes = config
+            .capacity()
+            .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop);
+        let mut launch = Launch::new(self, ops::dispatch::DISPATCH);
+        launch.require_f32::<A>()?;
+        let scratch = launch
+            .write("scratch", scratch, super::VECTOR)?
+            .cast::<u8>();
+        let parameters = sys::MilletDispatch {
+            experts: experts as i32,
+            top_k: top_k as i32,
+            assignments: (tokens * top_k) as i64,
+            tile_assignments: (plan.tile_tokens * top_k) as i64,
+            tiles: plan.tiles as i32,
+            policy: policy(config, tokens) as i32,
+            capacity: config.expert_capacity(tokens) as i32,
+            renormalize_to: match renormalizes {
+                true => config.router().scaling_factor() as f32,
+                false => 0.0,
+            },
+            max_rows: config.max_rows(tokens) as i64,
+            tile_rows: config.tile_rows(tokens) as i32,
+            max_row_tiles: config.max_row_tiles(tokens) as i32,
+            ids: launch.read("ids", ids, 4)?,
+            weights: launch.write("weights", weights, 4)?.cast(),
+            offsets: launch.write("offsets", map.offsets, 4)?,
+            row_to_assignment: launch.write("row_to_assignment", map.row_to_assignment, 4)?,
+            assignment_to_row: launch.write("assignment_to_row", map.assignment_to_row, 4)?,
+            row_tiles: launch.write("row_tiles", map.row_tiles, 4)?,
+            phases: scratch.wrapping_add(plan.phases).cast(),
+            tile_counts: scratch.wrapping_add(plan.tile_counts).cast(),
+            totals: scratch.wrapping_add(plan.totals).cast(),
+            sorted: scratch.wrapping_add(plan.sorted).cast(),
+        };
+        let blocks = plan.tiles
+            + experts.div_ceil(32)
+            + plan.tiles
+            + 1
+            + if chooses(config, tokens) { experts } else { 0 }
+            + if renormalizes { plan.tiles } else { 0 };
+        let shared = (experts * (2 + plan.warps)).max(2 * (experts + 1)) * size_of::<i32>();
+        // SAFETY: lengths were checked above, and scratch has the plan's pieces.
+        unsafe {
+            launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
+            launch.run(
+                DISPATCH.0,
+                [blocks, 1, 1],
+                32 * plan.warps,
+                shared,
+                &parameters,
+            )
+        }
     }
 }
 

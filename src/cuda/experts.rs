@@ -7,15 +7,19 @@ use std::ptr;
 
 use cudarc::driver::CudaViewMut;
 
+use super::combine::Gather;
 use super::launch::{Launch, Pieces};
 use super::module::{Typed, Untyped, typed};
-use super::plan::{self, Plan, Storage, Variant};
-use super::{Cuda, F32Products, VECTOR, View, combine, permute, router, sys};
-use crate::backend::{RouterPart, RowMap, WeightGrad, WeightGradOf};
+use super::plan::{self as tiling, Plan as Tiling, Storage, Variant};
+use super::{Cuda, F32Products, VECTOR, View, router, sys};
 use crate::check;
 use crate::config::MoeConfig;
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::ops::{
+    self, Checked, Experts, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad,
+    ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Plan, WeightGrad, WeightGradOf,
+};
 
 /// A product's kernels.
 #[derive(Debug)]
@@ -120,11 +124,10 @@ impl<'a> Prepared<'a> {
     fn new<'m: 'a, T: Element>(
         cuda: &'a Cuda,
         operation: &'static str,
-        config: &MoeConfig,
-        tokens: usize,
-        map: RowMap<'m, Cuda>,
+        plan: &'m Plan<Cuda>,
         tickets: CudaViewMut<'a, T::Acc>,
     ) -> Result<Self> {
+        let (config, tokens, map) = (plan.config(), plan.tokens(), plan.map());
         let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
         let mut launch = Launch::new(cuda, operation);
         let size = |tensor: &str, value: usize| {
@@ -133,7 +136,7 @@ impl<'a> Prepared<'a> {
                 reason: format!("{tensor} = {value} is over the limit {}", i32::MAX),
             })
         };
-        let (top_k_multiplier, top_k_shift) = plan::divider(config.top_k());
+        let (top_k_multiplier, top_k_shift) = tiling::divider(config.top_k());
         let parameters = sys::MilletExperts {
             hidden: size("H", hidden)?,
             // 2I is a size, too.
@@ -214,9 +217,10 @@ impl<'a> Prepared<'a> {
         Ok(())
     }
 
-    /// The plan of a product of rows, whose tiles have COLUMNS of `columns`.
-    fn row_plan(&self, cuda: &Cuda, config: &MoeConfig, tokens: usize, columns: usize) -> Plan {
-        plan::rows(
+    /// The tiles of a product of rows, which have COLUMNS of `columns`.
+    fn row_tiles(&self, cuda: &Cuda, plan: &Plan<Cuda>, columns: usize) -> Tiling {
+        let (config, tokens) = (plan.config(), plan.tokens());
+        tiling::rows(
             self.storage,
             cuda.kernels.multiprocessors as usize,
             columns,
@@ -224,6 +228,12 @@ impl<'a> Prepared<'a> {
             config.max_row_tiles(tokens),
             config.max_rows(tokens).div_ceil(config.num_experts()),
         )
+    }
+
+    /// The tiles of the gradient of a weight [rows, columns] of each expert.
+    fn weight_tiles(&self, cuda: &Cuda, [rows, columns]: [usize; 2], experts: usize) -> Tiling {
+        let multiprocessors = cuda.kernels.multiprocessors as usize;
+        tiling::weights(self.storage, multiprocessors, rows, columns, experts)
     }
 
     /// Submits the product.
@@ -234,20 +244,20 @@ impl<'a> Prepared<'a> {
         &mut self,
         operation: &'static str,
         product: &Product,
-        plan: Plan,
+        tiles: Tiling,
     ) -> Result<()> {
         // Kernels count tiles in 32 bits, and a block's next may be a whole wave past the last.
-        if plan.tiles.saturating_add(plan.blocks) > i32::MAX as usize {
+        if tiles.tiles.saturating_add(tiles.blocks) > i32::MAX as usize {
             return Err(Error::Unsupported {
                 operation,
-                reason: format!("{} tiles, over the limit {}", plan.tiles, i32::MAX),
+                reason: format!("{} tiles, over the limit {}", tiles.tiles, i32::MAX),
             });
         }
-        self.parameters.column_tiles = plan.column_tiles as u32;
-        self.parameters.column_band = plan.column_band as u32;
-        let kernel = self.launch.kernel::<T>(product.kernel(plan.variant))?;
-        let shared = plan.variant.shared_bytes();
-        if plan.blocks == 0 {
+        self.parameters.column_tiles = tiles.column_tiles as u32;
+        self.parameters.column_band = tiles.column_band as u32;
+        let kernel = self.launch.kernel::<T>(product.kernel(tiles.variant))?;
+        let shared = tiles.variant.shared_bytes();
+        if tiles.blocks == 0 {
             return Ok(());
         }
         // SAFETY: by this function's contract; the tickets are a word of the scratch.
@@ -256,8 +266,8 @@ impl<'a> Prepared<'a> {
             self.launch.clear(tickets, size_of::<u32>())?;
             self.launch.run(
                 kernel,
-                [plan.blocks, 1, 1],
-                plan::THREADS,
+                [tiles.blocks, 1, 1],
+                tiling::THREADS,
                 shared,
                 &self.parameters,
             )
@@ -265,277 +275,207 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// See [`Backend::experts_up`](crate::Backend::experts_up).
-#[allow(clippy::too_many_arguments)]
-pub(super) fn up<T: Element>(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    x: View<'_, T>,
-    gate_up: View<'_, T>,
-    map: RowMap<'_, Cuda>,
-    h: Option<CudaViewMut<'_, T>>,
-    a: CudaViewMut<'_, T>,
-    mut scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    const OPERATION: &str = "experts up";
-    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
-    check::hidden(OPERATION, config, tokens, "x", x.len())?;
-    let (two_i, i) = (("2I", 2 * inner), ("I", inner));
-    let given = gate_up.len();
-    check::experts(OPERATION, "gate_up", given, config, two_i, ("H", hidden))?;
-    check::rows(OPERATION, config, tokens, "a", a.len(), i, &map)?;
-    if let Some(h) = &h {
-        check::rows(OPERATION, config, tokens, "h", h.len(), two_i, &map)?;
-    }
-    let need = scratch_elements::<T>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need)?;
-
-    let (tickets, _) = scratch.split_at_mut(tickets_elements::<T>());
-    let mut up = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
-    up.parameters.tokens = up.read("x", x)?;
-    up.parameters.weight = up.read("gate_up", gate_up)?;
-    up.parameters.rows_out = up.write("a", a)?;
-    if let Some(h) = h {
-        up.parameters.h = up.write("h", h)?;
-    }
-    // A tile has both columns of a pair.
-    let plan = up.row_plan(cuda, config, tokens, 2 * inner);
-    // SAFETY: lengths were checked above; the map is as dispatch makes it.
-    unsafe { up.run::<T>(OPERATION, &UP, plan) }
+/// The scratch of an operation on this plan, behind the tickets.
+fn split_scratch<'s, T: Element>(
+    operation: &'static str,
+    plan: &Plan<Cuda>,
+    scratch: &'s mut CudaViewMut<'_, T::Acc>,
+) -> Result<[CudaViewMut<'s, T::Acc>; 2]> {
+    let need = scratch_elements::<T>(plan.config(), plan.tokens());
+    check::workspace(operation, scratch.len(), need)?;
+    let (tickets, rest) = scratch.split_at_mut(tickets_elements::<T>());
+    Ok([tickets, rest])
 }
 
 /// The product [R, H] itself.
 fn product_rows<'s, T: Element>(
-    config: &MoeConfig,
-    tokens: usize,
+    plan: &Plan<Cuda>,
     product: &'s mut CudaViewMut<'_, T::Acc>,
 ) -> CudaViewMut<'s, T> {
-    let elements = config.max_rows(tokens) * config.hidden_size();
+    let elements = plan.config().max_rows(plan.tokens()) * plan.config().hidden_size();
     // SAFETY: any bits are an element, and kernels write them before they are read.
     unsafe { product.transmute_mut::<T>(elements) }.expect("scratch_elements counts them")
 }
 
-/// See [`Backend::experts_down`](crate::Backend::experts_down).
-#[allow(clippy::too_many_arguments)]
-pub(super) fn down<T: Element>(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    a: View<'_, T>,
-    down: View<'_, T>,
-    weights: View<'_, T::Acc>,
-    map: RowMap<'_, Cuda>,
-    output: CudaViewMut<'_, T>,
-    mut scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    const OPERATION: &str = "experts down";
-    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
-    let (h, i) = (("H", hidden), ("I", inner));
-    check::rows(OPERATION, config, tokens, "a", a.len(), i, &map)?;
-    check::experts(OPERATION, "down", down.len(), config, h, i)?;
-    check::assignments(OPERATION, config, tokens, "weights", weights.len())?;
-    check::hidden(OPERATION, config, tokens, "output", output.len())?;
-    let need = scratch_elements::<T>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need)?;
-
-    let (tickets, mut scratch) = scratch.split_at_mut(tickets_elements::<T>());
-    let mut weighed = product_rows::<T>(config, tokens, &mut scratch);
-    {
-        let mut product = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
-        product.parameters.rows_in = product.read("a", a)?;
-        product.parameters.weight = product.read("down", down)?;
-        product.parameters.weights = product.launch.read("weights", weights, 4)?.cast();
-        product.parameters.rows_out = product.write("scratch", weighed.slice_mut(..))?;
-        let plan = product.row_plan(cuda, config, tokens, hidden);
-        // SAFETY: lengths were checked above; the map is as dispatch makes it.
-        unsafe { product.run::<T>(OPERATION, &DOWN, plan) }?;
+impl Experts for Cuda {
+    fn run_experts_up<T: Element>(&self, arguments: Checked<ExpertsUp<'_, Self, T>>) -> Result<()> {
+        const OPERATION: &str = ops::experts::UP;
+        let ExpertsUp {
+            plan,
+            x,
+            gate_up,
+            h,
+            a,
+            mut scratch,
+        } = arguments.into_inner();
+        let [tickets, _] = split_scratch::<T>(OPERATION, plan, &mut scratch)?;
+        let mut up = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
+        up.parameters.tokens = up.read("x", x)?;
+        up.parameters.weight = up.read("gate_up", gate_up)?;
+        up.parameters.rows_out = up.write("a", a)?;
+        if let Some(h) = h {
+            up.parameters.h = up.write("h", h)?;
+        }
+        // A tile has both columns of a pair.
+        let tiles = up.row_tiles(self, plan, 2 * plan.config().intermediate_size());
+        // SAFETY: lengths are checked; the plan is as dispatch makes it.
+        unsafe { up.run::<T>(OPERATION, &UP, tiles) }
     }
-    let weighed = weighed.as_view();
-    let no_weights = None;
-    combine::gather(
-        cuda,
-        OPERATION,
-        config,
-        tokens,
-        ("scratch", View::from(&weighed)),
-        no_weights,
-        map,
-        ("output", output),
-    )
-}
 
-/// See [`Backend::experts_input_grad`](crate::Backend::experts_input_grad).
-#[allow(clippy::too_many_arguments)]
-pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    h_grad: View<'_, T>,
-    gate_up: View<'_, T>,
-    map: RowMap<'_, Cuda>,
-    router: RouterPart<'_, '_, Cuda, W>,
-    x_grad: CudaViewMut<'_, T>,
-    mut scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    const OPERATION: &str = "experts input gradient";
-    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
-    let (h, two_i) = (("H", hidden), ("2I", 2 * inner));
-    let given = h_grad.len();
-    check::rows(OPERATION, config, tokens, "h_grad", given, two_i, &map)?;
-    check::experts(OPERATION, "gate_up", gate_up.len(), config, two_i, h)?;
-    check::router_part(OPERATION, config, tokens, &router)?;
-    check::hidden(OPERATION, config, tokens, "x_grad", x_grad.len())?;
-    let need = scratch_elements::<T>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need)?;
+    fn run_experts_down<T: Element>(
+        &self,
+        arguments: Checked<ExpertsDown<'_, Self, T>>,
+    ) -> Result<()> {
+        const OPERATION: &str = ops::experts::DOWN;
+        let ExpertsDown {
+            plan,
+            a,
+            down,
+            weights,
+            output,
+            mut scratch,
+        } = arguments.into_inner();
+        let [tickets, mut scratch] = split_scratch::<T>(OPERATION, plan, &mut scratch)?;
+        let mut weighed = product_rows::<T>(plan, &mut scratch);
+        {
+            let mut product = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
+            product.parameters.rows_in = product.read("a", a)?;
+            product.parameters.weight = product.read("down", down)?;
+            product.parameters.weights = product.launch.read("weights", weights, 4)?.cast();
+            product.parameters.rows_out = product.write("scratch", weighed.slice_mut(..))?;
+            let tiles = product.row_tiles(self, plan, plan.config().hidden_size());
+            // SAFETY: lengths are checked; the plan is as dispatch makes it.
+            unsafe { product.run::<T>(OPERATION, &DOWN, tiles) }?;
+        }
+        let weighed = weighed.as_view();
+        let gather = Gather {
+            operation: OPERATION,
+            plan,
+            rows: ("scratch", View::from(&weighed)),
+            output: ("output", output),
+        };
+        gather.sum(self, None)
+    }
 
-    let (tickets, mut scratch) = scratch.split_at_mut(tickets_elements::<T>());
-    let (mut product, rest) = scratch.split_at_mut(product_elements::<T>(config, tokens));
-    let mut rows_grad = product_rows::<T>(config, tokens, &mut product);
-    {
-        let mut product = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
+    fn run_experts_down_backward<T: Element>(
+        &self,
+        arguments: Checked<ExpertsDownBackward<'_, Self, T>>,
+    ) -> Result<()> {
+        const OPERATION: &str = ops::experts::DOWN_BACKWARD;
+        const THREADS: usize = sys::MILLET_THREADS as usize;
+        let ExpertsDownBackward {
+            plan,
+            output_grad,
+            down,
+            weights,
+            h,
+            weighted_a,
+            weights_grad,
+            mut scratch,
+        } = arguments.into_inner();
+        let [tickets, dots] = split_scratch::<T>(OPERATION, plan, &mut scratch)?;
+        let mut backward = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
+        backward.parameters.tokens = backward.read("output_grad", output_grad)?;
+        backward.parameters.weight = backward.read("down", down)?;
+        backward.parameters.weights = backward.launch.read("weights", weights, 4)?.cast();
+        backward.parameters.h = backward.write("h", h)?;
+        backward.parameters.rows_out = backward.write("weighted_a", weighted_a)?;
+        let weights_grad = backward.launch.write("weights_grad", weights_grad, 4)?;
+        backward.parameters.weights_grad = weights_grad.cast();
+        backward.parameters.dots = backward.launch.write("scratch", dots, 4)?.cast();
+        let tiles = backward.row_tiles(self, plan, plan.config().intermediate_size());
+        // SAFETY: lengths are checked; the plan is as dispatch makes it.
+        unsafe { backward.run::<T>(OPERATION, &DOWN_BACKWARD, tiles) }?;
+        // Never fewer than rows.
+        let assignments = plan.tokens() * plan.config().top_k();
+        let grid = [assignments.div_ceil(THREADS), 1, 1];
+        // SAFETY: as above.
+        unsafe {
+            backward
+                .launch
+                .run(WEIGHTS_GRAD.0, grid, THREADS, 0, &backward.parameters)
+        }
+    }
+
+    fn run_experts_down_weight_grad<T: Element>(
+        &self,
+        arguments: Checked<ExpertsDownWeightGrad<'_, Self, T>>,
+    ) -> Result<()> {
+        const OPERATION: &str = ops::experts::DOWN_WEIGHT_GRAD;
+        let ExpertsDownWeightGrad {
+            plan,
+            output_grad,
+            weighted_a,
+            grad,
+            mut scratch,
+        } = arguments.into_inner();
+        let [tickets, _] = split_scratch::<T>(OPERATION, plan, &mut scratch)?;
+        let mut product = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
+        product.parameters.tokens = product.read("output_grad", output_grad)?;
+        product.parameters.rows_in = product.read("weighted_a", weighted_a)?;
+        product.gradient(grad)?;
+        let config = plan.config();
+        let shape = [config.hidden_size(), config.intermediate_size()];
+        let tiles = product.weight_tiles(self, shape, config.num_experts());
+        // SAFETY: lengths are checked; the plan is as dispatch makes it.
+        unsafe { product.run::<T>(OPERATION, &DOWN_WEIGHT_GRAD, tiles) }
+    }
+
+    fn run_experts_up_weight_grad<T: Element>(
+        &self,
+        arguments: Checked<ExpertsUpWeightGrad<'_, Self, T>>,
+    ) -> Result<()> {
+        const OPERATION: &str = ops::experts::UP_WEIGHT_GRAD;
+        let ExpertsUpWeightGrad {
+            plan,
+            x,
+            h_grad,
+            grad,
+            mut scratch,
+        } = arguments.into_inner();
+        let [tickets, _] = split_scratch::<T>(OPERATION, plan, &mut scratch)?;
+        let mut product = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
+        product.parameters.tokens = product.read("x", x)?;
         product.parameters.rows_in = product.read("h_grad", h_grad)?;
-        product.parameters.weight = product.read("gate_up", gate_up)?;
-        product.parameters.rows_out = product.write("scratch", rows_grad.slice_mut(..))?;
-        let plan = product.row_plan(cuda, config, tokens, hidden);
-        // SAFETY: lengths were checked above; the map is as dispatch makes it.
-        unsafe { product.run::<T>(OPERATION, &INPUT_GRAD, plan) }?;
+        product.gradient(grad)?;
+        let config = plan.config();
+        let shape = [2 * config.intermediate_size(), config.hidden_size()];
+        let tiles = product.weight_tiles(self, shape, config.num_experts());
+        // SAFETY: lengths are checked; the plan is as dispatch makes it.
+        unsafe { product.run::<T>(OPERATION, &UP_WEIGHT_GRAD, tiles) }
     }
-    let rows_grad = rows_grad.as_view();
-    permute::backward(
-        cuda,
-        config,
-        tokens,
-        View::from(&rows_grad),
-        map,
-        Some(router),
-        x_grad,
-        rest,
-    )
-}
 
-/// See [`Backend::experts_down_backward`](crate::Backend::experts_down_backward).
-#[allow(clippy::too_many_arguments)]
-pub(super) fn down_backward<T: Element>(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    output_grad: View<'_, T>,
-    down: View<'_, T>,
-    weights: View<'_, T::Acc>,
-    map: RowMap<'_, Cuda>,
-    h: CudaViewMut<'_, T>,
-    weighted_a: CudaViewMut<'_, T>,
-    weights_grad: CudaViewMut<'_, T::Acc>,
-    mut scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    const OPERATION: &str = "experts down backward";
-    const THREADS: usize = sys::MILLET_THREADS as usize;
-    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
-    let (two_i, i) = (("2I", 2 * inner), ("I", inner));
-    check::hidden(OPERATION, config, tokens, "output_grad", output_grad.len())?;
-    check::experts(OPERATION, "down", down.len(), config, ("H", hidden), i)?;
-    check::assignments(OPERATION, config, tokens, "weights", weights.len())?;
-    check::rows(OPERATION, config, tokens, "h", h.len(), two_i, &map)?;
-    let given = weighted_a.len();
-    check::rows(OPERATION, config, tokens, "weighted_a", given, i, &map)?;
-    let given = weights_grad.len();
-    check::assignments(OPERATION, config, tokens, "weights_grad", given)?;
-    let need = scratch_elements::<T>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need)?;
-
-    let (tickets, dots) = scratch.split_at_mut(tickets_elements::<T>());
-    let mut backward = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
-    backward.parameters.tokens = backward.read("output_grad", output_grad)?;
-    backward.parameters.weight = backward.read("down", down)?;
-    backward.parameters.weights = backward.launch.read("weights", weights, 4)?.cast();
-    backward.parameters.h = backward.write("h", h)?;
-    backward.parameters.rows_out = backward.write("weighted_a", weighted_a)?;
-    let weights_grad = backward.launch.write("weights_grad", weights_grad, 4)?;
-    backward.parameters.weights_grad = weights_grad.cast();
-    backward.parameters.dots = backward.launch.write("scratch", dots, 4)?.cast();
-    let plan = backward.row_plan(cuda, config, tokens, inner);
-    // SAFETY: lengths were checked above; the map is as dispatch makes it.
-    unsafe { backward.run::<T>(OPERATION, &DOWN_BACKWARD, plan) }?;
-    // Never fewer than rows.
-    let assignments = tokens * config.top_k();
-    let grid = [assignments.div_ceil(THREADS), 1, 1];
-    // SAFETY: as above.
-    unsafe {
-        backward
-            .launch
-            .run(WEIGHTS_GRAD.0, grid, THREADS, 0, &backward.parameters)
+    fn run_experts_input_grad<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        arguments: Checked<ExpertsInputGrad<'_, Self, T, W>>,
+    ) -> Result<()> {
+        const OPERATION: &str = ops::experts::INPUT_GRAD;
+        let ExpertsInputGrad {
+            plan,
+            h_grad,
+            gate_up,
+            router,
+            x_grad,
+            mut scratch,
+        } = arguments.into_inner();
+        let [tickets, mut scratch] = split_scratch::<T>(OPERATION, plan, &mut scratch)?;
+        let mut rows_grad = product_rows::<T>(plan, &mut scratch);
+        {
+            let mut product = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
+            product.parameters.rows_in = product.read("h_grad", h_grad)?;
+            product.parameters.weight = product.read("gate_up", gate_up)?;
+            product.parameters.rows_out = product.write("scratch", rows_grad.slice_mut(..))?;
+            let tiles = product.row_tiles(self, plan, plan.config().hidden_size());
+            // SAFETY: lengths are checked; the plan is as dispatch makes it.
+            unsafe { product.run::<T>(OPERATION, &INPUT_GRAD, tiles) }?;
+        }
+        let rows_grad = rows_grad.as_view();
+        let gather = Gather {
+            operation: OPERATION,
+            plan,
+            rows: ("scratch", View::from(&rows_grad)),
+            output: ("x_grad", x_grad),
+        };
+        router::input_grad(self, gather, router)
     }
-}
-
-/// See [`Backend::experts_down_weight_grad`](crate::Backend::experts_down_weight_grad).
-#[allow(clippy::too_many_arguments)]
-pub(super) fn down_weight_grad<T: Element>(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    output_grad: View<'_, T>,
-    weighted_a: View<'_, T>,
-    map: RowMap<'_, Cuda>,
-    grad: WeightGradOf<'_, Cuda, T>,
-    mut scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    const OPERATION: &str = "experts down weight gradient";
-    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
-    let experts = config.num_experts();
-    check::hidden(OPERATION, config, tokens, "output_grad", output_grad.len())?;
-    let (given, i) = (weighted_a.len(), ("I", inner));
-    check::rows(OPERATION, config, tokens, "weighted_a", given, i, &map)?;
-    let expected = experts * hidden * inner;
-    check::weight_grad::<Cuda, T>(OPERATION, "weight gradient", &grad, expected, || {
-        format!("[E={experts}, H={hidden}, I={inner}]")
-    })?;
-    let need = scratch_elements::<T>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need)?;
-
-    let (tickets, _) = scratch.split_at_mut(tickets_elements::<T>());
-    let mut product = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
-    product.parameters.tokens = product.read("output_grad", output_grad)?;
-    product.parameters.rows_in = product.read("weighted_a", weighted_a)?;
-    product.gradient(grad)?;
-    let multiprocessors = cuda.kernels.multiprocessors as usize;
-    let plan = plan::weights(product.storage, multiprocessors, hidden, inner, experts);
-    // SAFETY: lengths were checked above; the map is as dispatch makes it.
-    unsafe { product.run::<T>(OPERATION, &DOWN_WEIGHT_GRAD, plan) }
-}
-
-/// See [`Backend::experts_up_weight_grad`](crate::Backend::experts_up_weight_grad).
-#[allow(clippy::too_many_arguments)]
-pub(super) fn up_weight_grad<T: Element>(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    x: View<'_, T>,
-    h_grad: View<'_, T>,
-    map: RowMap<'_, Cuda>,
-    grad: WeightGradOf<'_, Cuda, T>,
-    mut scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    const OPERATION: &str = "experts up weight gradient";
-    let (hidden, inner) = (config.hidden_size(), 2 * config.intermediate_size());
-    let experts = config.num_experts();
-    check::hidden(OPERATION, config, tokens, "x", x.len())?;
-    let (given, two_i) = (h_grad.len(), ("2I", inner));
-    check::rows(OPERATION, config, tokens, "h_grad", given, two_i, &map)?;
-    let expected = experts * inner * hidden;
-    check::weight_grad::<Cuda, T>(OPERATION, "weight gradient", &grad, expected, || {
-        format!("[E={experts}, 2I={inner}, H={hidden}]")
-    })?;
-    let need = scratch_elements::<T>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need)?;
-
-    let (tickets, _) = scratch.split_at_mut(tickets_elements::<T>());
-    let mut product = Prepared::new::<T>(cuda, OPERATION, config, tokens, map, tickets)?;
-    product.parameters.tokens = product.read("x", x)?;
-    product.parameters.rows_in = product.read("h_grad", h_grad)?;
-    product.gradient(grad)?;
-    let multiprocessors = cuda.kernels.multiprocessors as usize;
-    let plan = plan::weights(product.storage, multiprocessors, inner, hidden, experts);
-    // SAFETY: lengths were checked above; the map is as dispatch makes it.
-    unsafe { product.run::<T>(OPERATION, &UP_WEIGHT_GRAD, plan) }
 }

@@ -1,11 +1,9 @@
-//! One operation's launches: collects the tensors' addresses, checks where they are, and submits kernels.
+//! One operation's launches: collects the tensors' addresses, checks their alignment, and submits kernels.
 
-use std::sync::Arc;
-
-use cudarc::driver::{CudaContext, CudaViewMut, DeviceRepr, SyncOnDrop, result};
+use cudarc::driver::{CudaViewMut, DeviceRepr, SyncOnDrop, result};
 
 use super::Cuda;
-use super::memory::{View, context_of};
+use super::memory::View;
 use super::module::{Mixed, Typed};
 use crate::element::{Element, Real, Scalar};
 use crate::error::{Error, Result};
@@ -33,7 +31,6 @@ impl<'a> Launch<'a> {
         view: View<'a, T>,
         alignment: usize,
     ) -> Result<*const T> {
-        self.check_context(tensor, view.context())?;
         let (address, guard) = view.address(&self.cuda.stream);
         self.guards.push(guard);
         self.check_alignment(tensor, address, alignment)?;
@@ -47,15 +44,10 @@ impl<'a> Launch<'a> {
         view: CudaViewMut<'a, T>,
         alignment: usize,
     ) -> Result<*mut T> {
-        self.check_context(tensor, context_of(&view))?;
         let (address, guard) = view.view_ptr_mut(&self.cuda.stream);
         self.guards.push(guard);
         self.check_alignment(tensor, address, alignment)?;
         Ok(address as *mut T)
-    }
-
-    fn check_context(&self, tensor: &'static str, context: &Arc<CudaContext>) -> Result<()> {
-        check_context(self.cuda, self.operation, tensor, context)
     }
 
     fn check_alignment(&self, tensor: &'static str, address: u64, alignment: usize) -> Result<()> {
@@ -198,34 +190,6 @@ impl<'a> Launch<'a> {
             operation: self.operation,
             error,
         }
-    }
-}
-
-/// Refuses a tensor of another context. Contexts are compared as objects: the handle of a device's primary context is the same in
-/// all that hold it, but each manages only its own streams and events.
-pub(crate) fn check_context(
-    cuda: &Cuda,
-    operation: &'static str,
-    tensor: &'static str,
-    context: &Arc<CudaContext>,
-) -> Result<()> {
-    let own = cuda.stream.context();
-    let (expected, given) = (own.ordinal(), context.ordinal());
-    if Arc::ptr_eq(context, own) {
-        Ok(())
-    } else if expected == given {
-        Err(Error::WrongContext {
-            operation,
-            tensor,
-            ordinal: given,
-        })
-    } else {
-        Err(Error::WrongDevice {
-            operation,
-            tensor,
-            expected,
-            given,
-        })
     }
 }
 

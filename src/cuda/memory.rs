@@ -6,6 +6,9 @@ use cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DeviceSlice, SyncOnDrop,
 };
 
+use super::Cuda;
+use crate::error::{Error, Result};
+
 /// A shared view of device memory: of a [`CudaSlice`] or of a [`CudaView`], by `From`. Unlike cudarc's views it can be copied.
 #[derive(Debug)]
 pub struct View<'a, T> {
@@ -99,12 +102,8 @@ impl<'a, T> View<'a, T> {
         }
     }
 
-    pub(crate) fn context(&self) -> &'a Arc<CudaContext> {
-        self.stream().context()
-    }
-
-    /// The address, and what must be dropped after the read is submitted.
-    pub(crate) fn address(self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>) {
+    /// The device address for a reader in `stream`, and what must be dropped after the read is submitted.
+    pub fn address(self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>) {
         match self.source {
             Source::Slice(slice) => slice.device_ptr(stream),
             Source::View(view) => view.device_ptr(stream),
@@ -115,4 +114,32 @@ impl<'a, T> View<'a, T> {
 /// The context that a view to write belongs to.
 pub(crate) fn context_of<'a, T>(view: &'a CudaViewMut<'_, T>) -> &'a Arc<CudaContext> {
     DeviceSlice::stream(view).context()
+}
+
+/// Refuses a tensor of another context. Contexts are compared as objects: the handle of a device's primary context is the same in
+/// all that hold it, but each manages only its own streams and events.
+pub(crate) fn check_context(
+    cuda: &Cuda,
+    operation: &'static str,
+    tensor: &'static str,
+    context: &Arc<CudaContext>,
+) -> Result<()> {
+    let own = cuda.stream.context();
+    let (expected, given) = (own.ordinal(), context.ordinal());
+    if Arc::ptr_eq(context, own) {
+        Ok(())
+    } else if expected == given {
+        Err(Error::WrongContext {
+            operation,
+            tensor,
+            ordinal: given,
+        })
+    } else {
+        Err(Error::WrongDevice {
+            operation,
+            tensor,
+            expected,
+            given,
+        })
+    }
 }

@@ -1,7 +1,7 @@
 //! The GPU: every operation as CUDA kernels, launched through the driver API.
 //!
 //! ```no_run
-//! use millet::{Backend, Cuda, Keep, MoeConfig, MoeLayer};
+//! use millet::{Cuda, Keep, MoeConfig, MoeLayer};
 //!
 //! let cuda = Cuda::device(0)?;
 //! let layer = MoeLayer::new(cuda, MoeConfig::builder(2048, 1024, 64, 8).build()?);
@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Tensors are cudarc's: a [`CudaSlice`] or a part of one. What is read is taken as a [`View`], which both kinds of
-//! cudarc's shared views convert into; what is written as a [`CudaViewMut`]. Every operation checks lengths, alignment and device
-//! before it launches anything, allocates nothing and never waits, so that it can be captured in a CUDA graph.
+//! cudarc's shared views convert into; what is written as a [`CudaViewMut`]. Every operation checks lengths, alignment, context and
+//! the plan's stream before it launches anything, allocates nothing and never waits, so that it can be captured in a CUDA graph.
 //!
 //! # Graphs
 //!
@@ -22,7 +22,8 @@
 //! share scratch, the kernels that notice end with an assertion, which every later call reports: at once, or when they have waited
 //! for 10 seconds.
 //!
-//! A graph keeps the kernels loaded, for as long as its context is there.
+//! A graph keeps the kernels loaded, for as long as its context is there. A [`Plan`](crate::Plan) notes on the host what a captured
+//! dispatch will have made: before the first replay, and after one of other sizes, nothing outside the graph may follow it.
 //!
 //! # Streams and memory
 //!
@@ -53,13 +54,10 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaViewMut};
 
 pub use memory::View;
 
-use crate::backend::{
-    Backend, DispatchOutput, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap,
-    WeightGradOf,
-};
 use crate::config::MoeConfig;
-use crate::element::{Element, Real, Scalar};
+use crate::element::{Element, Scalar};
 use crate::error::{Error, Result};
+use crate::ops::Memory;
 
 /// Bytes that a kernel reads or writes at a time where rows allow it.
 const VECTOR: usize = 16;
@@ -159,7 +157,7 @@ impl Cuda {
     }
 }
 
-impl Backend for Cuda {
+impl Memory for Cuda {
     type Buffer<T: Scalar> = CudaSlice<T>;
     type View<'a, T: Scalar> = View<'a, T>;
     type ViewMut<'a, T: Scalar> = CudaViewMut<'a, T>;
@@ -188,6 +186,16 @@ impl Backend for Cuda {
         buffer.slice_mut(..len)
     }
 
+    fn shorten<'short, 'long: 'short, T: Scalar>(view: View<'long, T>) -> View<'short, T> {
+        view
+    }
+
+    fn shorten_mut<'short, 'long: 'short, T: Scalar>(
+        view: CudaViewMut<'long, T>,
+    ) -> CudaViewMut<'short, T> {
+        view
+    }
+
     fn len<T: Scalar>(view: View<'_, T>) -> usize {
         view.len()
     }
@@ -207,7 +215,7 @@ impl Backend for Cuda {
         tensor: &'static str,
         view: View<'_, T>,
     ) -> Result<()> {
-        launch::check_context(self, operation, tensor, view.context())
+        memory::check_context(self, operation, tensor, view.stream().context())
     }
 
     fn check_place_mut<T: Scalar>(
@@ -216,18 +224,18 @@ impl Backend for Cuda {
         tensor: &'static str,
         view: &CudaViewMut<'_, T>,
     ) -> Result<()> {
-        launch::check_context(self, operation, tensor, memory::context_of(view))
+        memory::check_context(self, operation, tensor, memory::context_of(view))
     }
 
-    fn check_scratch<T: Scalar>(
+    fn check_stream<T: Scalar>(
         &self,
         operation: &'static str,
         object: &'static str,
-        scratch: View<'_, T>,
+        view: View<'_, T>,
     ) -> Result<()> {
-        self.check_place(operation, object, scratch)?;
+        self.check_place(operation, object, view)?;
         // By handle: each call of `default_stream` gives another object.
-        if scratch.stream().cu_stream() == self.stream.cu_stream() {
+        if view.stream().cu_stream() == self.stream.cu_stream() {
             Ok(())
         } else {
             Err(Error::WrongStream { operation, object })
@@ -245,233 +253,5 @@ impl Backend for Cuda {
         .into_iter()
         .max()
         .unwrap_or(0)
-    }
-
-    fn router_forward<T: Element, W: Element<Acc = T::Acc>>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        input: RouterInput<'_, '_, Self, T, W>,
-        output: RouterOutput<'_, Self, T::Acc>,
-        scratch: CudaViewMut<'_, T::Acc>,
-    ) -> Result<()> {
-        router::forward(self, config, tokens, input, output, scratch)
-    }
-
-    fn router_backward<T: Element, W: Element<Acc = T::Acc>>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        input: RouterInput<'_, '_, Self, T, W>,
-        saved: RouterSaved<'_, Self, T::Acc>,
-        weights_grad: View<'_, T::Acc>,
-        loss_gradient: f64,
-        logits_grad: CudaViewMut<'_, T::Acc>,
-        scratch: CudaViewMut<'_, T::Acc>,
-    ) -> Result<()> {
-        router::backward(
-            self,
-            config,
-            tokens,
-            input,
-            saved,
-            weights_grad,
-            loss_gradient,
-            logits_grad,
-            scratch,
-        )
-    }
-
-    fn router_weight_grad<T: Element, W: Element<Acc = T::Acc>>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        logits_grad: View<'_, T::Acc>,
-        x: View<'_, T>,
-        grad: WeightGradOf<'_, Self, W>,
-        scratch: CudaViewMut<'_, T::Acc>,
-    ) -> Result<()> {
-        router::weight_grad(self, config, tokens, logits_grad, x, grad, scratch)
-    }
-
-    fn dispatch<A: Real>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        ids: View<'_, i32>,
-        weights: CudaViewMut<'_, A>,
-        output: DispatchOutput<'_, Self>,
-        scratch: CudaViewMut<'_, A>,
-    ) -> Result<()> {
-        dispatch::dispatch(self, config, tokens, ids, weights, output, scratch)
-    }
-
-    fn permute<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        x: View<'_, T>,
-        map: RowMap<'_, Self>,
-        rows: CudaViewMut<'_, T>,
-    ) -> Result<()> {
-        permute::forward(self, config, tokens, x, map, rows)
-    }
-
-    fn permute_backward<T: Element, W: Element<Acc = T::Acc>>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        rows_grad: View<'_, T>,
-        map: RowMap<'_, Self>,
-        router: Option<RouterPart<'_, '_, Self, W>>,
-        x_grad: CudaViewMut<'_, T>,
-        scratch: CudaViewMut<'_, T::Acc>,
-    ) -> Result<()> {
-        permute::backward(
-            self, config, tokens, rows_grad, map, router, x_grad, scratch,
-        )
-    }
-
-    fn unpermute<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        rows: View<'_, T>,
-        weights: View<'_, T::Acc>,
-        map: RowMap<'_, Self>,
-        output: CudaViewMut<'_, T>,
-    ) -> Result<()> {
-        combine::unpermute(self, config, tokens, rows, weights, map, output)
-    }
-
-    fn unpermute_backward<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        output_grad: View<'_, T>,
-        rows: View<'_, T>,
-        weights: View<'_, T::Acc>,
-        map: RowMap<'_, Self>,
-        rows_grad: CudaViewMut<'_, T>,
-        weights_grad: CudaViewMut<'_, T::Acc>,
-    ) -> Result<()> {
-        combine::unpermute_backward(
-            self,
-            config,
-            tokens,
-            output_grad,
-            rows,
-            weights,
-            map,
-            rows_grad,
-            weights_grad,
-        )
-    }
-
-    fn experts_up<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        x: View<'_, T>,
-        gate_up: View<'_, T>,
-        map: RowMap<'_, Self>,
-        h: Option<CudaViewMut<'_, T>>,
-        a: CudaViewMut<'_, T>,
-        scratch: CudaViewMut<'_, T::Acc>,
-    ) -> Result<()> {
-        experts::up(self, config, tokens, x, gate_up, map, h, a, scratch)
-    }
-
-    fn experts_down<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        a: View<'_, T>,
-        down: View<'_, T>,
-        weights: View<'_, T::Acc>,
-        map: RowMap<'_, Self>,
-        output: CudaViewMut<'_, T>,
-        scratch: CudaViewMut<'_, T::Acc>,
-    ) -> Result<()> {
-        experts::down(self, config, tokens, a, down, weights, map, output, scratch)
-    }
-
-    fn experts_down_backward<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        output_grad: View<'_, T>,
-        down: View<'_, T>,
-        weights: View<'_, T::Acc>,
-        map: RowMap<'_, Self>,
-        h: CudaViewMut<'_, T>,
-        weighted_a: CudaViewMut<'_, T>,
-        weights_grad: CudaViewMut<'_, T::Acc>,
-        scratch: CudaViewMut<'_, T::Acc>,
-    ) -> Result<()> {
-        experts::down_backward(
-            self,
-            config,
-            tokens,
-            output_grad,
-            down,
-            weights,
-            map,
-            h,
-            weighted_a,
-            weights_grad,
-            scratch,
-        )
-    }
-
-    fn experts_down_weight_grad<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        output_grad: View<'_, T>,
-        weighted_a: View<'_, T>,
-        map: RowMap<'_, Self>,
-        grad: WeightGradOf<'_, Self, T>,
-        scratch: CudaViewMut<'_, T::Acc>,
-    ) -> Result<()> {
-        experts::down_weight_grad(
-            self,
-            config,
-            tokens,
-            output_grad,
-            weighted_a,
-            map,
-            grad,
-            scratch,
-        )
-    }
-
-    fn experts_up_weight_grad<T: Element>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        x: View<'_, T>,
-        h_grad: View<'_, T>,
-        map: RowMap<'_, Self>,
-        grad: WeightGradOf<'_, Self, T>,
-        scratch: CudaViewMut<'_, T::Acc>,
-    ) -> Result<()> {
-        experts::up_weight_grad(self, config, tokens, x, h_grad, map, grad, scratch)
-    }
-
-    fn experts_input_grad<T: Element, W: Element<Acc = T::Acc>>(
-        &self,
-        config: &MoeConfig,
-        tokens: usize,
-        h_grad: View<'_, T>,
-        gate_up: View<'_, T>,
-        map: RowMap<'_, Self>,
-        router: RouterPart<'_, '_, Self, W>,
-        x_grad: CudaViewMut<'_, T>,
-        scratch: CudaViewMut<'_, T::Acc>,
-    ) -> Result<()> {
-        experts::input_grad(
-            self, config, tokens, h_grad, gate_up, map, router, x_grad, scratch,
-        )
     }
 }

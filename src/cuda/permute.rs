@@ -2,16 +2,16 @@
 
 use std::ptr;
 
-use cudarc::driver::CudaViewMut;
-
+use super::combine::{self, Gather};
 use super::launch::Launch;
 use super::module::{Typed, typed};
-use super::{Cuda, VECTOR, View, combine, router, sys};
-use crate::backend::{RouterPart, RowMap};
-use crate::check;
+use super::{Cuda, VECTOR, router, sys};
 use crate::config::MoeConfig;
 use crate::element::{Element, Scalar};
 use crate::error::Result;
+use crate::ops::{
+    self, Checked, Permute, PermuteBackward, PermuteForward, UnpermuteBackward, UnpermuteForward,
+};
 
 pub(super) const PERMUTE: Typed = typed!("permute");
 
@@ -82,69 +82,61 @@ impl Columns {
     }
 }
 
-/// See [`Backend::permute`](crate::Backend::permute).
-pub(super) fn forward<T: Element>(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    x: View<'_, T>,
-    map: RowMap<'_, Cuda>,
-    rows: CudaViewMut<'_, T>,
-) -> Result<()> {
-    const OPERATION: &str = "permute";
-    let hidden = config.hidden_size();
-    check::hidden(OPERATION, config, tokens, "x", x.len())?;
-    let h = ("H", hidden);
-    check::rows(OPERATION, config, tokens, "rows", rows.len(), h, &map)?;
+impl Permute for Cuda {
+    fn run_permute<T: Element>(
+        &self,
+        arguments: Checked<PermuteForward<'_, Self, T>>,
+    ) -> Result<()> {
+        let PermuteForward { plan, x, rows } = arguments.into_inner();
+        let (config, tokens) = (plan.config(), plan.tokens());
+        let columns = Columns::split::<T>(self, tokens, config.hidden_size());
+        let mut launch = Launch::new(self, ops::permute::PERMUTE);
+        let kernel = launch.kernel::<T>(PERMUTE)?;
+        let to_row = plan.map().assignment_to_row;
+        let parameters = sys::MilletRows {
+            assignment_to_row: launch.read("assignment_to_row", to_row, 4)?,
+            tokens_in: launch.read("x", x, columns.alignment)?.cast(),
+            rows_out: launch.write("rows", rows, columns.alignment)?.cast(),
+            ..columns.parameters(config, tokens)
+        };
+        // SAFETY: lengths are checked, and a plan's rows are below the number of rows, or −1.
+        unsafe { launch.run(kernel, columns.grid(tokens), THREADS, 0, &parameters) }
+    }
 
-    let columns = Columns::split::<T>(cuda, tokens, hidden);
-    let mut launch = Launch::new(cuda, OPERATION);
-    let kernel = launch.kernel::<T>(PERMUTE)?;
-    let parameters = sys::MilletRows {
-        assignment_to_row: launch.read("assignment_to_row", map.assignment_to_row, 4)?,
-        tokens_in: launch.read("x", x, columns.alignment)?.cast(),
-        rows_out: launch.write("rows", rows, columns.alignment)?.cast(),
-        ..columns.parameters(config, tokens)
-    };
-    // SAFETY: lengths were checked above; the map's rows are below the number of rows, or −1, as dispatch makes them.
-    unsafe { launch.run(kernel, columns.grid(tokens), THREADS, 0, &parameters) }
-}
+    fn run_permute_backward<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        arguments: Checked<PermuteBackward<'_, Self, T, W>>,
+    ) -> Result<()> {
+        let PermuteBackward {
+            plan,
+            rows_grad,
+            router,
+            x_grad,
+            scratch: _,
+        } = arguments.into_inner();
+        let gather = Gather {
+            operation: ops::permute::PERMUTE_BACKWARD,
+            plan,
+            rows: ("rows_grad", rows_grad),
+            output: ("x_grad", x_grad),
+        };
+        match router {
+            None => gather.sum(self, None),
+            Some(part) => router::input_grad(self, gather, part),
+        }
+    }
 
-/// See [`Backend::permute_backward`](crate::Backend::permute_backward).
-#[allow(clippy::too_many_arguments)]
-pub(super) fn backward<T: Element, W: Element<Acc = T::Acc>>(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    rows_grad: View<'_, T>,
-    map: RowMap<'_, Cuda>,
-    router: Option<RouterPart<'_, '_, Cuda, W>>,
-    x_grad: CudaViewMut<'_, T>,
-    _scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    const OPERATION: &str = "permute backward";
-    let h = ("H", config.hidden_size());
-    let given = rows_grad.len();
-    check::rows(OPERATION, config, tokens, "rows_grad", given, h, &map)?;
-    check::hidden(OPERATION, config, tokens, "x_grad", x_grad.len())?;
-    match router {
-        None => {
-            let (no_weights, out) = (None, ("x_grad", x_grad));
-            combine::gather(
-                cuda,
-                OPERATION,
-                config,
-                tokens,
-                ("rows_grad", rows_grad),
-                no_weights,
-                map,
-                out,
-            )
-        }
-        Some(part) => {
-            check::router_part(OPERATION, config, tokens, &part)?;
-            let (rows, out) = (("rows_grad", rows_grad), ("x_grad", x_grad));
-            router::input_grad(cuda, OPERATION, config, tokens, rows, map, part, out)
-        }
+    fn run_unpermute<T: Element>(
+        &self,
+        arguments: Checked<UnpermuteForward<'_, Self, T>>,
+    ) -> Result<()> {
+        combine::unpermute(self, arguments)
+    }
+
+    fn run_unpermute_backward<T: Element>(
+        &self,
+        arguments: Checked<UnpermuteBackward<'_, Self, T>>,
+    ) -> Result<()> {
+        combine::unpermute_backward(self, arguments)
     }
 }

@@ -5,20 +5,19 @@
 use std::marker::PhantomData;
 use std::ptr;
 
-use cudarc::driver::CudaViewMut;
-
+use super::combine::Gather;
 use super::launch::{Launch, Pieces};
 use super::module::{Mixed, Typed, mixed, typed};
-use super::{Cuda, VECTOR, View, sys};
-use crate::backend::{
-    Logits, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap, WeightGrad, WeightGradOf,
-    stats_elements,
-};
+use super::{Cuda, VECTOR, sys};
 use crate::check;
 use crate::config::{MoeConfig, Renormalize, ScoreFunction, SingleExpert};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::losses::LossFactors;
+use crate::ops::{
+    self, Checked, Logits, Router, RouterBackward, RouterForward, RouterPart, RouterWeightGrad,
+    WeightGrad, stats_elements,
+};
 
 pub(super) const FORWARD_128: Typed = typed!("router_forward_128");
 pub(super) const FORWARD_512: Typed = typed!("router_forward_512");
@@ -238,104 +237,6 @@ fn logits_only(config: &MoeConfig, tokens: usize) -> sys::MilletRouterForward {
     }
 }
 
-/// See [`Backend::router_forward`](crate::Backend::router_forward).
-pub(super) fn forward<T: Element, W: Element<Acc = T::Acc>>(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    input: RouterInput<'_, '_, Cuda, T, W>,
-    output: RouterOutput<'_, Cuda, T::Acc>,
-    scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    const OPERATION: &str = "router forward";
-    check::router_input(OPERATION, config, tokens, &input)?;
-    check::router_output(OPERATION, config, tokens, &output)?;
-    check_limits(OPERATION, config)?;
-    let need = scratch_elements::<T::Acc>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need)?;
-
-    let mut launch = Launch::new(cuda, OPERATION);
-    launch.require_f32::<T::Acc>()?;
-    let (hidden, experts) = (config.hidden_size(), config.num_experts());
-    let fused = match input.logits {
-        Logits::FromTokens { .. } => Fused::of(experts),
-        _ => None,
-    };
-    let plan = match &fused {
-        Some(tile) => Plan::new(config, tokens, tile.tokens, 0, 0),
-        None => Plan::given(config, tokens),
-    };
-    let scratch = launch.write("scratch", scratch, VECTOR)?.cast::<u8>();
-    let factors = LossFactors::new(config, tokens);
-    let mut parameters = sys::MilletRouterForward {
-        tile_tokens: plan.tile_tokens as i32,
-        tiles: plan.tiles as i32,
-        ids: launch.write("ids", output.ids, 4)?,
-        weights: launch.write("weights", output.weights, 4)?.cast(),
-        lse: launch.write("lse", output.lse, 4)?.cast(),
-        counts: launch.write("counts", output.counts, 4)?,
-        stats: launch.write("stats", output.stats, 4)?.cast(),
-        aux_factor: factors.aux,
-        z_factor: factors.z,
-        phases: scratch.wrapping_add(plan.phases).cast(),
-        tile_stats: scratch.wrapping_add(plan.tile_stats).cast(),
-        tile_counts: scratch.wrapping_add(plan.tile_counts).cast(),
-        ..logits_only(config, tokens)
-    };
-    if let Some(bias) = input.selection_bias {
-        parameters.selection_bias = launch.read("selection bias", bias, 4)?.cast();
-    }
-    if let Some(logits) = output.logits {
-        parameters.logits_out = launch.write("logits output", logits, 4)?.cast();
-    }
-    let by_size = match experts {
-        0..=128 => FORWARD_128,
-        129..=REGISTER_EXPERTS => FORWARD_512,
-        _ => FORWARD_ANY,
-    };
-    let kernel = match input.logits {
-        Logits::Given(logits) => {
-            parameters.logits = launch.read("logits", logits, 4)?.cast();
-            by_size.f32
-        }
-        Logits::GivenNarrow(logits) => {
-            parameters.logits = launch.read("logits", logits, size_of::<T>())?.cast();
-            launch.kernel::<T>(by_size)?
-        }
-        Logits::FromTokens { x, weight } => {
-            let rows = Rows::<T, W>::new(hidden);
-            parameters.aligned = rows.aligned.into();
-            parameters.x = launch.read("x", x, rows.x)?.cast();
-            parameters.weight = launch.read("router weight", weight, rows.weight)?.cast();
-            match &fused {
-                Some(tile) => launch.mixed_kernel::<T, W>(tile.forward)?,
-                None => {
-                    // The logits first, to where they are asked for, else to scratch.
-                    if parameters.logits_out.is_null() {
-                        parameters.logits_out = scratch.wrapping_add(plan.logits).cast();
-                    }
-                    // SAFETY: lengths were checked above, and scratch has the plan's pieces.
-                    unsafe { launch_logits::<T, W>(&launch, config, tokens, &parameters)? };
-                    parameters.logits = parameters.logits_out.cast();
-                    parameters.logits_out = ptr::null_mut();
-                    by_size.f32
-                }
-            }
-        }
-    };
-    let space = Space::forward(config, fused.is_some());
-    let shared = space.bytes()
-        + fused
-            .as_ref()
-            .map_or(0, |tile| tile_bytes(tile.tokens, tile.experts));
-    let grid = [plan.blocks(config), 1, 1];
-    // SAFETY: lengths were checked above, and scratch has the plan's pieces.
-    unsafe {
-        launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
-        launch.run(kernel, grid, space.threads(), shared, &parameters)
-    }
-}
-
 /// The kernels that compute logits and route, by the most experts that they are for.
 #[derive(Debug, Clone, Copy)]
 struct Fused {
@@ -419,94 +320,6 @@ impl<T: Element, W: Element> Rows<T, W> {
     }
 }
 
-/// See [`Backend::router_backward`](crate::Backend::router_backward).
-#[allow(clippy::too_many_arguments)]
-pub(super) fn backward<T: Element, W: Element<Acc = T::Acc>>(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    input: RouterInput<'_, '_, Cuda, T, W>,
-    saved: RouterSaved<'_, Cuda, T::Acc>,
-    weights_grad: View<'_, T::Acc>,
-    loss_gradient: f64,
-    logits_grad: CudaViewMut<'_, T::Acc>,
-    scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    const OPERATION: &str = "router backward";
-    let (given, written) = (weights_grad.len(), logits_grad.len());
-    check::router_input(OPERATION, config, tokens, &input)?;
-    check::router_saved(OPERATION, config, tokens, &saved, given, written)?;
-    check_limits(OPERATION, config)?;
-    let need = scratch_elements::<T::Acc>(config, tokens);
-    check::workspace(OPERATION, scratch.len(), need)?;
-
-    let mut launch = Launch::new(cuda, OPERATION);
-    launch.require_f32::<T::Acc>()?;
-    let experts = config.num_experts();
-    let factors = LossFactors::new(config, tokens);
-    let mut parameters = sys::MilletRouterBackward {
-        router: router_parameters(config),
-        tokens: tokens as i64,
-        hidden: config.hidden_size() as i32,
-        aligned: 0,
-        logits: ptr::null(),
-        x: ptr::null(),
-        weight: ptr::null(),
-        ids: launch.read("ids", saved.ids, 4)?,
-        weights: launch.read("weights", saved.weights, 4)?.cast(),
-        lse: launch.read("lse", saved.lse, 4)?.cast(),
-        counts: launch.read("counts", saved.counts, 4)?,
-        weights_grad: launch.read("weights_grad", weights_grad, 4)?.cast(),
-        aux: (factors.aux * loss_gradient) as f32,
-        z: (2.0 * factors.z * loss_gradient) as f32,
-        logits_grad: launch.write("logits_grad", logits_grad, 4)?.cast(),
-    };
-    let kernel = match input.logits {
-        Logits::Given(logits) => {
-            parameters.logits = launch.read("logits", logits, 4)?.cast();
-            BACKWARD.f32
-        }
-        Logits::GivenNarrow(logits) => {
-            parameters.logits = launch.read("logits", logits, size_of::<T>())?.cast();
-            launch.kernel::<T>(BACKWARD)?
-        }
-        Logits::FromTokens { x, weight } => {
-            let rows = Rows::<T, W>::new(config.hidden_size());
-            parameters.aligned = rows.aligned.into();
-            parameters.x = launch.read("x", x, rows.x)?.cast();
-            parameters.weight = launch.read("router weight", weight, rows.weight)?.cast();
-            match Fused::of(experts) {
-                Some(tile) => {
-                    let kernel = launch.mixed_kernel::<T, W>(tile.backward)?;
-                    let grid = [tokens.div_ceil(tile.tokens), 1, 1];
-                    let rows = 2 * THREADS / 32 * experts * size_of::<f32>();
-                    let shared = tile_bytes(tile.tokens, tile.experts) + rows;
-                    // SAFETY: lengths were checked above.
-                    return unsafe { launch.run(kernel, grid, THREADS, shared, &parameters) };
-                }
-                None => {
-                    // The logits first, where their gradient will be: a row is read before it is written.
-                    let forward = sys::MilletRouterForward {
-                        x: parameters.x,
-                        weight: parameters.weight,
-                        aligned: parameters.aligned,
-                        logits_out: parameters.logits_grad,
-                        ..logits_only(config, tokens)
-                    };
-                    // SAFETY: lengths were checked above.
-                    unsafe { launch_logits::<T, W>(&launch, config, tokens, &forward)? };
-                    parameters.logits = parameters.logits_grad.cast_const().cast();
-                    BACKWARD.f32
-                }
-            }
-        }
-    };
-    let space = Space::backward(config);
-    let grid = [tokens.div_ceil(space.warps), 1, 1];
-    // SAFETY: lengths were checked above.
-    unsafe { launch.run(kernel, grid, space.threads(), space.bytes(), &parameters) }
-}
-
 /// How the tokens of a weight gradient are split, and scratch.
 #[derive(Debug, Clone, Copy)]
 struct Ranges {
@@ -554,65 +367,6 @@ impl Ranges {
     }
 }
 
-/// See [`Backend::router_weight_grad`](crate::Backend::router_weight_grad).
-pub(super) fn weight_grad<T: Element, W: Element<Acc = T::Acc>>(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    tokens: usize,
-    logits_grad: View<'_, T::Acc>,
-    x: View<'_, T>,
-    grad: WeightGradOf<'_, Cuda, W>,
-    scratch: CudaViewMut<'_, T::Acc>,
-) -> Result<()> {
-    const OPERATION: &str = "router weight gradient";
-    let (given, tokens_given) = (logits_grad.len(), x.len());
-    check::router_weight_grad::<Cuda, W>(OPERATION, config, tokens, given, tokens_given, &grad)?;
-    check_limits(OPERATION, config)?;
-    let ranges = Ranges::new(config, tokens);
-    check::workspace(OPERATION, scratch.len(), ranges.pieces.elements::<T::Acc>())?;
-
-    let (experts, hidden) = (config.num_experts(), config.hidden_size());
-    let aligned = (hidden * size_of::<T>()).is_multiple_of(VECTOR);
-    let mut launch = Launch::new(cuda, OPERATION);
-    launch.require_f32::<T::Acc>()?;
-    let kernel = launch.mixed_kernel::<T, W>(WEIGHT_GRAD)?;
-    let scratch = launch.write("scratch", scratch, VECTOR)?.cast::<u8>();
-    let accumulate = matches!(grad, WeightGrad::Accumulate(_));
-    let parameters = sys::MilletRouterWeightGrad {
-        tokens: tokens as i64,
-        experts: experts as i32,
-        hidden: hidden as i32,
-        range_tokens: ranges.tokens as i64,
-        ranges: ranges.count as i32,
-        aligned: aligned.into(),
-        accumulate: accumulate.into(),
-        logits_grad: launch
-            .read("logits_grad", logits_grad, dz_alignment(config))?
-            .cast(),
-        x: launch
-            .read("x", x, if aligned { VECTOR } else { size_of::<T>() })?
-            .cast(),
-        grad: match grad {
-            WeightGrad::Overwrite(grad) => launch
-                .write("weight gradient", grad, size_of::<W>())?
-                .cast(),
-            WeightGrad::Accumulate(grad) => launch.write("weight gradient", grad, 4)?.cast(),
-        },
-        phases: scratch.wrapping_add(ranges.phases).cast(),
-        range_sums: scratch.wrapping_add(ranges.sums).cast(),
-    };
-    let sums = match ranges.count {
-        1 => 0,
-        _ => (experts * hidden).div_ceil(sys::MILLET_SUM_ELEMENTS as usize),
-    };
-    let grid = [Ranges::tiles(config) * ranges.count + sums, 1, 1];
-    // SAFETY: lengths were checked above, and scratch has the ranges' pieces.
-    unsafe {
-        launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
-        launch.run(kernel, grid, THREADS, 0, &parameters)
-    }
-}
-
 /// dz is read by four experts where rows allow it.
 fn dz_alignment(config: &MoeConfig) -> usize {
     if config.num_experts().is_multiple_of(4) {
@@ -622,18 +376,16 @@ fn dz_alignment(config: &MoeConfig) -> usize {
     }
 }
 
-/// dX = Σ_slot rows + dz·Wᵣ; lengths are checked by the caller.
-#[allow(clippy::too_many_arguments)]
+/// dX = Σ_slot rows + dz·Wᵣ.
 pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
     cuda: &Cuda,
-    operation: &'static str,
-    config: &MoeConfig,
-    tokens: usize,
-    (rows_name, rows): (&'static str, View<'_, T>),
-    map: RowMap<'_, Cuda>,
-    router: RouterPart<'_, '_, Cuda, W>,
-    (output_name, x_grad): (&'static str, CudaViewMut<'_, T>),
+    gather: Gather<'_, T>,
+    router: RouterPart<'_, Cuda, W>,
 ) -> Result<()> {
+    let operation = gather.operation;
+    let (config, tokens) = (gather.plan.config(), gather.plan.tokens());
+    let (rows_name, rows) = gather.rows;
+    let (output_name, x_grad) = gather.output;
     check_limits(operation, config)?;
     let hidden = config.hidden_size();
     let whole = |size: usize| (hidden * size).is_multiple_of(VECTOR);
@@ -647,6 +399,7 @@ pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
     let mut launch = Launch::new(cuda, operation);
     launch.require_f32::<T::Acc>()?;
     let kernel = launch.mixed_kernel::<T, W>(INPUT_GRAD)?;
+    let to_row = gather.plan.map().assignment_to_row;
     let parameters = sys::MilletRouterInputGrad {
         tokens: tokens as i64,
         experts: config.num_experts() as i32,
@@ -660,13 +413,267 @@ pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
         weight: launch
             .read("router weight", router.weight, weight_alignment)?
             .cast(),
-        assignment_to_row: launch.read("assignment_to_row", map.assignment_to_row, 4)?,
+        assignment_to_row: launch.read("assignment_to_row", to_row, 4)?,
         rows: launch.read(rows_name, rows, alignment)?.cast(),
         x_grad: launch.write(output_name, x_grad, alignment)?.cast(),
     };
     let grid = [tokens.div_ceil(64), hidden.div_ceil(PRODUCT[1]), 1];
-    // SAFETY: lengths were checked by the caller; the map's rows are below the number of rows, or −1.
+    // SAFETY: lengths were checked by the operation; a plan's rows are below the number of rows, or −1.
     unsafe { launch.run(kernel, grid, THREADS, 0, &parameters) }
+}
+
+impl Router for Cuda {
+    fn run_router_forward<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        arguments: Checked<RouterForward<'_, Self, T, W>>,
+    ) -> Result<()> {
+        const OPERATION: &str = ops::router::FORWARD;
+        let RouterForward {
+            config,
+            tokens,
+            logits,
+            selection_bias,
+            ids,
+            weights,
+            lse,
+            counts,
+            stats,
+            logits_output,
+            scratch,
+        } = arguments.into_inner();
+        check_limits(OPERATION, config)?;
+        let need = scratch_elements::<T::Acc>(config, tokens);
+        check::workspace(OPERATION, scratch.len(), need)?;
+
+        let mut launch = Launch::new(self, OPERATION);
+        launch.require_f32::<T::Acc>()?;
+        let (hidden, experts) = (config.hidden_size(), config.num_experts());
+        let fused = match logits {
+            Logits::FromTokens { .. } => Fused::of(experts),
+            _ => None,
+        };
+        let plan = match &fused {
+            Some(tile) => Plan::new(config, tokens, tile.tokens, 0, 0),
+            None => Plan::given(config, tokens),
+        };
+        let scratch = launch.write("scratch", scratch, VECTOR)?.cast::<u8>();
+        let factors = LossFactors::new(config, tokens);
+        let mut parameters = sys::MilletRouterForward {
+            tile_tokens: plan.tile_tokens as i32,
+            tiles: plan.tiles as i32,
+            ids: launch.write("ids", ids, 4)?,
+            weights: launch.write("weights", weights, 4)?.cast(),
+            lse: launch.write("lse", lse, 4)?.cast(),
+            counts: launch.write("counts", counts, 4)?,
+            stats: launch.write("stats", stats, 4)?.cast(),
+            aux_factor: factors.aux,
+            z_factor: factors.z,
+            phases: scratch.wrapping_add(plan.phases).cast(),
+            tile_stats: scratch.wrapping_add(plan.tile_stats).cast(),
+            tile_counts: scratch.wrapping_add(plan.tile_counts).cast(),
+            ..logits_only(config, tokens)
+        };
+        if let Some(bias) = selection_bias {
+            parameters.selection_bias = launch.read("selection bias", bias, 4)?.cast();
+        }
+        if let Some(logits) = logits_output {
+            parameters.logits_out = launch.write("logits output", logits, 4)?.cast();
+        }
+        let by_size = match experts {
+            0..=128 => FORWARD_128,
+            129..=REGISTER_EXPERTS => FORWARD_512,
+            _ => FORWARD_ANY,
+        };
+        let kernel = match logits {
+            Logits::Given(logits) => {
+                parameters.logits = launch.read("logits", logits, 4)?.cast();
+                by_size.f32
+            }
+            Logits::GivenNarrow(logits) => {
+                parameters.logits = launch.read("logits", logits, size_of::<T>())?.cast();
+                launch.kernel::<T>(by_size)?
+            }
+            Logits::FromTokens { x, weight } => {
+                let rows = Rows::<T, W>::new(hidden);
+                parameters.aligned = rows.aligned.into();
+                parameters.x = launch.read("x", x, rows.x)?.cast();
+                parameters.weight = launch.read("router weight", weight, rows.weight)?.cast();
+                match &fused {
+                    Some(tile) => launch.mixed_kernel::<T, W>(tile.forward)?,
+                    None => {
+                        // The logits first, to where they are asked for, else to scratch.
+                        if parameters.logits_out.is_null() {
+                            parameters.logits_out = scratch.wrapping_add(plan.logits).cast();
+                        }
+                        // SAFETY: lengths were checked above, and scratch has the plan's pieces.
+                        unsafe { launch_logits::<T, W>(&launch, config, tokens, &parameters)? };
+                        parameters.logits = parameters.logits_out.cast();
+                        parameters.logits_out = ptr::null_mut();
+                        by_size.f32
+                    }
+                }
+            }
+        };
+        let space = Space::forward(config, fused.is_some());
+        let shared = space.bytes()
+            + fused
+                .as_ref()
+                .map_or(0, |tile| tile_bytes(tile.tokens, tile.experts));
+        let grid = [plan.blocks(config), 1, 1];
+        // SAFETY: lengths were checked above, and scratch has the plan's pieces.
+        unsafe {
+            launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
+            launch.run(kernel, grid, space.threads(), shared, &parameters)
+        }
+    }
+
+    fn run_router_backward<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        arguments: Checked<RouterBackward<'_, Self, T, W>>,
+    ) -> Result<()> {
+        const OPERATION: &str = ops::router::BACKWARD;
+        let RouterBackward {
+            config,
+            tokens,
+            logits,
+            ids,
+            weights,
+            lse,
+            counts,
+            weights_grad,
+            loss_gradient,
+            logits_grad,
+            scratch,
+        } = arguments.into_inner();
+        check_limits(OPERATION, config)?;
+        let need = scratch_elements::<T::Acc>(config, tokens);
+        check::workspace(OPERATION, scratch.len(), need)?;
+
+        let mut launch = Launch::new(self, OPERATION);
+        launch.require_f32::<T::Acc>()?;
+        let experts = config.num_experts();
+        let factors = LossFactors::new(config, tokens);
+        let mut parameters = sys::MilletRouterBackward {
+            router: router_parameters(config),
+            tokens: tokens as i64,
+            hidden: config.hidden_size() as i32,
+            aligned: 0,
+            logits: ptr::null(),
+            x: ptr::null(),
+            weight: ptr::null(),
+            ids: launch.read("ids", ids, 4)?,
+            weights: launch.read("weights", weights, 4)?.cast(),
+            lse: launch.read("lse", lse, 4)?.cast(),
+            counts: launch.read("counts", counts, 4)?,
+            weights_grad: launch.read("weights_grad", weights_grad, 4)?.cast(),
+            aux: (factors.aux * loss_gradient) as f32,
+            z: (2.0 * factors.z * loss_gradient) as f32,
+            logits_grad: launch.write("logits_grad", logits_grad, 4)?.cast(),
+        };
+        let kernel = match logits {
+            Logits::Given(logits) => {
+                parameters.logits = launch.read("logits", logits, 4)?.cast();
+                BACKWARD.f32
+            }
+            Logits::GivenNarrow(logits) => {
+                parameters.logits = launch.read("logits", logits, size_of::<T>())?.cast();
+                launch.kernel::<T>(BACKWARD)?
+            }
+            Logits::FromTokens { x, weight } => {
+                let rows = Rows::<T, W>::new(config.hidden_size());
+                parameters.aligned = rows.aligned.into();
+                parameters.x = launch.read("x", x, rows.x)?.cast();
+                parameters.weight = launch.read("router weight", weight, rows.weight)?.cast();
+                match Fused::of(experts) {
+                    Some(tile) => {
+                        let kernel = launch.mixed_kernel::<T, W>(tile.backward)?;
+                        let grid = [tokens.div_ceil(tile.tokens), 1, 1];
+                        let rows = 2 * THREADS / 32 * experts * size_of::<f32>();
+                        let shared = tile_bytes(tile.tokens, tile.experts) + rows;
+                        // SAFETY: lengths were checked above.
+                        return unsafe { launch.run(kernel, grid, THREADS, shared, &parameters) };
+                    }
+                    None => {
+                        // The logits first, where their gradient will be: a row is read before it is written.
+                        let forward = sys::MilletRouterForward {
+                            x: parameters.x,
+                            weight: parameters.weight,
+                            aligned: parameters.aligned,
+                            logits_out: parameters.logits_grad,
+                            ..logits_only(config, tokens)
+                        };
+                        // SAFETY: lengths were checked above.
+                        unsafe { launch_logits::<T, W>(&launch, config, tokens, &forward)? };
+                        parameters.logits = parameters.logits_grad.cast_const().cast();
+                        BACKWARD.f32
+                    }
+                }
+            }
+        };
+        let space = Space::backward(config);
+        let grid = [tokens.div_ceil(space.warps), 1, 1];
+        // SAFETY: lengths were checked above.
+        unsafe { launch.run(kernel, grid, space.threads(), space.bytes(), &parameters) }
+    }
+
+    fn run_router_weight_grad<T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        arguments: Checked<RouterWeightGrad<'_, Self, T, W>>,
+    ) -> Result<()> {
+        const OPERATION: &str = ops::router::WEIGHT_GRAD;
+        let RouterWeightGrad {
+            config,
+            tokens,
+            logits_grad,
+            x,
+            grad,
+            scratch,
+        } = arguments.into_inner();
+        check_limits(OPERATION, config)?;
+        let ranges = Ranges::new(config, tokens);
+        check::workspace(OPERATION, scratch.len(), ranges.pieces.elements::<T::Acc>())?;
+
+        let (experts, hidden) = (config.num_experts(), config.hidden_size());
+        let aligned = (hidden * size_of::<T>()).is_multiple_of(VECTOR);
+        let mut launch = Launch::new(self, OPERATION);
+        launch.require_f32::<T::Acc>()?;
+        let kernel = launch.mixed_kernel::<T, W>(WEIGHT_GRAD)?;
+        let scratch = launch.write("scratch", scratch, VECTOR)?.cast::<u8>();
+        let accumulate = matches!(grad, WeightGrad::Accumulate(_));
+        let parameters = sys::MilletRouterWeightGrad {
+            tokens: tokens as i64,
+            experts: experts as i32,
+            hidden: hidden as i32,
+            range_tokens: ranges.tokens as i64,
+            ranges: ranges.count as i32,
+            aligned: aligned.into(),
+            accumulate: accumulate.into(),
+            logits_grad: launch
+                .read("logits_grad", logits_grad, dz_alignment(config))?
+                .cast(),
+            x: launch
+                .read("x", x, if aligned { VECTOR } else { size_of::<T>() })?
+                .cast(),
+            grad: match grad {
+                WeightGrad::Overwrite(grad) => launch
+                    .write("weight gradient", grad, size_of::<W>())?
+                    .cast(),
+                WeightGrad::Accumulate(grad) => launch.write("weight gradient", grad, 4)?.cast(),
+            },
+            phases: scratch.wrapping_add(ranges.phases).cast(),
+            range_sums: scratch.wrapping_add(ranges.sums).cast(),
+        };
+        let sums = match ranges.count {
+            1 => 0,
+            _ => (experts * hidden).div_ceil(sys::MILLET_SUM_ELEMENTS as usize),
+        };
+        let grid = [Ranges::tiles(config) * ranges.count + sums, 1, 1];
+        // SAFETY: lengths were checked above, and scratch has the ranges' pieces.
+        unsafe {
+            launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
+            launch.run(kernel, grid, THREADS, 0, &parameters)
+        }
+    }
 }
 
 #[cfg(test)]

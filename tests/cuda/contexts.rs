@@ -3,27 +3,25 @@
 use std::sync::Arc;
 
 use millet::cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, result};
-use millet::{Backend, Cuda, Error, MoeConfig, Result, RowMap};
+use millet::{
+    Cuda, Dispatch, DispatchForward, Error, Keep, Memory, MoeConfig, MoeLayer, Permute,
+    PermuteForward, Plan, Result, Saved, Weights, Workspace,
+};
 
-use crate::alone;
+use crate::{alone, plan_in_order};
 
 const TOKENS: usize = 300;
 const HIDDEN: usize = 64;
 
-/// Permute of tokens to rows, with maps in the backend's stream.
+/// Permute of tokens to rows, with a plan in the backend's stream.
 fn permute(cuda: &Cuda, x: &CudaSlice<f32>, rows: &mut CudaSlice<f32>) -> Result<()> {
     let config = MoeConfig::builder(HIDDEN, 1, 4, 2).build()?;
-    let assignments: Vec<i32> = (0..2 * TOKENS as i32).collect();
-    let map = cuda.upload(&assignments)?;
-    let offsets = cuda.upload(&[0, 150, 300, 450, 600])?;
-    let tiles = cuda.allocate(2 * config.max_row_tiles(TOKENS))?;
-    let map = RowMap {
-        offsets: (&offsets).into(),
-        row_to_assignment: (&map).into(),
-        assignment_to_row: (&map).into(),
-        row_tiles: (&tiles).into(),
-    };
-    cuda.permute::<f32>(&config, TOKENS, x.into(), map, rows.as_view_mut())
+    let plan = plan_in_order(cuda, &config, TOKENS);
+    cuda.permute(PermuteForward {
+        plan: &plan,
+        x: x.into(),
+        rows: rows.as_view_mut(),
+    })
 }
 
 fn tensors(stream: &Arc<CudaStream>) -> (CudaSlice<f32>, CudaSlice<f32>) {
@@ -74,6 +72,74 @@ fn a_backend_has_one_order() {
     permute(&cuda, &x, &mut rows).unwrap();
     drop(x);
     assert_eq!(cuda.read((&rows).into()).unwrap()[..9], [1.5; 9]);
+}
+
+/// What operations leave for later ones is ordered by their stream alone.
+#[test]
+fn what_is_kept_between_operations_is_of_one_stream() {
+    let _alone = alone();
+    let context = CudaContext::new(0).unwrap();
+    let [first, second] = [(); 2].map(|()| Cuda::new(&context.new_stream().unwrap()).unwrap());
+    let refused = |result: Result<()>, name: &str| {
+        let error = result.unwrap_err();
+        assert!(
+            matches!(error, Error::WrongStream { object, .. } if object == name),
+            "{error}"
+        );
+        assert!(error.to_string().contains("another stream"), "{error}");
+    };
+
+    let config = MoeConfig::builder(HIDDEN, 1, 4, 2).build().unwrap();
+    let mut plan = plan_in_order(&first, &config, TOKENS);
+    let (x, mut rows) = tensors(second.stream());
+    let mut permute = |cuda: &Cuda, plan: &Plan<Cuda>| {
+        cuda.permute(PermuteForward {
+            plan,
+            x: (&x).into(),
+            rows: rows.as_view_mut(),
+        })
+    };
+    refused(permute(&second, &plan), "Plan");
+    permute(&first, &plan).unwrap();
+    let ids = second.allocate(2).unwrap();
+    let [mut weights, mut scratch] = [2, 1 << 16].map(|len| second.allocate::<f32>(len).unwrap());
+    let mut dispatch = |cuda: &Cuda, plan: &mut Plan<Cuda>| {
+        cuda.dispatch(DispatchForward {
+            config: &config,
+            tokens: 1,
+            ids: (&ids).into(),
+            weights: weights.as_view_mut(),
+            plan,
+            scratch: scratch.as_view_mut(),
+        })
+    };
+    refused(dispatch(&second, &mut plan), "Plan");
+    dispatch(&first, &mut plan).unwrap();
+
+    let [own, other] = [&first, &second].map(|cuda| MoeLayer::new(cuda.clone(), config.clone()));
+    let tensor = |len: usize| first.allocate::<f32>(len).unwrap();
+    let (router, gate_up) = (tensor(4 * HIDDEN), tensor(4 * 2 * HIDDEN));
+    let (down, mut output) = (tensor(4 * HIDDEN), tensor(TOKENS * HIDDEN));
+    let mut forward = |saved: &mut Saved<Cuda, f32>, workspace: &mut Workspace<Cuda, f32>| {
+        let weights = Weights {
+            router: (&router).into(),
+            selection_bias: None,
+            gate_up: (&gate_up).into(),
+            down: (&down).into(),
+        };
+        own.forward(weights, (&x).into(), output.as_view_mut(), saved, workspace)
+    };
+    let saved = |layer: &MoeLayer<Cuda>| layer.saved(TOKENS, Keep::Nothing).unwrap();
+    let workspace = |layer: &MoeLayer<Cuda>| layer.workspace(TOKENS, Keep::Nothing).unwrap();
+    refused(forward(&mut saved(&other), &mut workspace(&own)), "Saved");
+    refused(
+        forward(&mut saved(&own), &mut workspace(&other)),
+        "Workspace",
+    );
+    let mut kept = saved(&own);
+    forward(&mut kept, &mut workspace(&own)).unwrap();
+    refused(other.losses(&kept).map(drop), "Saved");
+    own.losses(&kept).unwrap();
 }
 
 /// cudarc tells a tensor who uses it only while the context has streams other than the default one, so a backend that takes the last

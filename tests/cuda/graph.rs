@@ -4,10 +4,10 @@ use millet::cudarc::driver::CudaContext;
 use millet::cudarc::driver::sys::CUgraphInstantiate_flags;
 use millet::cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 use millet::half::bf16;
-use millet::{Backend, Cuda, MoeConfig, RowMap};
+use millet::{Cuda, MoeConfig, Permute, PermuteForward};
 
-use crate::alone;
 use crate::pipeline::{Pipeline, Source, assert_same, config};
+use crate::{alone, plan_in_order};
 
 #[test]
 fn a_captured_pipeline_computes_what_launches_do() {
@@ -70,22 +70,18 @@ fn a_graph_outlives_the_backends() {
     let hidden = 64;
     let x = stream.clone_htod(&vec![1.5f32; 4 * hidden]).unwrap();
     let mut rows = stream.alloc_zeros::<f32>(8 * hidden).unwrap();
-    let map = stream.clone_htod(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
-    let offsets = stream.clone_htod(&[0, 2, 4, 6, 8]).unwrap();
     let config = MoeConfig::builder(hidden, 1, 4, 2).build().unwrap();
-    let tiles = stream.alloc_zeros(2 * config.max_row_tiles(4)).unwrap();
-    let map = RowMap::<Cuda> {
-        offsets: (&offsets).into(),
-        row_to_assignment: (&map).into(),
-        assignment_to_row: (&map).into(),
-        row_tiles: (&tiles).into(),
-    };
     let cuda = Cuda::new(&stream).unwrap();
+    let plan = plan_in_order(&cuda, &config, 4);
     stream
         .begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         .unwrap();
-    cuda.permute::<f32>(&config, 4, (&x).into(), map, rows.as_view_mut())
-        .unwrap();
+    cuda.permute(PermuteForward {
+        plan: &plan,
+        x: (&x).into(),
+        rows: rows.as_view_mut(),
+    })
+    .unwrap();
     // The last backend; what is captured cannot be waited for.
     drop(cuda);
     let graph = stream

@@ -5,6 +5,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use emulator_loader as _;
+use millet::{Cuda, Memory, MoeConfig, Plan};
 
 mod contexts;
 mod graph;
@@ -32,6 +33,36 @@ fn alone() -> Alone {
     set_check("all");
     emulator_loader::clear();
     Alone { _guard: guard }
+}
+
+/// The plan of every assignment in a row of the same number, as many to each expert.
+fn plan_in_order(cuda: &Cuda, config: &MoeConfig, tokens: usize) -> Plan<Cuda> {
+    let (experts, assignments) = (config.num_experts(), tokens * config.top_k());
+    assert!(config.capacity().is_none() && assignments.is_multiple_of(experts));
+    let each = assignments / experts;
+    let order: Vec<i32> = (0..assignments as i32).collect();
+    let offsets: Vec<i32> = (0..=experts).map(|e| (e * each) as i32).collect();
+    let mut tiles = vec![-1; 2 * config.max_row_tiles(tokens)];
+    let starts = (0..experts).flat_map(|e| {
+        let rows = (e * each..(e + 1) * each).step_by(config.tile_rows(tokens));
+        rows.map(move |row| [e as i32, row as i32])
+    });
+    for (tile, start) in tiles.chunks_exact_mut(2).zip(starts) {
+        tile.copy_from_slice(&start);
+    }
+    let upload = |values: &[i32]| cuda.upload(values).unwrap();
+    let (rows, assignments) = (upload(&order), upload(&order));
+    // SAFETY: what dispatch would make of such ids.
+    unsafe {
+        Plan::from_parts(
+            config.clone(),
+            tokens,
+            upload(&offsets),
+            rows,
+            assignments,
+            upload(&tiles),
+        )
+    }
 }
 
 /// Nothing on a GPU.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use millet::cudarc::driver::{CudaContext, CudaSlice, sys};
 use millet::half::bf16;
 use millet::{
-    Backend, Cuda, DispatchOutput, Element, Error, Logits, MoeConfig, Result, RouterInput,
-    RouterOutput, RowMap, ScoreFunction, stats_elements,
+    Cuda, Dispatch, DispatchForward, Element, Error, Logits, Memory, MoeConfig, Permute,
+    PermuteForward, Plan, Result, Router, RouterForward, ScoreFunction, stats_elements,
 };
 
-use crate::alone;
+use crate::{alone, plan_in_order};
 
 const TOKENS: usize = 4;
 
@@ -23,22 +23,15 @@ fn permute<T: Element>(
 ) -> Result<()> {
     let config = MoeConfig::builder(hidden, 1, 4, 2).build()?;
     let len = TOKENS * 2;
-    let assignments: Vec<i32> = (0..len as i32).collect();
-    let map = cuda.upload(&assignments)?;
-    let (offsets, tiles) = (
-        cuda.upload(&[0, 2, 4, 6, 8])?,
-        cuda.allocate(2 * config.max_row_tiles(TOKENS))?,
-    );
-    let map = RowMap {
-        offsets: (&offsets).into(),
-        row_to_assignment: (&map).into(),
-        assignment_to_row: (&map).into(),
-        row_tiles: (&tiles).into(),
-    };
+    let plan = plan_in_order(cuda, &config, TOKENS);
     let [x, rows] = buffers;
     let x = x.slice(skip[0]..skip[0] + TOKENS * hidden);
     let rows = rows.slice_mut(skip[1]..skip[1] + len * hidden);
-    cuda.permute::<T>(&config, TOKENS, (&x).into(), map, rows)
+    cuda.permute(PermuteForward {
+        plan: &plan,
+        x: (&x).into(),
+        rows,
+    })
 }
 
 #[test]
@@ -157,19 +150,19 @@ fn route<A: millet::Real>(cuda: &Cuda, experts: usize, top_k: usize) -> Result<V
     let mut counts = cuda.allocate::<i32>(experts)?;
     let mut stats = floats(stats_elements(&config))?;
     let mut scratch = floats(cuda.scratch_elements::<A>(&config, TOKENS))?;
-    let output = RouterOutput {
+    cuda.router_forward(RouterForward::<Cuda, A> {
+        config: &config,
+        tokens: TOKENS,
+        logits: Logits::Given((&logits).into()),
+        selection_bias: None,
         ids: ids.as_view_mut(),
         weights: weights.as_view_mut(),
         lse: lse.as_view_mut(),
         counts: counts.as_view_mut(),
         stats: stats.as_view_mut(),
-        logits: None,
-    };
-    let input = RouterInput::<Cuda, A, A> {
-        logits: Logits::Given((&logits).into()),
-        selection_bias: None,
-    };
-    cuda.router_forward(&config, TOKENS, input, output, scratch.as_view_mut())?;
+        logits_output: None,
+        scratch: scratch.as_view_mut(),
+    })?;
     cuda.read((&ids).into())
 }
 
@@ -178,26 +171,17 @@ fn dispatch<A: millet::Real>(cuda: &Cuda, experts: usize, top_k: usize) -> Resul
     let assignments = TOKENS * top_k;
     let ids = cuda.allocate::<i32>(assignments)?;
     let mut weights = cuda.allocate::<A>(assignments)?;
-    let mut offsets = cuda.allocate::<i32>(experts + 1)?;
-    let mut rows = cuda.allocate::<i32>(config.max_rows(TOKENS))?;
-    let mut to_row = cuda.allocate::<i32>(assignments)?;
-    let mut tiles = cuda.allocate::<i32>(2 * config.max_row_tiles(TOKENS))?;
     let mut scratch = cuda.allocate::<A>(cuda.scratch_elements::<A>(&config, TOKENS))?;
-    let output = DispatchOutput {
-        offsets: offsets.as_view_mut(),
-        row_to_assignment: rows.as_view_mut(),
-        assignment_to_row: to_row.as_view_mut(),
-        row_tiles: tiles.as_view_mut(),
-    };
-    cuda.dispatch::<A>(
-        &config,
-        TOKENS,
-        (&ids).into(),
-        weights.as_view_mut(),
-        output,
-        scratch.as_view_mut(),
-    )?;
-    cuda.read((&offsets).into())
+    let mut plan = Plan::new(cuda, &config, TOKENS)?;
+    cuda.dispatch(DispatchForward {
+        config: &config,
+        tokens: TOKENS,
+        ids: (&ids).into(),
+        weights: weights.as_view_mut(),
+        plan: &mut plan,
+        scratch: scratch.as_view_mut(),
+    })?;
+    cuda.read(plan.map().offsets)
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Every operation of routing, one after the other in one stream, with nothing in between.
 
+use millet::cuda::View;
 use millet::cudarc::driver::CudaSlice;
 use millet::{
-    Backend, Capacity, Cuda, DispatchOutput, DropPolicy, Element, Logits, Losses, MoeConfig, Real,
-    Renormalize, Result, RouterInput, RouterOutput, RouterPart, RouterSaved, RowMap, Scalar,
-    ScoreFunction, WeightGrad, stats_elements,
+    Capacity, Cuda, Dispatch, DispatchForward, DropPolicy, Element, Logits, Losses, Memory,
+    MoeConfig, Permute, PermuteBackward, PermuteForward, Plan, Real, Renormalize, Result, Router,
+    RouterBackward, RouterForward, RouterPart, RouterWeightGrad, Scalar, ScoreFunction,
+    UnpermuteBackward, UnpermuteForward, WeightGrad, stats_elements,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -47,10 +49,7 @@ pub(crate) struct Pipeline<T: Element> {
     counts: CudaSlice<i32>,
     stats: CudaSlice<f32>,
     logits: CudaSlice<f32>,
-    offsets: CudaSlice<i32>,
-    row_to_assignment: CudaSlice<i32>,
-    assignment_to_row: CudaSlice<i32>,
-    row_tiles: CudaSlice<i32>,
+    plan: Plan<Cuda>,
     permuted: CudaSlice<T>,
     output: CudaSlice<T>,
     rows_grad: CudaSlice<T>,
@@ -86,10 +85,7 @@ impl<T: Element<Acc = f32>> Pipeline<T> {
             counts: integers(experts),
             stats: floats(stats_elements(config)),
             logits: floats(tokens * experts),
-            offsets: integers(experts + 1),
-            row_to_assignment: integers(rows),
-            assignment_to_row: integers(assignments),
-            row_tiles: integers(2 * config.max_row_tiles(tokens)),
+            plan: Plan::new(cuda, config, tokens).unwrap(),
             permuted: stored(rows * hidden),
             output: stored(tokens * hidden),
             rows_grad: stored(rows * hidden),
@@ -114,14 +110,7 @@ impl<T: Element<Acc = f32>> Pipeline<T> {
         numbers(cuda, &mut self.bias, 0.2, &mut rng);
         numbers(cuda, &mut self.rows_in, 1.0, &mut rng);
         numbers(cuda, &mut self.output_grad, 1.0, &mut rng);
-        for integers in [
-            &mut self.ids,
-            &mut self.counts,
-            &mut self.offsets,
-            &mut self.row_to_assignment,
-            &mut self.assignment_to_row,
-            &mut self.row_tiles,
-        ] {
+        for integers in [&mut self.ids, &mut self.counts] {
             constant(cuda, integers, i32::MIN);
         }
         for floats in [
@@ -149,116 +138,96 @@ impl<T: Element<Acc = f32>> Pipeline<T> {
     /// Submits everything.
     pub(crate) fn submit(&mut self) -> Result<()> {
         let (cuda, config, tokens) = (&self.cuda, &self.config, self.tokens);
-        let input = RouterInput::<Cuda, T, f32> {
-            logits: match self.source {
-                Source::Given => Logits::Given((&self.given).into()),
-                Source::Tokens => Logits::FromTokens {
-                    x: (&self.x).into(),
-                    weight: (&self.weight).into(),
-                },
+        let logits = match self.source {
+            Source::Given => Logits::Given((&self.given).into()),
+            Source::Tokens => Logits::FromTokens {
+                x: (&self.x).into(),
+                weight: (&self.weight).into(),
             },
-            selection_bias: Some((&self.bias).into()),
         };
-        let output = RouterOutput {
+        cuda.router_forward(RouterForward::<Cuda, T, f32> {
+            config,
+            tokens,
+            logits,
+            selection_bias: Some((&self.bias).into()),
             ids: self.ids.as_view_mut(),
             weights: self.weights.as_view_mut(),
             lse: self.lse.as_view_mut(),
             counts: self.counts.as_view_mut(),
             stats: self.stats.as_view_mut(),
-            logits: Some(self.logits.as_view_mut()),
-        };
-        cuda.router_forward(config, tokens, input, output, self.scratch.as_view_mut())?;
-        let output = DispatchOutput {
-            offsets: self.offsets.as_view_mut(),
-            row_to_assignment: self.row_to_assignment.as_view_mut(),
-            assignment_to_row: self.assignment_to_row.as_view_mut(),
-            row_tiles: self.row_tiles.as_view_mut(),
-        };
-        cuda.dispatch::<f32>(
+            logits_output: Some(self.logits.as_view_mut()),
+            scratch: self.scratch.as_view_mut(),
+        })?;
+        cuda.dispatch(DispatchForward {
             config,
             tokens,
-            (&self.ids).into(),
-            self.weights.as_view_mut(),
-            output,
-            self.scratch.as_view_mut(),
-        )?;
-        let map = RowMap::<Cuda> {
-            offsets: (&self.offsets).into(),
-            row_to_assignment: (&self.row_to_assignment).into(),
-            assignment_to_row: (&self.assignment_to_row).into(),
-            row_tiles: (&self.row_tiles).into(),
-        };
-        cuda.permute::<T>(
+            ids: (&self.ids).into(),
+            weights: self.weights.as_view_mut(),
+            plan: &mut self.plan,
+            scratch: self.scratch.as_view_mut(),
+        })?;
+        let plan = &self.plan;
+        cuda.permute(PermuteForward {
+            plan,
+            x: (&self.x).into(),
+            rows: self.permuted.as_view_mut(),
+        })?;
+        cuda.unpermute(UnpermuteForward {
+            plan,
+            rows: (&self.rows_in).into(),
+            weights: (&self.weights).into(),
+            output: self.output.as_view_mut(),
+        })?;
+        cuda.unpermute_backward(UnpermuteBackward {
+            plan,
+            output_grad: (&self.output_grad).into(),
+            rows: (&self.rows_in).into(),
+            weights: (&self.weights).into(),
+            rows_grad: self.rows_grad.as_view_mut(),
+            weights_grad: self.weights_grad.as_view_mut(),
+        })?;
+        cuda.router_backward(RouterBackward::<Cuda, T, f32> {
             config,
             tokens,
-            (&self.x).into(),
-            map,
-            self.permuted.as_view_mut(),
-        )?;
-        cuda.unpermute::<T>(
-            config,
-            tokens,
-            (&self.rows_in).into(),
-            (&self.weights).into(),
-            map,
-            self.output.as_view_mut(),
-        )?;
-        cuda.unpermute_backward::<T>(
-            config,
-            tokens,
-            (&self.output_grad).into(),
-            (&self.rows_in).into(),
-            (&self.weights).into(),
-            map,
-            self.rows_grad.as_view_mut(),
-            self.weights_grad.as_view_mut(),
-        )?;
-        let saved = RouterSaved {
+            logits,
             ids: (&self.ids).into(),
             weights: (&self.weights).into(),
             lse: (&self.lse).into(),
             counts: (&self.counts).into(),
-        };
-        cuda.router_backward(
-            config,
-            tokens,
-            input,
-            saved,
-            (&self.weights_grad).into(),
-            0.7,
-            self.logits_grad.as_view_mut(),
-            self.scratch.as_view_mut(),
-        )?;
+            weights_grad: (&self.weights_grad).into(),
+            loss_gradient: 0.7,
+            logits_grad: self.logits_grad.as_view_mut(),
+            scratch: self.scratch.as_view_mut(),
+        })?;
         let router = match self.source {
             Source::Given => None,
             Source::Tokens => {
-                cuda.router_weight_grad::<T, f32>(
+                cuda.router_weight_grad(RouterWeightGrad {
                     config,
                     tokens,
-                    (&self.logits_grad).into(),
-                    (&self.x).into(),
-                    WeightGrad::Overwrite(self.weight_grad.as_view_mut()),
-                    self.scratch.as_view_mut(),
-                )?;
+                    logits_grad: (&self.logits_grad).into(),
+                    x: (&self.x).into(),
+                    grad: WeightGrad::Overwrite(self.weight_grad.as_view_mut()),
+                    scratch: self.scratch.as_view_mut(),
+                })?;
                 Some(RouterPart {
                     logits_grad: (&self.logits_grad).into(),
                     weight: (&self.weight).into(),
                 })
             }
         };
-        cuda.permute_backward::<T, f32>(
-            config,
-            tokens,
-            (&self.rows_grad).into(),
-            map,
+        cuda.permute_backward(PermuteBackward::<_, T, f32> {
+            plan,
+            rows_grad: (&self.rows_grad).into(),
             router,
-            self.x_grad.as_view_mut(),
-            self.scratch.as_view_mut(),
-        )
+            x_grad: self.x_grad.as_view_mut(),
+            scratch: self.scratch.as_view_mut(),
+        })
     }
 
     /// What was written, to the bit.
     pub(crate) fn results(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let map = self.plan.map();
         vec![
             ("ids", self.bytes(&self.ids)),
             ("weights", self.bytes(&self.weights)),
@@ -266,10 +235,10 @@ impl<T: Element<Acc = f32>> Pipeline<T> {
             ("counts", self.bytes(&self.counts)),
             ("stats", self.bytes(&self.stats)),
             ("logits", self.bytes(&self.logits)),
-            ("offsets", self.bytes(&self.offsets)),
-            ("row to assignment", self.bytes(&self.row_to_assignment)),
-            ("assignment to row", self.bytes(&self.assignment_to_row)),
-            ("row tiles", self.bytes(&self.row_tiles)),
+            ("offsets", self.bytes_of(map.offsets)),
+            ("row to assignment", self.bytes_of(map.row_to_assignment)),
+            ("assignment to row", self.bytes_of(map.assignment_to_row)),
+            ("row tiles", self.bytes_of(map.row_tiles)),
             ("permuted", self.bytes(&self.permuted)),
             ("output", self.bytes(&self.output)),
             ("dY", self.bytes(&self.rows_grad)),
@@ -281,7 +250,11 @@ impl<T: Element<Acc = f32>> Pipeline<T> {
     }
 
     fn bytes<S: Scalar>(&self, slice: &CudaSlice<S>) -> Vec<u8> {
-        bytemuck::cast_slice(&self.cuda.read(slice.into()).unwrap()).to_vec()
+        self.bytes_of(slice.into())
+    }
+
+    fn bytes_of<S: Scalar>(&self, view: View<'_, S>) -> Vec<u8> {
+        bytemuck::cast_slice(&self.cuda.read(view).unwrap()).to_vec()
     }
 }
 

@@ -7,7 +7,7 @@ use millet::cudarc::driver::sys::CUgraphInstantiate_flags;
 use millet::cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 use millet::cudarc::driver::{CudaContext, CudaSlice};
 use millet::{
-    Backend, BackwardInput, Cuda, Error, Gradients, Keep, MoeConfig, MoeLayer, Result, Saved,
+    BackwardInput, Cuda, Error, Gradients, Keep, Memory, MoeConfig, MoeLayer, Result, Saved,
     ScoreFunction, WeightGrad, Weights, Workspace,
 };
 
@@ -110,7 +110,7 @@ type Swap = (&'static str, fn(&mut Pass, &mut Pass));
 const BOTH: [Swap; 7] = [
     ("x", |a, b| swap(&mut a.x, &mut b.x)),
     ("router weight", |a, b| swap(&mut a.router, &mut b.router)),
-    ("selection_bias", |a, b| swap(&mut a.bias, &mut b.bias)),
+    ("selection bias", |a, b| swap(&mut a.bias, &mut b.bias)),
     ("gate_up", |a, b| swap(&mut a.gate_up, &mut b.gate_up)),
     ("down", |a, b| swap(&mut a.down, &mut b.down)),
     ("Saved", |a, b| swap(&mut a.saved, &mut b.saved)),

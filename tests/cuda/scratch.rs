@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use millet::cudarc::driver::sys::CUresult;
 use millet::cudarc::driver::{CudaContext, CudaStream};
-use millet::{Backend, Cuda, DispatchOutput, Error, MoeConfig, Result};
+use millet::{Cuda, Dispatch, DispatchForward, Error, Memory, MoeConfig, Plan, Result};
 
 use crate::{alone, set_check};
 
@@ -15,10 +15,7 @@ fn dispatch(cuda: &Cuda, other: &Arc<CudaStream>, words: [u32; 2], seed: u64) ->
     let tokens = 300;
     let ids = cuda.allocate::<i32>(2 * tokens)?;
     let mut weights = cuda.allocate::<f32>(2 * tokens)?;
-    let mut offsets = cuda.allocate(41)?;
-    let mut rows = cuda.allocate(config.max_rows(tokens))?;
-    let mut to_row = cuda.allocate(2 * tokens)?;
-    let mut tiles = cuda.allocate(2 * config.max_row_tiles(tokens))?;
+    let mut plan = Plan::new(cuda, &config, tokens)?;
     let elements = cuda.scratch_elements::<f32>(&config, tokens);
     let mut scratch = cuda.allocate::<f32>(elements)?;
     let failed = |error| Error::Driver {
@@ -27,17 +24,17 @@ fn dispatch(cuda: &Cuda, other: &Arc<CudaStream>, words: [u32; 2], seed: u64) ->
     };
     cuda.stream().synchronize().map_err(failed)?;
     emulator_loader::set_seed(Some(seed));
-    let output = DispatchOutput {
-        offsets: offsets.as_view_mut(),
-        row_to_assignment: rows.as_view_mut(),
-        assignment_to_row: to_row.as_view_mut(),
-        row_tiles: tiles.as_view_mut(),
-    };
-    let (ids, weights) = ((&ids).into(), weights.as_view_mut());
-    cuda.dispatch::<f32>(&config, tokens, ids, weights, output, scratch.as_view_mut())?;
+    cuda.dispatch(DispatchForward {
+        config: &config,
+        tokens,
+        ids: (&ids).into(),
+        weights: weights.as_view_mut(),
+        plan: &mut plan,
+        scratch: scratch.as_view_mut(),
+    })?;
     let copied = other.memcpy_htod(&words.map(f32::from_bits), &mut scratch.slice_mut(..2));
     copied.and_then(|()| other.synchronize()).map_err(failed)?;
-    cuda.read((&offsets).into()).map(drop)
+    cuda.read(plan.map().offsets).map(drop)
 }
 
 /// The first error in the orders of a hundred seeds: it is written before the launch, after it, or after the launch has cleared the

@@ -4,7 +4,10 @@
 
 use millet::cudarc::driver::CudaSlice;
 use millet::half::bf16;
-use millet::{Backend, Capacity, Cuda, MoeConfig, RouterPart, RowMap, Scalar, ScoreFunction};
+use millet::{
+    Capacity, Cuda, Memory, MoeConfig, Permute, PermuteBackward, PermuteForward, Plan, Scalar,
+    ScoreFunction, UnpermuteBackward, UnpermuteForward,
+};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -37,38 +40,24 @@ fn values(salt: usize) -> Vec<bf16> {
     (0..HIDDEN).map(|_| value()).collect()
 }
 
-struct Plan {
-    offsets: CudaSlice<i32>,
-    row_to_assignment: CudaSlice<i32>,
-    assignment_to_row: CudaSlice<i32>,
-    row_tiles: CudaSlice<i32>,
-}
-
-impl Plan {
-    /// These (assignment, row) and no others.
-    fn of(cuda: &Cuda, config: &MoeConfig, tokens: usize, pairs: &[(usize, usize)]) -> Self {
-        let mut rows = vec![-1; config.max_rows(tokens)];
-        let mut assignments = vec![-1; tokens * config.top_k()];
-        for &(assignment, row) in pairs {
-            (rows[row], assignments[assignment]) = (assignment as i32, row as i32);
-        }
-        let tiles = vec![-1; 2 * config.max_row_tiles(tokens)];
-        let upload = |values: &[i32]| cuda.upload(values).unwrap();
-        Self {
-            offsets: upload(&vec![0; config.num_experts() + 1]),
-            row_to_assignment: upload(&rows),
-            assignment_to_row: upload(&assignments),
-            row_tiles: upload(&tiles),
-        }
+/// The plan of these (assignment, row) and no others.
+fn plan_of(cuda: &Cuda, config: &MoeConfig, tokens: usize, pairs: &[(usize, usize)]) -> Plan<Cuda> {
+    let mut assignments = vec![-1; tokens * config.top_k()];
+    for &(assignment, row) in pairs {
+        assert!(row < config.max_rows(tokens));
+        assignments[assignment] = row as i32;
     }
-
-    fn map(&self) -> RowMap<'_, Cuda> {
-        RowMap {
-            offsets: (&self.offsets).into(),
-            row_to_assignment: (&self.row_to_assignment).into(),
-            assignment_to_row: (&self.assignment_to_row).into(),
-            row_tiles: (&self.row_tiles).into(),
-        }
+    let upload = |values: &[i32]| cuda.upload(values).unwrap();
+    // SAFETY: the rows are there, no expert has any, and there are no tiles.
+    unsafe {
+        Plan::from_parts(
+            config.clone(),
+            tokens,
+            upload(&vec![0; config.num_experts() + 1]),
+            upload(&vec![-1; config.max_rows(tokens)]),
+            upload(&assignments),
+            upload(&vec![-1; 2 * config.max_row_tiles(tokens)]),
+        )
     }
 }
 
@@ -89,14 +78,18 @@ fn tokens_beyond_two_to_the_31() {
     let tokens = FAR + 3;
     assert_eq!(config.max_rows(tokens), 4);
     let pairs = [(FAR + 2, 0), (FAR, 2), (3, 3)];
-    let plan = Plan::of(&cuda, &config, tokens, &pairs);
+    let plan = plan_of(&cuda, &config, tokens, &pairs);
     let mut x = sparse::<bf16>(&cuda, tokens * HIDDEN);
     for (token, _) in pairs {
         write(&cuda, &mut x, token, &values(token));
     }
     let mut rows = sparse::<bf16>(&cuda, 4 * HIDDEN);
-    cuda.permute::<bf16>(&config, tokens, (&x).into(), plan.map(), rows.as_view_mut())
-        .unwrap();
+    cuda.permute(PermuteForward {
+        plan: &plan,
+        x: (&x).into(),
+        rows: rows.as_view_mut(),
+    })
+    .unwrap();
     for (token, row) in pairs {
         assert!(read(&cuda, &rows, row) == values(token), "token {token}");
     }
@@ -108,16 +101,14 @@ fn tokens_beyond_two_to_the_31() {
     let weights = cuda.upload(&vec![0.5f32; tokens]).unwrap();
     let mut weights_grad = cuda.upload(&vec![f32::NAN; tokens]).unwrap();
     let mut rows_grad = sparse::<bf16>(&cuda, 4 * HIDDEN);
-    cuda.unpermute_backward::<bf16>(
-        &config,
-        tokens,
-        (&x).into(),
-        (&rows).into(),
-        (&weights).into(),
-        plan.map(),
-        rows_grad.as_view_mut(),
-        weights_grad.as_view_mut(),
-    )
+    cuda.unpermute_backward(UnpermuteBackward {
+        plan: &plan,
+        output_grad: (&x).into(),
+        rows: (&rows).into(),
+        weights: (&weights).into(),
+        rows_grad: rows_grad.as_view_mut(),
+        weights_grad: weights_grad.as_view_mut(),
+    })
     .unwrap();
     let weights_grad = cuda.read((&weights_grad).into()).unwrap();
     for (token, row) in pairs {
@@ -153,19 +144,17 @@ fn rows_beyond_two_to_the_31() {
     // The last token has a row on either side of the edge, the first one far beyond it.
     let last = (tokens - 1) * top_k;
     let pairs = [(last + 1, FAR + 5), (last + 63, 7), (2, rows - 1)];
-    let plan = Plan::of(&cuda, &config, tokens, &pairs);
+    let plan = plan_of(&cuda, &config, tokens, &pairs);
     let mut x = sparse::<bf16>(&cuda, tokens * HIDDEN);
     for token in [0, tokens - 1] {
         write(&cuda, &mut x, token, &values(token));
     }
     let mut permuted = sparse::<bf16>(&cuda, rows * HIDDEN);
-    cuda.permute::<bf16>(
-        &config,
-        tokens,
-        (&x).into(),
-        plan.map(),
-        permuted.as_view_mut(),
-    )
+    cuda.permute(PermuteForward {
+        plan: &plan,
+        x: (&x).into(),
+        rows: permuted.as_view_mut(),
+    })
     .unwrap();
     for (assignment, row) in pairs {
         let want = values(assignment / top_k);
@@ -180,14 +169,12 @@ fn rows_beyond_two_to_the_31() {
     let weights: Vec<f32> = (0..tokens * top_k).map(weight).collect();
     let weights = cuda.upload(&weights).unwrap();
     let mut output = sparse::<bf16>(&cuda, tokens * HIDDEN);
-    cuda.unpermute::<bf16>(
-        &config,
-        tokens,
-        (&permuted).into(),
-        (&weights).into(),
-        plan.map(),
-        output.as_view_mut(),
-    )
+    cuda.unpermute(UnpermuteForward {
+        plan: &plan,
+        rows: (&permuted).into(),
+        weights: (&weights).into(),
+        output: output.as_view_mut(),
+    })
     .unwrap();
     let sum = |factors: [f32; 2]| -> Vec<bf16> {
         let pairs = y(FAR + 5).into_iter().zip(y(7));
@@ -206,16 +193,14 @@ fn rows_beyond_two_to_the_31() {
 
     let mut weights_grad = cuda.upload(&vec![f32::NAN; tokens * top_k]).unwrap();
     let mut rows_grad = sparse::<bf16>(&cuda, rows * HIDDEN);
-    cuda.unpermute_backward::<bf16>(
-        &config,
-        tokens,
-        (&x).into(),
-        (&permuted).into(),
-        (&weights).into(),
-        plan.map(),
-        rows_grad.as_view_mut(),
-        weights_grad.as_view_mut(),
-    )
+    cuda.unpermute_backward(UnpermuteBackward {
+        plan: &plan,
+        output_grad: (&x).into(),
+        rows: (&permuted).into(),
+        weights: (&weights).into(),
+        rows_grad: rows_grad.as_view_mut(),
+        weights_grad: weights_grad.as_view_mut(),
+    })
     .unwrap();
     let weights_grad = cuda.read((&weights_grad).into()).unwrap();
     for (assignment, row) in pairs {
@@ -226,15 +211,14 @@ fn rows_beyond_two_to_the_31() {
         assert_dot(weights_grad[assignment], &grad, &y(row));
     }
 
-    cuda.permute_backward::<bf16, bf16>(
-        &config,
-        tokens,
-        (&permuted).into(),
-        plan.map(),
-        None::<RouterPart<'_, '_, Cuda, bf16>>,
-        output.as_view_mut(),
-        sparse::<f32>(&cuda, cuda.scratch_elements::<bf16>(&config, tokens)).as_view_mut(),
-    )
+    let mut scratch = sparse::<f32>(&cuda, cuda.scratch_elements::<bf16>(&config, tokens));
+    cuda.permute_backward(PermuteBackward::<Cuda, bf16> {
+        plan: &plan,
+        rows_grad: (&permuted).into(),
+        router: None,
+        x_grad: output.as_view_mut(),
+        scratch: scratch.as_view_mut(),
+    })
     .unwrap();
     assert!(read(&cuda, &output, tokens - 1) == sum([1.0, 1.0]), "dX");
     assert!(read(&cuda, &output, 0) == of_first(1.0), "dX");

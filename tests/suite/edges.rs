@@ -1,14 +1,15 @@
 //! Sizes 0 and 1, nothing kept, everything in one place, values that are not numbers.
 
 use millet::{
-    Capacity, Cpu, DropPolicy, Keep, Losses, MoeConfig, MoeLayer, Renormalize, WeightGrad,
-    half::bf16,
+    Capacity, Cpu, DropPolicy, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad, ExpertsUp,
+    Keep, Losses, MoeConfig, MoeLayer, PermuteForward, Renormalize, RouterWeightGrad,
+    UnpermuteBackward, UnpermuteForward, WeightGrad, half::bf16,
 };
 
 use crate::generate::{POLICIES, Rng, RoutingKind, SCORES, base, capacities};
 use crate::harness::{
-    F32, Outcome, Problem, RouterOutcome, Tensor, TestBackend, assert_right, dispatch, route,
-    route_backward, run, run_with, scratch,
+    F32, HostPlan, Outcome, Problem, RouterOutcome, Tensor, TestBackend, assert_right, dispatch,
+    route, route_backward, run, run_with, scratch,
 };
 use crate::oracle::Oracle;
 
@@ -163,41 +164,46 @@ fn nothing_to_route<B: TestBackend>() {
         let backend = &B::create();
         let (plan, weights) = dispatch::<B, f32>(backend, &config, &[], &[]);
         assert!(weights.is_empty());
-        assert_eq!(plan.offsets.read(backend), [0; 5]);
+        assert_eq!(HostPlan::read(backend, &plan).offsets, [0; 5]);
         let empty = Tensor::<B, f32>::new(backend, &[]);
         let [mut a, mut b] = [(); 2].map(|()| Tensor::<B, f32>::new(backend, &[]));
-        let map = plan.map();
         backend
-            .permute::<f32>(&config, 0, empty.view(), map, a.view_mut())
+            .permute(PermuteForward::<B, f32> {
+                plan: &plan,
+                x: empty.view(),
+                rows: a.view_mut(),
+            })
             .unwrap();
         backend
-            .unpermute::<f32>(&config, 0, empty.view(), empty.view(), map, a.view_mut())
+            .unpermute(UnpermuteForward::<B, f32> {
+                plan: &plan,
+                rows: empty.view(),
+                weights: empty.view(),
+                output: a.view_mut(),
+            })
             .unwrap();
         backend
-            .unpermute_backward::<f32>(
-                &config,
-                0,
-                empty.view(),
-                empty.view(),
-                empty.view(),
-                map,
-                a.view_mut(),
-                b.view_mut(),
-            )
+            .unpermute_backward(UnpermuteBackward::<B, f32> {
+                plan: &plan,
+                output_grad: empty.view(),
+                rows: empty.view(),
+                weights: empty.view(),
+                rows_grad: a.view_mut(),
+                weights_grad: b.view_mut(),
+            })
             .unwrap();
         // The router's weight gradient has a size of its own: zeros, over garbage.
         let mut grad = Tensor::<B, f32>::garbage(backend, 4 * 5);
         let mut scratch = scratch::<B, f32>(backend, &config, 0);
-        let target = WeightGrad::Overwrite(grad.view_mut());
         backend
-            .router_weight_grad::<f32, f32>(
-                &config,
-                0,
-                empty.view(),
-                empty.view(),
-                target,
-                scratch.view_mut(),
-            )
+            .router_weight_grad(RouterWeightGrad::<B, f32> {
+                config: &config,
+                tokens: 0,
+                logits_grad: empty.view(),
+                x: empty.view(),
+                grad: WeightGrad::Overwrite(grad.view_mut()),
+                scratch: scratch.view_mut(),
+            })
             .unwrap();
         assert_zeros(&grad.to_f64(backend), "router gradient");
     }
@@ -441,7 +447,7 @@ fn sentinels_take_part_in_nothing<B: TestBackend>() {
     assert!((0..ids.len()).filter(|&a| sentinel(a)).count() > 20);
 
     let (plan, weights) = dispatch::<B, B::Exact>(backend, &config, &ids, &weights);
-    let to_row = plan.assignment_to_row.read(backend);
+    let to_row = HostPlan::read(backend, &plan).assignment_to_row;
     assert!((0..ids.len()).all(|a| !sentinel(a) || to_row[a] == -1));
     // They take no capacity: each expert keeps its first C real assignments.
     let limit = config.expert_capacity(tokens);
@@ -467,53 +473,45 @@ fn sentinels_take_part_in_nothing<B: TestBackend>() {
     let mut weights_grad = Tensor::<B, B::Exact>::garbage(backend, tokens * top_k);
     let mut down_grad = Tensor::<B, B::Exact>::garbage(backend, problem.down.len());
     backend
-        .experts_up::<B::Exact>(
-            &config,
-            tokens,
-            x.view(),
-            gate_up.view(),
-            plan.map(),
-            Some(h.view_mut()),
-            a.view_mut(),
-            scratch.view_mut(),
-        )
+        .experts_up(ExpertsUp::<B, B::Exact> {
+            plan: &plan,
+            x: x.view(),
+            gate_up: gate_up.view(),
+            h: Some(h.view_mut()),
+            a: a.view_mut(),
+            scratch: scratch.view_mut(),
+        })
         .unwrap();
     backend
-        .experts_down::<B::Exact>(
-            &config,
-            tokens,
-            a.view(),
-            down.view(),
-            weights.view(),
-            plan.map(),
-            output.view_mut(),
-            scratch.view_mut(),
-        )
+        .experts_down(ExpertsDown::<B, B::Exact> {
+            plan: &plan,
+            a: a.view(),
+            down: down.view(),
+            weights: weights.view(),
+            output: output.view_mut(),
+            scratch: scratch.view_mut(),
+        })
         .unwrap();
     backend
-        .experts_down_backward::<B::Exact>(
-            &config,
-            tokens,
-            output_grad.view(),
-            down.view(),
-            weights.view(),
-            plan.map(),
-            h.view_mut(),
-            a.view_mut(),
-            weights_grad.view_mut(),
-            scratch.view_mut(),
-        )
+        .experts_down_backward(ExpertsDownBackward::<B, B::Exact> {
+            plan: &plan,
+            output_grad: output_grad.view(),
+            down: down.view(),
+            weights: weights.view(),
+            h: h.view_mut(),
+            weighted_a: a.view_mut(),
+            weights_grad: weights_grad.view_mut(),
+            scratch: scratch.view_mut(),
+        })
         .unwrap();
     backend
-        .experts_down_weight_grad::<B::Exact>(
-            &config,
-            tokens,
-            output_grad.view(),
-            a.view(),
-            plan.map(),
-            WeightGrad::Overwrite(down_grad.view_mut()),
-            scratch.view_mut(),
-        )
+        .experts_down_weight_grad(ExpertsDownWeightGrad::<B, B::Exact> {
+            plan: &plan,
+            output_grad: output_grad.view(),
+            weighted_a: a.view(),
+            grad: WeightGrad::Overwrite(down_grad.view_mut()),
+            scratch: scratch.view_mut(),
+        })
         .unwrap();
     let output = output.to_f64(backend);
     let weights_grad = weights_grad.to_f64(backend);

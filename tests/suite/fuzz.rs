@@ -12,16 +12,16 @@ use std::str::FromStr;
 
 use millet::half::{bf16, f16};
 use millet::{
-    AuxScale, Capacity, Cpu, Cuda, Element, GroupLimit, Logits, Losses, MoeConfig, Renormalize,
-    RouterInput, RouterOutput, RouterPart, RouterSaved, ScoreFunction, SingleExpert, WeightGrad,
-    stats_elements,
+    AuxScale, Capacity, Cpu, Cuda, Element, GroupLimit, Logits, Losses, MoeConfig, PermuteBackward,
+    PermuteForward, Plan, Renormalize, RouterBackward, RouterForward, RouterPart, RouterWeightGrad,
+    ScoreFunction, SingleExpert, UnpermuteBackward, UnpermuteForward, WeightGrad, stats_elements,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use crate::generate::{LogitKind, POLICIES, Rng, RoutingKind, SCORES};
 use crate::harness::{
-    DevicePlan, RouterOutcome, Tensor, TestBackend, assert_near, dispatch, narrow, scratch, widen,
+    HostPlan, RouterOutcome, Tensor, TestBackend, assert_near, dispatch, narrow, scratch, widen,
 };
 
 #[test]
@@ -285,27 +285,27 @@ impl<'a, B: TestBackend> Run<'a, B> {
         let mut stats = self.garbage::<T::Acc>(stats_elements(self.config));
         let mut stored = self.garbage::<T::Acc>(if stores_logits { tokens * experts } else { 0 });
         let mut scratch = scratch::<B, T>(&self.backend, self.config, tokens);
-        let input = RouterInput::<B, T, W> {
-            logits: match source {
-                Source::Given => Logits::Given(wide.view()),
-                Source::GivenNarrow => Logits::GivenNarrow(slim.view()),
-                Source::FromTokens => Logits::FromTokens {
-                    x: x.view(),
-                    weight: weight.view(),
-                },
-            },
-            selection_bias: bias.as_ref().map(|bias| bias.view()),
-        };
-        let output = RouterOutput {
-            ids: ids.view_mut(),
-            weights: weights.view_mut(),
-            lse: lse.view_mut(),
-            counts: counts.view_mut(),
-            stats: stats.view_mut(),
-            logits: stores_logits.then(|| stored.view_mut()),
-        };
         self.backend
-            .router_forward::<T, W>(self.config, tokens, input, output, scratch.view_mut())
+            .router_forward(RouterForward::<B, T, W> {
+                config: self.config,
+                tokens,
+                logits: match source {
+                    Source::Given => Logits::Given(wide.view()),
+                    Source::GivenNarrow => Logits::GivenNarrow(slim.view()),
+                    Source::FromTokens => Logits::FromTokens {
+                        x: x.view(),
+                        weight: weight.view(),
+                    },
+                },
+                selection_bias: bias.as_ref().map(|bias| bias.view()),
+                ids: ids.view_mut(),
+                weights: weights.view_mut(),
+                lse: lse.view_mut(),
+                counts: counts.view_mut(),
+                stats: stats.view_mut(),
+                logits_output: stores_logits.then(|| stored.view_mut()),
+                scratch: scratch.view_mut(),
+            })
             .unwrap();
         let backend = &self.backend;
         let outcome = RouterOutcome {
@@ -339,34 +339,27 @@ impl<'a, B: TestBackend> Run<'a, B> {
         );
         let mut logits_grad = self.garbage::<T::Acc>(tokens * self.config.num_experts());
         let mut scratch = scratch::<B, T>(&self.backend, self.config, tokens);
-        let input = RouterInput::<B, T, W> {
-            logits: match source {
-                Source::Given => Logits::Given(wide.view()),
-                Source::GivenNarrow => Logits::GivenNarrow(slim.view()),
-                Source::FromTokens => Logits::FromTokens {
-                    x: x.view(),
-                    weight: weight.view(),
-                },
-            },
-            selection_bias: None,
-        };
-        let saved = RouterSaved {
-            ids: ids.view(),
-            weights: weights.view(),
-            lse: lse.view(),
-            counts: counts.view(),
-        };
         self.backend
-            .router_backward::<T, W>(
-                self.config,
+            .router_backward(RouterBackward::<B, T, W> {
+                config: self.config,
                 tokens,
-                input,
-                saved,
-                weights_grad.view(),
-                inputs.loss_gradient,
-                logits_grad.view_mut(),
-                scratch.view_mut(),
-            )
+                logits: match source {
+                    Source::Given => Logits::Given(wide.view()),
+                    Source::GivenNarrow => Logits::GivenNarrow(slim.view()),
+                    Source::FromTokens => Logits::FromTokens {
+                        x: x.view(),
+                        weight: weight.view(),
+                    },
+                },
+                ids: ids.view(),
+                weights: weights.view(),
+                lse: lse.view(),
+                counts: counts.view(),
+                weights_grad: weights_grad.view(),
+                loss_gradient: inputs.loss_gradient,
+                logits_grad: logits_grad.view_mut(),
+                scratch: scratch.view_mut(),
+            })
             .unwrap();
         logits_grad.to_f64(&self.backend)
     }
@@ -389,14 +382,14 @@ impl<'a, B: TestBackend> Run<'a, B> {
             false => WeightGrad::Overwrite(own.view_mut()),
         };
         self.backend
-            .router_weight_grad::<T, W>(
-                self.config,
-                self.inputs.tokens,
-                dz.view(),
-                x.view(),
+            .router_weight_grad(RouterWeightGrad::<B, T, W> {
+                config: self.config,
+                tokens: self.inputs.tokens,
+                logits_grad: dz.view(),
+                x: x.view(),
                 grad,
-                scratch.view_mut(),
-            )
+                scratch: scratch.view_mut(),
+            })
             .unwrap();
         match accumulates {
             true => sum.to_f64(&self.backend),
@@ -404,38 +397,29 @@ impl<'a, B: TestBackend> Run<'a, B> {
         }
     }
 
-    fn permute<T: Element>(&self, plan: &DevicePlan<B>) -> Vec<f64> {
+    fn permute<T: Element>(&self, plan: &Plan<B>) -> Vec<f64> {
         let x = self.tensor::<T>(&self.inputs.x);
         let mut rows = self.garbage::<T>(self.inputs.rows.len());
         self.backend
-            .permute::<T>(
-                self.config,
-                self.inputs.tokens,
-                x.view(),
-                plan.map(),
-                rows.view_mut(),
-            )
+            .permute(PermuteForward::<B, T> {
+                plan,
+                x: x.view(),
+                rows: rows.view_mut(),
+            })
             .unwrap();
         rows.to_f64(&self.backend)
     }
 
-    fn unpermute<T: Element>(
-        &self,
-        plan: &DevicePlan<B>,
-        rows: &[f64],
-        weights: &[f64],
-    ) -> Vec<f64> {
+    fn unpermute<T: Element>(&self, plan: &Plan<B>, rows: &[f64], weights: &[f64]) -> Vec<f64> {
         let (rows, weights) = (self.tensor::<T>(rows), self.tensor::<T::Acc>(weights));
         let mut output = self.garbage::<T>(self.inputs.x.len());
         self.backend
-            .unpermute::<T>(
-                self.config,
-                self.inputs.tokens,
-                rows.view(),
-                weights.view(),
-                plan.map(),
-                output.view_mut(),
-            )
+            .unpermute(UnpermuteForward::<B, T> {
+                plan,
+                rows: rows.view(),
+                weights: weights.view(),
+                output: output.view_mut(),
+            })
             .unwrap();
         output.to_f64(&self.backend)
     }
@@ -443,7 +427,7 @@ impl<'a, B: TestBackend> Run<'a, B> {
     /// Gradients of the rows and of the weights.
     fn unpermute_backward<T: Element>(
         &self,
-        plan: &DevicePlan<B>,
+        plan: &Plan<B>,
         rows: &[f64],
         weights: &[f64],
     ) -> [Vec<f64>; 2] {
@@ -452,16 +436,14 @@ impl<'a, B: TestBackend> Run<'a, B> {
         let mut weights_grad = self.garbage::<T::Acc>(weights.len());
         let (rows, weights) = (self.tensor::<T>(rows), self.tensor::<T::Acc>(weights));
         self.backend
-            .unpermute_backward::<T>(
-                self.config,
-                self.inputs.tokens,
-                output_grad.view(),
-                rows.view(),
-                weights.view(),
-                plan.map(),
-                rows_grad.view_mut(),
-                weights_grad.view_mut(),
-            )
+            .unpermute_backward(UnpermuteBackward::<B, T> {
+                plan,
+                output_grad: output_grad.view(),
+                rows: rows.view(),
+                weights: weights.view(),
+                rows_grad: rows_grad.view_mut(),
+                weights_grad: weights_grad.view_mut(),
+            })
             .unwrap();
         [
             rows_grad.to_f64(&self.backend),
@@ -471,7 +453,7 @@ impl<'a, B: TestBackend> Run<'a, B> {
 
     fn permute_backward<T: Element, W: Element<Acc = T::Acc>>(
         &self,
-        plan: &DevicePlan<B>,
+        plan: &Plan<B>,
         rows_grad: &[f64],
         logits_grad: Option<&[f64]>,
     ) -> Vec<f64> {
@@ -481,18 +463,16 @@ impl<'a, B: TestBackend> Run<'a, B> {
         let mut x_grad = self.garbage::<T>(self.inputs.x.len());
         let mut scratch = scratch::<B, T>(&self.backend, self.config, self.inputs.tokens);
         self.backend
-            .permute_backward::<T, W>(
-                self.config,
-                self.inputs.tokens,
-                rows_grad.view(),
-                plan.map(),
-                dz.as_ref().map(|dz| RouterPart {
+            .permute_backward(PermuteBackward::<B, T, W> {
+                plan,
+                rows_grad: rows_grad.view(),
+                router: dz.as_ref().map(|dz| RouterPart {
                     logits_grad: dz.view(),
                     weight: weight.view(),
                 }),
-                x_grad.view_mut(),
-                scratch.view_mut(),
-            )
+                x_grad: x_grad.view_mut(),
+                scratch: scratch.view_mut(),
+            })
             .unwrap();
         x_grad.to_f64(&self.backend)
     }
@@ -586,7 +566,10 @@ fn check<T: Element, W: Element<Acc = T::Acc>>(case: &Case) {
     let (cpu_plan, same) = dispatch::<Cpu, f32>(&cpu.backend, config, &ids, &want.weights);
     assert_same_plan(&cuda.backend, &plan, &cpu_plan);
     assert_same_bits(&weights, &same, "weights after dispatch");
-    let kept = *cpu_plan.offsets.read(&cpu.backend).last().unwrap() as usize;
+    let kept = *HostPlan::read(&cpu.backend, &cpu_plan)
+        .offsets
+        .last()
+        .unwrap() as usize;
 
     // Permute and unpermute. What is beyond the rows is not to be read.
     let mut rows = inputs.rows.clone();
@@ -603,7 +586,7 @@ fn check<T: Element, W: Element<Acc = T::Acc>>(case: &Case) {
     let exact = cpu.unpermute_backward::<f64>(&cpu_plan, &rows, &weights);
     assert_near(&got[0][..used], &exact[0][..used], &same[0][..used], "dY");
     assert_near(&got[1], &exact[1], &same[1], "dS");
-    let rows = cpu_plan.assignment_to_row.read(&cpu.backend);
+    let rows = HostPlan::read(&cpu.backend, &cpu_plan).assignment_to_row;
     for (&g, _) in got[1].iter().zip(&rows).filter(|&(_, &row)| row < 0) {
         assert_eq!(
             g.to_bits(),
@@ -657,7 +640,8 @@ fn check<T: Element, W: Element<Acc = T::Acc>>(case: &Case) {
     assert_near(&got, &exact, &same, "dX");
 }
 
-fn assert_same_plan(cuda: &Cuda, got: &DevicePlan<Cuda>, want: &DevicePlan<Cpu>) {
+fn assert_same_plan(cuda: &Cuda, got: &Plan<Cuda>, want: &Plan<Cpu>) {
+    let (got, want) = (HostPlan::read(cuda, got), HostPlan::read(&Cpu, want));
     for (name, got, want) in [
         ("offsets", &got.offsets, &want.offsets),
         (
@@ -672,6 +656,6 @@ fn assert_same_plan(cuda: &Cuda, got: &DevicePlan<Cuda>, want: &DevicePlan<Cpu>)
         ),
         ("row tiles", &got.row_tiles, &want.row_tiles),
     ] {
-        assert_eq!(got.read(cuda), want.read(&Cpu), "{name}");
+        assert_eq!(got, want, "{name}");
     }
 }

@@ -3,7 +3,7 @@
 use millet::{AuxScale, Capacity, Losses, MoeConfig, Renormalize, ScoreFunction};
 
 use crate::generate::{POLICIES, SCORES};
-use crate::harness::{F32, TestBackend, dispatch, route, route_backward};
+use crate::harness::{F32, HostPlan, TestBackend, dispatch, route, route_backward};
 
 backend_tests!(
     losses_and_weights,
@@ -197,7 +197,7 @@ fn kept_sets<B: TestBackend>() {
                 let backend = B::create();
                 let (plan, weights) =
                     dispatch::<B, B::Exact>(&backend, &config, &routed.ids, &routed.weights);
-                let rows = plan.assignment_to_row.read(&backend);
+                let rows = HostPlan::read(&backend, &plan).assignment_to_row;
                 let mut found: Vec<Pair> = (0..12)
                     .filter(|&a| rows[a] >= 0)
                     .map(|a| (a / 2, routed.ids[a] as usize))

@@ -7,7 +7,7 @@ use millet::{
 };
 
 use crate::generate::{base, configs};
-use crate::harness::{F32, Outcome, Problem, Tensor, TestBackend, narrow, run, widen};
+use crate::harness::{F32, HostPlan, Outcome, Problem, Tensor, TestBackend, narrow, run, widen};
 
 cpu_tests!(
     every_path_against_finite_differences,
@@ -243,7 +243,10 @@ fn a_dropped_choice_still_moves_the_router<B: TestBackend>() {
     let routed = route::<B, B::Exact>(&config, &logits, None);
     let backend = B::create();
     let (plan, weights) = dispatch::<B, B::Exact>(&backend, &config, &routed.ids, &routed.weights);
-    assert_eq!(plan.assignment_to_row.read(&backend), [0, 1, -1, -1]);
+    assert_eq!(
+        HostPlan::read(&backend, &plan).assignment_to_row,
+        [0, 1, -1, -1]
+    );
     // One survivor of the first token: pretend the backward pass found g = 0 for its second choice.
     let (w0, w1) = (weights[0], weights[1]);
     let g = 0.8;

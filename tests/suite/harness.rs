@@ -1,9 +1,9 @@
 //! Runs a backend on host tensors. Every value goes in and comes out as `f64`, which holds all types exactly.
 
 use millet::{
-    Backend, BackwardInput, Cpu, DispatchOutput, Element, Gradients, Keep, Logits, MoeConfig,
-    MoeLayer, Real, Result, RouterInput, RouterOutput, RouterSaved, RowMap, Saved, Scalar,
-    ScoreFunction, WeightGrad, Weights, Workspace, stats_elements,
+    Backend, BackwardInput, Cpu, DispatchForward, Element, Gradients, Keep, Logits, MoeConfig,
+    MoeLayer, Plan, Real, Result, RouterBackward, RouterForward, Saved, Scalar, ScoreFunction,
+    WeightGrad, Weights, Workspace, stats_elements,
 };
 
 use crate::generate::Rng;
@@ -407,20 +407,20 @@ pub(crate) fn try_route<B: TestBackend, A: Real>(
     let mut lse = Tensor::<B, A>::garbage(backend, tokens);
     let mut counts = Tensor::<B, i32>::filled(backend, experts, -7);
     let mut stats = Tensor::<B, A>::garbage(backend, stats_elements(config));
-    let output = RouterOutput {
+    let mut scratch = scratch::<B, A>(backend, config, tokens);
+    backend.router_forward(RouterForward::<B, A> {
+        config,
+        tokens,
+        logits: Logits::Given(logits.view()),
+        selection_bias: bias.as_ref().map(|bias| bias.view()),
         ids: ids.view_mut(),
         weights: weights.view_mut(),
         lse: lse.view_mut(),
         counts: counts.view_mut(),
         stats: stats.view_mut(),
-        logits: None,
-    };
-    let input = RouterInput {
-        logits: Logits::Given(logits.view()),
-        selection_bias: bias.as_ref().map(|bias| bias.view()),
-    };
-    let mut scratch = scratch::<B, A>(backend, config, tokens);
-    backend.router_forward::<A, A>(config, tokens, input, output, scratch.view_mut())?;
+        logits_output: None,
+        scratch: scratch.view_mut(),
+    })?;
     Ok(RouterOutcome {
         ids: ids.read(backend),
         weights: weights.to_f64(backend),
@@ -446,50 +446,24 @@ pub(crate) fn route_backward<B: TestBackend, A: Real>(
     let (lse, weights_grad) = (device(&forward.lse), device(weights_grad));
     let ids = Tensor::<B, i32>::new(backend, &forward.ids);
     let counts = Tensor::<B, i32>::new(backend, &forward.counts);
-    let saved = RouterSaved {
-        ids: ids.view(),
-        weights: weights.view(),
-        lse: lse.view(),
-        counts: counts.view(),
-    };
-    let input = RouterInput {
-        logits: Logits::Given(logits.view()),
-        selection_bias: None,
-    };
     let mut logits_grad = Tensor::<B, A>::garbage(backend, tokens * config.num_experts());
     let mut scratch = scratch::<B, A>(backend, config, tokens);
     backend
-        .router_backward::<A, A>(
+        .router_backward(RouterBackward::<B, A> {
             config,
             tokens,
-            input,
-            saved,
-            weights_grad.view(),
+            logits: Logits::Given(logits.view()),
+            ids: ids.view(),
+            weights: weights.view(),
+            lse: lse.view(),
+            counts: counts.view(),
+            weights_grad: weights_grad.view(),
             loss_gradient,
-            logits_grad.view_mut(),
-            scratch.view_mut(),
-        )
+            logits_grad: logits_grad.view_mut(),
+            scratch: scratch.view_mut(),
+        })
         .unwrap();
     logits_grad.to_f64(backend)
-}
-
-/// A dispatch plan on the device.
-pub(crate) struct DevicePlan<B: TestBackend> {
-    pub(crate) offsets: Tensor<B, i32>,
-    pub(crate) row_to_assignment: Tensor<B, i32>,
-    pub(crate) assignment_to_row: Tensor<B, i32>,
-    pub(crate) row_tiles: Tensor<B, i32>,
-}
-
-impl<B: TestBackend> DevicePlan<B> {
-    pub(crate) fn map(&self) -> RowMap<'_, B> {
-        RowMap {
-            offsets: self.offsets.view(),
-            row_to_assignment: self.row_to_assignment.view(),
-            assignment_to_row: self.assignment_to_row.view(),
-            row_tiles: self.row_tiles.view(),
-        }
-    }
 }
 
 /// Dispatch of ids [T, K]; weights [T, K] come back as it left them.
@@ -498,34 +472,53 @@ pub(crate) fn dispatch<B: TestBackend, A: Real>(
     config: &MoeConfig,
     ids: &[i32],
     weights: &[f64],
-) -> (DevicePlan<B>, Vec<f64>) {
+) -> (Plan<B>, Vec<f64>) {
     let tokens = ids.len() / config.top_k();
-    let garbage = |len| Tensor::<B, i32>::filled(backend, len, i32::MIN);
-    let mut plan = DevicePlan {
-        offsets: garbage(config.num_experts() + 1),
-        row_to_assignment: garbage(config.max_rows(tokens)),
-        assignment_to_row: garbage(ids.len()),
-        row_tiles: garbage(2 * config.max_row_tiles(tokens)),
+    let garbage = |len: usize| backend.upload(&vec![i32::MIN; len]).unwrap();
+    // SAFETY: dispatch writes all of it before anything follows it.
+    let mut plan = unsafe {
+        Plan::from_parts(
+            config.clone(),
+            tokens,
+            garbage(config.num_experts() + 1),
+            garbage(config.max_rows(tokens)),
+            garbage(ids.len()),
+            garbage(2 * config.max_row_tiles(tokens)),
+        )
     };
     let ids = Tensor::<B, i32>::new(backend, ids);
     let mut weights = Tensor::<B, A>::from_f64(backend, weights);
     let mut scratch = scratch::<B, A>(backend, config, tokens);
-    let output = DispatchOutput {
-        offsets: plan.offsets.view_mut(),
-        row_to_assignment: plan.row_to_assignment.view_mut(),
-        assignment_to_row: plan.assignment_to_row.view_mut(),
-        row_tiles: plan.row_tiles.view_mut(),
-    };
     backend
-        .dispatch::<A>(
+        .dispatch(DispatchForward::<B, A> {
             config,
             tokens,
-            ids.view(),
-            weights.view_mut(),
-            output,
-            scratch.view_mut(),
-        )
+            ids: ids.view(),
+            weights: weights.view_mut(),
+            plan: &mut plan,
+            scratch: scratch.view_mut(),
+        })
         .unwrap();
     let weights = weights.to_f64(backend);
     (plan, weights)
+}
+
+/// A plan's tensors on the host.
+pub(crate) struct HostPlan {
+    pub(crate) offsets: Vec<i32>,
+    pub(crate) row_to_assignment: Vec<i32>,
+    pub(crate) assignment_to_row: Vec<i32>,
+    pub(crate) row_tiles: Vec<i32>,
+}
+
+impl HostPlan {
+    pub(crate) fn read<B: TestBackend>(backend: &B, plan: &Plan<B>) -> Self {
+        let (read, map) = (|view| backend.read(view).unwrap(), plan.map());
+        Self {
+            offsets: read(map.offsets),
+            row_to_assignment: read(map.row_to_assignment),
+            assignment_to_row: read(map.assignment_to_row),
+            row_tiles: read(map.row_tiles),
+        }
+    }
 }

@@ -2,12 +2,15 @@
 
 use std::collections::HashSet;
 
-use millet::{Capacity, DropPolicy, Keep, MoeConfig, Renormalize, ScoreFunction, SingleExpert};
+use millet::{
+    Capacity, DropPolicy, Keep, MoeConfig, PermuteBackward, PermuteForward, Plan, Renormalize,
+    ScoreFunction, SingleExpert, UnpermuteBackward, UnpermuteForward,
+};
 use proptest::prelude::*;
 
 use crate::generate::{POLICIES, Rng, RoutingKind, SCORES, base};
 use crate::harness::{
-    DevicePlan, F32, Problem, Tensor, TestBackend, dispatch, exact, narrow, route, run, scratch,
+    F32, HostPlan, Problem, Tensor, TestBackend, dispatch, exact, narrow, route, run, scratch,
     widen,
 };
 
@@ -82,9 +85,9 @@ fn a_plan_is_a_bijection_within_capacity<B: TestBackend>() {
             let tokens = ids.len() / top_k;
             let backend = B::create();
             let (plan, after) = dispatch::<B, B::Exact>(&backend, &config, &ids, &weights);
-            let offsets = plan.offsets.read(&backend);
-            let to_assignment = plan.row_to_assignment.read(&backend);
-            let to_row = plan.assignment_to_row.read(&backend);
+            let offsets = HostPlan::read(&backend, &plan).offsets;
+            let to_assignment = HostPlan::read(&backend, &plan).row_to_assignment;
+            let to_row = HostPlan::read(&backend, &plan).assignment_to_row;
 
             let mut counts = vec![0usize; experts];
             for &id in ids.iter().filter(|&&id| id >= 0 && (id as usize) < experts) {
@@ -181,7 +184,7 @@ fn weights_sum_to_the_scale<B: TestBackend>() {
 }
 
 /// A layer with dropped and sentinel assignments, its plan, and its weights.
-fn planned<B: TestBackend>(backend: &B) -> (MoeConfig, usize, DevicePlan<B>, Vec<f64>) {
+fn planned<B: TestBackend>(backend: &B) -> (MoeConfig, usize, Plan<B>, Vec<f64>) {
     let (tokens, experts, top_k) = (300, 6, 3);
     let config = base(10, 3, experts, top_k)
         .capacity(Capacity::new(0.8))
@@ -191,7 +194,7 @@ fn planned<B: TestBackend>(backend: &B) -> (MoeConfig, usize, DevicePlan<B>, Vec
     let ids = RoutingKind::Sentinels.ids(tokens, experts, top_k, &mut rng);
     let weights: Vec<f64> = ids.iter().map(|_| rng.uniform()).collect();
     let (plan, weights) = dispatch::<B, B::Exact>(backend, &config, &ids, &weights);
-    let kept = plan.assignment_to_row.read(backend);
+    let kept = HostPlan::read(backend, &plan).assignment_to_row;
     let lost = kept.iter().filter(|&&row| row < 0).count();
     assert!(lost > 100 && lost < kept.len() - 100);
     (config, tokens, plan, weights)
@@ -212,7 +215,7 @@ fn permute_and_its_backward_are_adjoint<B: TestBackend>() {
     let backend = B::create();
     let (config, tokens, plan, _) = planned(&backend);
     let hidden = config.hidden_size();
-    let rows = *plan.offsets.read(&backend).last().unwrap() as usize;
+    let rows = *HostPlan::read(&backend, &plan).offsets.last().unwrap() as usize;
     let capacity = config.max_rows(tokens) * hidden;
     let mut rng = Rng::new(2);
     let x = exact::<B>(&rng.normals(tokens * hidden, 1.0));
@@ -222,27 +225,23 @@ fn permute_and_its_backward_are_adjoint<B: TestBackend>() {
     let mut permuted = Tensor::<B, B::Exact>::garbage(&backend, capacity);
     let mut x_grad = Tensor::<B, B::Exact>::garbage(&backend, x.len());
     backend
-        .permute::<B::Exact>(
-            &config,
-            tokens,
-            x_device.view(),
-            plan.map(),
-            permuted.view_mut(),
-        )
+        .permute(PermuteForward::<B, B::Exact> {
+            plan: &plan,
+            x: x_device.view(),
+            rows: permuted.view_mut(),
+        })
         .unwrap();
     backend
-        .permute_backward::<B::Exact, B::Exact>(
-            &config,
-            tokens,
-            r_device.view(),
-            plan.map(),
-            None,
-            x_grad.view_mut(),
-            scratch::<B, B::Exact>(&backend, &config, tokens).view_mut(),
-        )
+        .permute_backward(PermuteBackward::<B, B::Exact> {
+            plan: &plan,
+            rows_grad: r_device.view(),
+            router: None,
+            x_grad: x_grad.view_mut(),
+            scratch: scratch::<B, B::Exact>(&backend, &config, tokens).view_mut(),
+        })
         .unwrap();
     let permuted = permuted.to_f64(&backend);
-    let assignments = plan.row_to_assignment.read(&backend);
+    let assignments = HostPlan::read(&backend, &plan).row_to_assignment;
     for row in 0..rows {
         let token = assignments[row] as usize / config.top_k();
         let expected = &x[token * hidden..(token + 1) * hidden];
@@ -266,7 +265,7 @@ fn unpermute_and_its_backward_are_adjoint<B: TestBackend>() {
     let backend = B::create();
     let (config, tokens, plan, weights) = planned(&backend);
     let hidden = config.hidden_size();
-    let rows = *plan.offsets.read(&backend).last().unwrap() as usize;
+    let rows = *HostPlan::read(&backend, &plan).offsets.last().unwrap() as usize;
     let capacity = config.max_rows(tokens) * hidden;
     let mut rng = Rng::new(3);
     let y = exact::<B>(&rng.normals(capacity, 1.0));
@@ -278,26 +277,22 @@ fn unpermute_and_its_backward_are_adjoint<B: TestBackend>() {
     let mut rows_grad = Tensor::<B, B::Exact>::garbage(&backend, capacity);
     let mut weights_grad = Tensor::<B, B::Exact>::garbage(&backend, weights.len());
     backend
-        .unpermute::<B::Exact>(
-            &config,
-            tokens,
-            y_device.view(),
-            weights_device.view(),
-            plan.map(),
-            output.view_mut(),
-        )
+        .unpermute(UnpermuteForward::<B, B::Exact> {
+            plan: &plan,
+            rows: y_device.view(),
+            weights: weights_device.view(),
+            output: output.view_mut(),
+        })
         .unwrap();
     backend
-        .unpermute_backward::<B::Exact>(
-            &config,
-            tokens,
-            output_grad_device.view(),
-            y_device.view(),
-            weights_device.view(),
-            plan.map(),
-            rows_grad.view_mut(),
-            weights_grad.view_mut(),
-        )
+        .unpermute_backward(UnpermuteBackward::<B, B::Exact> {
+            plan: &plan,
+            output_grad: output_grad_device.view(),
+            rows: y_device.view(),
+            weights: weights_device.view(),
+            rows_grad: rows_grad.view_mut(),
+            weights_grad: weights_grad.view_mut(),
+        })
         .unwrap();
     // The output is bilinear in rows and weights: both adjoints give the same number.
     let value = dot(&output.to_f64(&backend), &output_grad);
@@ -314,7 +309,7 @@ fn unpermute_and_its_backward_are_adjoint<B: TestBackend>() {
     assert!(value.abs() > 1.0);
     for (g, &row) in weights_grad
         .iter()
-        .zip(&plan.assignment_to_row.read(&backend))
+        .zip(&HostPlan::read(&backend, &plan).assignment_to_row)
     {
         assert!(
             row >= 0 || g.to_bits() == 0,
@@ -349,23 +344,18 @@ fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() {
         let layer = run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 1.0);
         let backend = B::create();
         let device = |values: &[f64]| Tensor::<B, B::Exact>::from_f64(&backend, values);
-        let integers = |values: &[i32]| Tensor::<B, i32>::new(&backend, values);
-        let mut row_to_assignment = vec![-1; config.max_rows(tokens)];
-        for (assignment, &row) in layer.assignment_to_row.iter().enumerate() {
-            if row >= 0 {
-                row_to_assignment[row as usize] = assignment as i32;
-            }
-        }
-        let plan = DevicePlan {
-            offsets: integers(&layer.offsets),
-            row_to_assignment: integers(&row_to_assignment),
-            assignment_to_row: integers(&layer.assignment_to_row),
-            row_tiles: integers(&vec![-1; 2 * config.max_row_tiles(tokens)]),
-        };
+        // The layer's weights are 0 where it dropped, so that the same are kept.
+        let (plan, _) = dispatch::<B, B::Exact>(&backend, &config, &layer.ids, &layer.weights);
+        let kept = HostPlan::read(&backend, &plan).assignment_to_row;
+        assert_eq!(kept, layer.assignment_to_row);
         let (x, weights) = (device(&problem.x), device(&layer.weights));
         let mut rows = Tensor::<B, B::Exact>::garbage(&backend, config.max_rows(tokens) * 7);
         backend
-            .permute::<B::Exact>(&config, tokens, x.view(), plan.map(), rows.view_mut())
+            .permute(PermuteForward::<B, B::Exact> {
+                plan: &plan,
+                x: x.view(),
+                rows: rows.view_mut(),
+            })
             .unwrap();
         let mut rows = rows.to_f64(&backend);
         for e in 0..6 {
@@ -378,14 +368,12 @@ fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() {
         let rows = device(&rows);
         let mut output = Tensor::<B, B::Exact>::garbage(&backend, tokens * 7);
         backend
-            .unpermute::<B::Exact>(
-                &config,
-                tokens,
-                rows.view(),
-                weights.view(),
-                plan.map(),
-                output.view_mut(),
-            )
+            .unpermute(UnpermuteForward::<B, B::Exact> {
+                plan: &plan,
+                rows: rows.view(),
+                weights: weights.view(),
+                output: output.view_mut(),
+            })
             .unwrap();
         for (got, want) in output.to_f64(&backend).iter().zip(&layer.output) {
             let tolerance = B::tolerance(1e-13, F32);

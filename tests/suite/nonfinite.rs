@@ -3,12 +3,12 @@
 use millet::half::{bf16, f16};
 use millet::{
     Capacity, Cpu, DropPolicy, Element, Keep, Losses, MoeConfig, MoeLayer, Renormalize,
-    ScoreFunction,
+    ScoreFunction, UnpermuteBackward, UnpermuteForward,
 };
 
 use crate::generate::SCORES;
 use crate::harness::{
-    Outcome, Problem, Tensor, TestBackend, dispatch, route, route_backward, run, run_with,
+    HostPlan, Outcome, Problem, Tensor, TestBackend, dispatch, route, route_backward, run, run_with,
 };
 
 backend_tests!(
@@ -447,7 +447,7 @@ fn a_masked_expert_takes_no_row<B: TestBackend>() {
         assert_eq!(routed.bad_rows(), 0.0, "{score_function:?}");
         let backend = &B::create();
         let (plan, _) = dispatch::<B, f32>(backend, &config, &routed.ids, &routed.weights);
-        assert_eq!(plan.offsets.read(backend), [0, 2, 2, 4, 5]);
+        assert_eq!(HostPlan::read(backend, &plan).offsets, [0, 2, 2, 4, 5]);
         let grad = route_backward::<B, f32>(
             &config,
             &logits,
@@ -481,14 +481,12 @@ fn a_weight_of_zero_leaves_its_row_out<B: TestBackend>() {
         let (rows, weights) = (device(&rows), device(&weights));
         let mut output = Tensor::<B, f32>::garbage(backend, 10);
         backend
-            .unpermute(
-                &config,
-                2,
-                rows.view(),
-                weights.view(),
-                plan.map(),
-                output.view_mut(),
-            )
+            .unpermute(UnpermuteForward::<B, f32> {
+                plan: &plan,
+                rows: rows.view(),
+                weights: weights.view(),
+                output: output.view_mut(),
+            })
             .unwrap();
         let expected = [[0.25; 5], [1.0; 5]].concat();
         assert_eq!(output.to_f64(backend), expected, "{value}");
@@ -498,16 +496,14 @@ fn a_weight_of_zero_leaves_its_row_out<B: TestBackend>() {
         let mut rows_grad = Tensor::<B, f32>::garbage(backend, 20);
         let mut weights_grad = Tensor::<B, f32>::garbage(backend, 4);
         backend
-            .unpermute_backward(
-                &config,
-                2,
-                output_grad.view(),
-                rows.view(),
-                weights.view(),
-                plan.map(),
-                rows_grad.view_mut(),
-                weights_grad.view_mut(),
-            )
+            .unpermute_backward(UnpermuteBackward::<B, f32> {
+                plan: &plan,
+                output_grad: output_grad.view(),
+                rows: rows.view(),
+                weights: weights.view(),
+                rows_grad: rows_grad.view_mut(),
+                weights_grad: weights_grad.view_mut(),
+            })
             .unwrap();
         let got = rows_grad.to_f64(backend);
         assert_eq!(got[..5], [0.25; 5]);
@@ -558,5 +554,5 @@ fn nan_weights_are_dropped_first<B: TestBackend>() {
         .collect();
     let (plan, _) = dispatch::<B, f32>(backend, &config, &[0; 64], &weights);
     let kept: Vec<i32> = (0..16).map(|i| i / 2 * 4 + 2 + i % 2).collect();
-    assert_eq!(plan.row_to_assignment.read(backend)[..16], kept);
+    assert_eq!(HostPlan::read(backend, &plan).row_to_assignment[..16], kept);
 }

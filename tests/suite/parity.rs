@@ -2,7 +2,7 @@
 //! that type, is from f64.
 
 use millet::half::{bf16, f16};
-use millet::{Element, Keep, MoeConfig};
+use millet::{Element, ExpertsUp, Keep, MoeConfig};
 
 use crate::generate::{base, configs};
 use crate::harness::{Outcome, Problem, Tensor, TestBackend, assert_near, dispatch, run};
@@ -181,16 +181,14 @@ fn a_is_made_from_the_rounded_h<B: TestBackend>() {
     let scratch = backend.scratch_elements::<bf16>(&config, tokens);
     let mut scratch = Tensor::<B, f32>::garbage(&backend, scratch);
     backend
-        .experts_up::<bf16>(
-            &config,
-            tokens,
-            x.view(),
-            gate_up.view(),
-            plan.map(),
-            Some(h.view_mut()),
-            a.view_mut(),
-            scratch.view_mut(),
-        )
+        .experts_up(ExpertsUp::<B, bf16> {
+            plan: &plan,
+            x: x.view(),
+            gate_up: gate_up.view(),
+            h: Some(h.view_mut()),
+            a: a.view_mut(),
+            scratch: scratch.view_mut(),
+        })
         .unwrap();
     let (h, a) = (h.to_f64(&backend), a.to_f64(&backend));
     let mut different = 0;

@@ -1,9 +1,11 @@
 //! What of a type's range a row of the down product may use, and where it is rounded: after it was weighed.
 
 use millet::half::{bf16, f16};
-use millet::{Capacity, DropPolicy, Element, Keep, MoeConfig};
+use millet::{Capacity, DropPolicy, Element, ExpertsDown, Keep, MoeConfig};
 
-use crate::harness::{Problem, Tensor, TestBackend, dispatch, narrow, run, scratch, widen};
+use crate::harness::{
+    HostPlan, Problem, Tensor, TestBackend, dispatch, narrow, run, scratch, widen,
+};
 
 backend_tests!(a_row_is_weighed_and_then_rounded);
 
@@ -47,7 +49,7 @@ fn check_down<B: TestBackend, T: Element>(hidden: usize, inner: usize, odd: f64,
     let backend = &B::create();
     let (plan, weights) = dispatch::<B, T::Acc>(backend, &config, &ids, &weights);
     let rows = 8;
-    assert_eq!(plan.offsets.read(backend), [0, 3, 6, rows]);
+    assert_eq!(HostPlan::read(backend, &plan).offsets, [0, 3, 6, rows]);
 
     let mut a = vec![1.0; rows as usize * inner];
     a.resize(config.max_rows(tokens.len()) * inner, f64::NAN);
@@ -65,16 +67,14 @@ fn check_down<B: TestBackend, T: Element>(hidden: usize, inner: usize, odd: f64,
     let mut output = Tensor::<B, T>::garbage(backend, tokens.len() * hidden);
     let mut scratch = scratch::<B, T>(backend, &config, tokens.len());
     backend
-        .experts_down(
-            &config,
-            tokens.len(),
-            a.view(),
-            down.view(),
-            weights.view(),
-            plan.map(),
-            output.view_mut(),
-            scratch.view_mut(),
-        )
+        .experts_down(ExpertsDown::<B, T> {
+            plan: &plan,
+            a: a.view(),
+            down: down.view(),
+            weights: weights.view(),
+            output: output.view_mut(),
+            scratch: scratch.view_mut(),
+        })
         .unwrap();
     let output = output.to_f64(backend);
     for (token, (_, _, want)) in tokens.into_iter().enumerate() {

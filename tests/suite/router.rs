@@ -8,8 +8,8 @@ use millet::{
 use crate::generate::{LogitKind, Rng, RoutingKind, SCORES, capacities};
 
 use crate::harness::{
-    F32, RouterOutcome, TestBackend, assert_right, dispatch, route, route_backward, try_route,
-    widen,
+    F32, HostPlan, RouterOutcome, TestBackend, assert_right, dispatch, route, route_backward,
+    try_route, widen,
 };
 use crate::oracle::{Number, Oracle, Routed};
 
@@ -348,13 +348,17 @@ fn check_dispatch<B: TestBackend, A: Real>(config: &MoeConfig, ids: &[i32], weig
     let backend = B::create();
     let want = oracle::<f64>(config).dispatch(ids, weights);
     let (plan, weights) = dispatch::<B, A>(&backend, config, ids, weights);
-    assert_eq!(plan.offsets.read(&backend), want.offsets, "{config:?}");
     assert_eq!(
-        plan.assignment_to_row.read(&backend),
+        HostPlan::read(&backend, &plan).offsets,
+        want.offsets,
+        "{config:?}"
+    );
+    assert_eq!(
+        HostPlan::read(&backend, &plan).assignment_to_row,
         want.assignment_to_row,
         "{config:?}"
     );
-    let rows = plan.row_to_assignment.read(&backend);
+    let rows = HostPlan::read(&backend, &plan).row_to_assignment;
     let (rows, rest) = rows.split_at(want.row_to_assignment.len());
     assert_eq!(rows, want.row_to_assignment, "{config:?}");
     assert!(
@@ -362,7 +366,7 @@ fn check_dispatch<B: TestBackend, A: Real>(config: &MoeConfig, ids: &[i32], weig
         "unused rows say so: {config:?}"
     );
     let tokens = ids.len() / config.top_k();
-    let tiles = plan.row_tiles.read(&backend);
+    let tiles = HostPlan::read(&backend, &plan).row_tiles;
     assert_eq!(tiles, tiles_of(config, tokens, &want.offsets), "{config:?}");
     for (&got, &want) in weights.iter().zip(&want.weights) {
         assert_close(got, want, 3e-7, "weight after dispatch");

@@ -1,5 +1,5 @@
 // E0277
-use millet::{Backend, Cuda, Result};
+use millet::{Cuda, Memory, Result};
 
 #[cfg(not(misuse))]
 type Number = i32;

@@ -1,6 +1,6 @@
 // E0308
 use millet::cudarc::driver::{CudaSlice, CudaViewMut};
-use millet::{Backend, Cuda, DispatchOutput, MoeConfig, Result};
+use millet::{Cuda, Dispatch, DispatchForward, Memory, MoeConfig, Plan, Result};
 
 pub fn f(
     cuda: &Cuda,
@@ -8,8 +8,9 @@ pub fn f(
     #[cfg(not(misuse))] ids: &CudaSlice<i32>,
     #[cfg(misuse)] ids: &CudaSlice<f32>,
     weights: CudaViewMut<'_, f32>,
-    output: DispatchOutput<'_, Cuda>,
+    plan: &mut Plan<Cuda>,
     scratch: CudaViewMut<'_, f32>,
 ) -> Result<()> {
-    cuda.dispatch::<f32>(config, 1, Cuda::view(ids, 8), weights, output, scratch)
+    let ids = Cuda::view(ids, 8);
+    cuda.dispatch(DispatchForward { config, tokens: 1, ids, weights, plan, scratch })
 }

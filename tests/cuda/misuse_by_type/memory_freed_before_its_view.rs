@@ -1,11 +1,10 @@
 // E0597
 use millet::cudarc::driver::{CudaSlice, CudaViewMut};
-use millet::{Backend, Cuda, MoeConfig, Result, RowMap};
+use millet::{Cuda, Memory, Permute, PermuteForward, Plan, Result};
 
 pub fn f(
     cuda: &Cuda,
-    config: &MoeConfig,
-    map: RowMap<'_, Cuda>,
+    plan: &Plan<Cuda>,
     buffer: CudaSlice<f32>,
     rows: CudaViewMut<'_, f32>,
 ) -> Result<()> {
@@ -16,5 +15,5 @@ pub fn f(
         let moved = buffer;
         Cuda::view(&moved, 8)
     };
-    cuda.permute::<f32>(config, 1, x, map, rows)
+    cuda.permute(PermuteForward { plan, x, rows })
 }

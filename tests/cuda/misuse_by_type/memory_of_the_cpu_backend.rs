@@ -1,11 +1,10 @@
 // E0308
 use millet::cudarc::driver::CudaSlice;
-use millet::{Backend, Cpu, Cuda, MoeConfig, Result, RowMap};
+use millet::{Cpu, Cuda, Memory, Permute, PermuteForward, Plan, Result};
 
 pub fn f(
     cuda: &Cuda,
-    config: &MoeConfig,
-    map: RowMap<'_, Cuda>,
+    plan: &Plan<Cuda>,
     x: &CudaSlice<f32>,
     rows: &mut CudaSlice<f32>,
 ) -> Result<()> {
@@ -15,5 +14,5 @@ pub fn f(
     let x = cuda.upload(&x)?;
     #[cfg(misuse)]
     let x = Cpu.upload(&cuda.read(x.into())?)?;
-    cuda.permute::<f32>(config, 1, Cuda::view(&x, 8), map, rows.as_view_mut())
+    cuda.permute(PermuteForward { plan, x: Cuda::view(&x, 8), rows: rows.as_view_mut() })
 }

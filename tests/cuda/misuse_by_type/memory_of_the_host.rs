@@ -1,11 +1,10 @@
 // E0308
 use millet::cudarc::driver::{CudaSlice, CudaViewMut};
-use millet::{Backend, Cuda, MoeConfig, Result, RowMap};
+use millet::{Cuda, Memory, Permute, PermuteForward, Plan, Result};
 
 pub fn f(
     cuda: &Cuda,
-    config: &MoeConfig,
-    map: RowMap<'_, Cuda>,
+    plan: &Plan<Cuda>,
     host: &[f32],
     x: &CudaSlice<f32>,
     rows: CudaViewMut<'_, f32>,
@@ -14,5 +13,5 @@ pub fn f(
     let x = Cuda::view(x, host.len());
     #[cfg(misuse)]
     let x = host;
-    cuda.permute::<f32>(config, 1, x, map, rows)
+    cuda.permute(PermuteForward { plan, x, rows })
 }

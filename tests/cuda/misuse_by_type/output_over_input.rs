@@ -1,11 +1,10 @@
 // E0502
 use millet::cudarc::driver::CudaSlice;
-use millet::{Backend, Cuda, MoeConfig, Result, RowMap};
+use millet::{Cuda, Memory, Permute, PermuteForward, Plan, Result};
 
 pub fn f(
     cuda: &Cuda,
-    config: &MoeConfig,
-    map: RowMap<'_, Cuda>,
+    plan: &Plan<Cuda>,
     one: &mut CudaSlice<f32>,
     other: &mut CudaSlice<f32>,
 ) -> Result<()> {
@@ -14,5 +13,5 @@ pub fn f(
     let rows = other.as_view_mut();
     #[cfg(misuse)]
     let rows = one.as_view_mut();
-    cuda.permute::<f32>(config, 1, x, map, rows)
+    cuda.permute(PermuteForward { plan, x, rows })
 }

@@ -1,21 +1,15 @@
 // E0271
-use millet::cudarc::driver::{CudaSlice, CudaViewMut};
-use millet::{Backend, Cuda, MoeConfig, Result, WeightGrad};
+use millet::half::bf16;
+use millet::{Cuda, Result, Router, RouterWeightGrad};
 
 #[cfg(not(misuse))]
 type Weight = f32;
 #[cfg(misuse)]
 type Weight = f64;
 
-pub fn f(
-    cuda: &Cuda,
-    config: &MoeConfig,
-    logits_grad: &CudaSlice<f32>,
-    x: &CudaSlice<millet::half::bf16>,
-    grad: CudaViewMut<'_, Weight>,
-    scratch: CudaViewMut<'_, f32>,
-) -> Result<()> {
-    let grad = WeightGrad::Overwrite(grad);
-    let (logits_grad, x) = (logits_grad.into(), x.into());
-    cuda.router_weight_grad::<_, Weight>(config, 1, logits_grad, x, grad, scratch)
+pub fn f(cuda: &Cuda, arguments: RouterWeightGrad<'_, Cuda, bf16, Weight>) -> Result<()> {
+    #[cfg(not(misuse))]
+    return cuda.router_weight_grad(arguments);
+    #[cfg(misuse)]
+    return Ok(());
 }

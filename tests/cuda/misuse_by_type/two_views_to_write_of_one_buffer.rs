@@ -1,11 +1,10 @@
 // E0499
 use millet::cudarc::driver::CudaSlice;
-use millet::{Backend, Cuda, MoeConfig, Result, RowMap};
+use millet::{Cuda, Permute, Plan, Result, UnpermuteBackward};
 
 pub fn f(
     cuda: &Cuda,
-    config: &MoeConfig,
-    map: RowMap<'_, Cuda>,
+    plan: &Plan<Cuda>,
     input: &CudaSlice<f32>,
     one: &mut CudaSlice<f32>,
     other: &mut CudaSlice<f32>,
@@ -15,14 +14,12 @@ pub fn f(
     let weights_grad = other.as_view_mut();
     #[cfg(misuse)]
     let weights_grad = one.as_view_mut();
-    cuda.unpermute_backward::<f32>(
-        config,
-        1,
-        input.into(),
-        input.into(),
-        input.into(),
-        map,
+    cuda.unpermute_backward(UnpermuteBackward {
+        plan,
+        output_grad: input.into(),
+        rows: input.into(),
+        weights: input.into(),
         rows_grad,
         weights_grad,
-    )
+    })
 }

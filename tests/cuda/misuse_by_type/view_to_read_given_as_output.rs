@@ -1,11 +1,10 @@
 // E0308
 use millet::cudarc::driver::CudaSlice;
-use millet::{Backend, Cuda, MoeConfig, Result, RowMap};
+use millet::{Cuda, Memory, Permute, PermuteForward, Plan, Result};
 
 pub fn f(
     cuda: &Cuda,
-    config: &MoeConfig,
-    map: RowMap<'_, Cuda>,
+    plan: &Plan<Cuda>,
     x: &CudaSlice<f32>,
     rows: &mut CudaSlice<f32>,
 ) -> Result<()> {
@@ -13,5 +12,5 @@ pub fn f(
     let rows = Cuda::view_mut(rows, 8);
     #[cfg(misuse)]
     let rows = Cuda::view(rows, 8);
-    cuda.permute::<f32>(config, 1, x.into(), map, rows)
+    cuda.permute(PermuteForward { plan, x: x.into(), rows })
 }

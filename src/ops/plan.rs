@@ -1,0 +1,213 @@
+//! The dispatch plan.
+
+use super::Memory;
+use crate::check::{self, Check};
+use crate::config::MoeConfig;
+use crate::error::Result;
+
+/// Which row each assignment has: what [`Dispatch::dispatch`](super::Dispatch::dispatch) writes and the operations on rows follow.
+///
+/// Kernels go where a plan points without looking once more, so a plan is sealed: dispatch fills it, and it keeps the configuration and
+/// the number of tokens that it is of. Before the first dispatch it is one of no tokens. It belongs to the stream of the backend that
+/// allocated it.
+///
+/// ```
+/// use millet::{Cpu, Dispatch, DispatchForward, Memory, MoeConfig, Permute, PermuteForward, Plan};
+///
+/// let config = MoeConfig::builder(2, 1, 2, 2).build()?;
+/// let mut plan = Plan::new(&Cpu, &config, 16)?;
+/// let mut scratch = vec![0.0_f32; Cpu.scratch_elements::<f32>(&config, 16)];
+/// Cpu.dispatch(DispatchForward {
+///     config: &config,
+///     tokens: 1,
+///     ids: &[1, 0],
+///     weights: &mut [0.75, 0.25],
+///     plan: &mut plan,
+///     scratch: &mut scratch,
+/// })?;
+/// assert_eq!(plan.map().assignment_to_row, [1, 0]);
+///
+/// let (x, mut rows) = ([3.0_f32, 4.0], [0.0; 4]);
+/// Cpu.permute(PermuteForward { plan: &plan, x: &x, rows: &mut rows })?;
+/// assert_eq!(rows, [3.0, 4.0, 3.0, 4.0]);
+/// # Ok::<(), millet::Error>(())
+/// ```
+///
+/// Nobody else makes one in safe code, nor changes one:
+///
+/// ```compile_fail,E0451
+/// use millet::{Cpu, MoeConfig, Plan};
+///
+/// fn beyond_the_buffer(plan: Plan<Cpu>) -> Plan<Cpu> {
+///     Plan { assignment_to_row: vec![1 << 20; 8], ..plan }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Plan<B: Memory> {
+    /// Of the last dispatch; before it, what the memory was made for.
+    config: MoeConfig,
+    max_tokens: usize,
+    tokens: usize,
+    offsets: B::Buffer<i32>,
+    row_to_assignment: B::Buffer<i32>,
+    assignment_to_row: B::Buffer<i32>,
+    row_tiles: B::Buffer<i32>,
+}
+
+/// The tensors of a [`Plan`], to read.
+pub struct RowMap<'a, B: Memory> {
+    /// \[E + 1\] exclusive prefix sums of kept rows.
+    pub offsets: B::View<'a, i32>,
+    /// \[max rows\] row → assignment t·K + slot; −1 after the last row.
+    pub row_to_assignment: B::View<'a, i32>,
+    /// \[T·K\] assignment → row; −1: dropped or a sentinel.
+    pub assignment_to_row: B::View<'a, i32>,
+    /// [max row tiles, 2] expert and first row of each tile of [`MoeConfig::tile_rows`] rows, −1 after the last: an expert's
+    /// last tile may be short, an expert without rows has none.
+    pub row_tiles: B::View<'a, i32>,
+}
+
+impl<B: Memory> Clone for RowMap<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Memory> Copy for RowMap<'_, B> {}
+
+/// The same, for a backend's dispatch to write.
+pub struct RowMapMut<'a, B: Memory> {
+    /// As [`RowMap::offsets`].
+    pub offsets: B::ViewMut<'a, i32>,
+    /// As [`RowMap::row_to_assignment`].
+    pub row_to_assignment: B::ViewMut<'a, i32>,
+    /// As [`RowMap::assignment_to_row`].
+    pub assignment_to_row: B::ViewMut<'a, i32>,
+    /// As [`RowMap::row_tiles`].
+    pub row_tiles: B::ViewMut<'a, i32>,
+}
+
+/// Elements of the tensors.
+fn sizes(config: &MoeConfig, tokens: usize) -> [usize; 4] {
+    [
+        config.num_experts() + 1,
+        config.max_rows(tokens),
+        tokens * config.top_k(),
+        2 * config.max_row_tiles(tokens),
+    ]
+}
+
+impl<B: Memory> Plan<B> {
+    /// Memory for plans of up to `max_tokens` tokens, of configurations of the same sizes (H, I, E, K and capacity factor).
+    ///
+    /// # Errors
+    /// When T·K would pass 2³¹ or the device has too little memory.
+    pub fn new(backend: &B, config: &MoeConfig, max_tokens: usize) -> Result<Self> {
+        check::tokens("plan", config, max_tokens)?;
+        let [offsets, rows, assignments, tiles] = sizes(config, max_tokens);
+        Ok(Self {
+            config: config.clone(),
+            max_tokens,
+            tokens: 0,
+            offsets: backend.allocate(offsets)?,
+            row_to_assignment: backend.allocate(rows)?,
+            assignment_to_row: backend.allocate(assignments)?,
+            row_tiles: backend.allocate(tiles)?,
+        })
+    }
+
+    /// A plan that something else made.
+    ///
+    /// # Safety
+    /// The tensors must hold what [`RowMap`] says, for this configuration and number of tokens: offsets that ascend from 0 to at most
+    /// [`MoeConfig::max_rows`], two maps that are each other's inverse on that many rows, and tiles that cover each expert's rows. They
+    /// must be at least as long as [`RowMap`] has them, and of one stream.
+    pub unsafe fn from_parts(
+        config: MoeConfig,
+        tokens: usize,
+        offsets: B::Buffer<i32>,
+        row_to_assignment: B::Buffer<i32>,
+        assignment_to_row: B::Buffer<i32>,
+        row_tiles: B::Buffer<i32>,
+    ) -> Self {
+        Self {
+            config,
+            max_tokens: tokens,
+            tokens,
+            offsets,
+            row_to_assignment,
+            assignment_to_row,
+            row_tiles,
+        }
+    }
+
+    /// The configuration of the last dispatch.
+    pub fn config(&self) -> &MoeConfig {
+        &self.config
+    }
+
+    /// The tokens of the last dispatch; 0 before the first.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// The most tokens that there is memory for.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Its tensors.
+    pub fn map(&self) -> RowMap<'_, B> {
+        let [offsets, rows, assignments, tiles] = sizes(&self.config, self.tokens);
+        RowMap {
+            offsets: B::view(&self.offsets, offsets),
+            row_to_assignment: B::view(&self.row_to_assignment, rows),
+            assignment_to_row: B::view(&self.assignment_to_row, assignments),
+            row_tiles: B::view(&self.row_tiles, tiles),
+        }
+    }
+
+    /// Refuses a plan of another stream.
+    fn check_stream(&self, backend: &B, operation: &'static str) -> Result<()> {
+        backend.check_stream(operation, "Plan", B::view(&self.offsets, 1))
+    }
+
+    /// Begins the check of an operation on this plan's rows.
+    pub(super) fn check<'a>(
+        &'a self,
+        backend: &'a B,
+        operation: &'static str,
+    ) -> Result<Check<'a, B>> {
+        self.check_stream(backend, operation)?;
+        Ok(Check {
+            backend,
+            operation,
+            config: &self.config,
+            tokens: self.tokens,
+        })
+    }
+
+    /// Refuses what there is no memory for, and a plan of another stream.
+    pub(super) fn check_room(&self, check: &Check<'_, B>) -> Result<()> {
+        let (operation, sizes) = (check.operation, MoeConfig::size_fields);
+        check::same_configuration(operation, "Plan", check.config, &self.config, sizes)?;
+        check.room(self.max_tokens, "`Plan` was made for so many")?;
+        self.check_stream(check.backend, operation)
+    }
+
+    /// The tensors of a plan of `tokens` tokens, which [`check_room`](Self::check_room) found room for.
+    pub(super) fn map_mut(&mut self, config: &MoeConfig, tokens: usize) -> RowMapMut<'_, B> {
+        let [offsets, rows, assignments, tiles] = sizes(config, tokens);
+        RowMapMut {
+            offsets: B::view_mut(&mut self.offsets, offsets),
+            row_to_assignment: B::view_mut(&mut self.row_to_assignment, rows),
+            assignment_to_row: B::view_mut(&mut self.assignment_to_row, assignments),
+            row_tiles: B::view_mut(&mut self.row_tiles, tiles),
+        }
+    }
+
+    /// Notes what the plan is of from now on.
+    pub(super) fn filled(&mut self, config: &MoeConfig, tokens: usize) {
+        self.config.clone_from(config);
+        self.tokens = tokens;
+    }
+}
