@@ -44,7 +44,7 @@ use files::{Outputs, say};
 use model::Model;
 use options::{Device, Options};
 use progress::Progress;
-use training::{Event, HeldOut, Recipe, Run, Variant, train};
+use training::{Data, Event, HeldOut, Recipe, Run, Variant, train};
 
 /// A run has learned when its held-out loss is at most this share of the entropy of single bytes.
 const LEARNED: f64 = 0.75;
@@ -151,8 +151,10 @@ fn run<B: Backend + Clone>(backend: &B, options: &Options) -> Result<bool, Box<d
             };
             let run = train(
                 backend,
-                &text,
-                &held_out,
+                Data {
+                    text: &text,
+                    held_out: &held_out,
+                },
                 &recipe,
                 variant,
                 seed,

@@ -127,13 +127,18 @@ pub enum Event<'a> {
     Record(&'a Run),
 }
 
+/// What is trained on, and what is kept from it to evaluate.
+#[derive(Clone, Copy)]
+pub struct Data<'a> {
+    pub text: &'a Text,
+    pub held_out: &'a HeldOut,
+}
+
 /// Trains a model, whose layers run on `backend`, from `seed`, which decides its initial parameters and its batches, or from a
 /// checkpoint of such a training. Calls `tell` after every step and record.
-#[expect(clippy::too_many_arguments)]
 pub fn train<B: Backend + Clone>(
     backend: &B,
-    text: &Text,
-    held_out: &HeldOut,
+    Data { text, held_out }: Data<'_>,
     recipe: &Recipe,
     variant: &Variant,
     seed: u64,
@@ -376,7 +381,16 @@ mod tests {
         let held_out = HeldOut::new(&text, &recipe);
         let run = |seed| {
             let (text, held_out) = (&text, &held_out);
-            train(&Cpu, text, held_out, &recipe, &variant, seed, None, |_| ()).unwrap()
+            train(
+                &Cpu,
+                Data { text, held_out },
+                &recipe,
+                &variant,
+                seed,
+                None,
+                |_| (),
+            )
+            .unwrap()
         };
         let (first, again, other) = (run(1), run(1), run(2));
         assert!(
@@ -427,7 +441,11 @@ mod tests {
                     losses.push(step);
                 }
             };
-            let run = train(backend, text, &held_out, recipe, variant, 1, None, tell).unwrap();
+            let data = Data {
+                text,
+                held_out: &held_out,
+            };
+            let run = train(backend, data, recipe, variant, 1, None, tell).unwrap();
             (run, losses)
         }
         let (cpu, cpu_losses) = run(&Cpu, &text, &recipe, &variant);
