@@ -513,3 +513,88 @@ fn a_barrier_for_too_few_threads_is_reported() {
     };
     assert_eq!(all_reported(fewer), 2);
 }
+
+/// Every thread stores and fences; one takes a ticket for its block; the block with the last one fences and reads what all have stored.
+const LAST_BLOCK: &str = "
+.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry last_block(.param .u64 parts, .param .u64 tickets, .param .u64 out) {
+.reg .b32 %r<16>; .reg .b64 %d<16>; .reg .pred %p<4>;
+.shared .align 4 .b8 last[4];
+ld.param.u64 %d0, [parts]; ld.param.u64 %d1, [tickets]; ld.param.u64 %d2, [out];
+mov.u32 %r0, %tid.x; mov.u32 %r1, %ctaid.x; mad.lo.u32 %r2, %r1, 64, %r0;
+mul.wide.u32 %d3, %r2, 4; add.u64 %d3, %d0, %d3; add.u32 %r3, %r2, 1;
+st.global.u32 [%d3], %r3;
+fence.sc.gpu; // of those who wrote
+bar.sync 0; // before the ticket
+setp.ne.u32 %p0, %r0, 0; @%p0 bra told;
+atom.global.add.u32 %r4, [%d1], 1; st.shared.u32 [last], %r4;
+told: bar.sync 0; // after the ticket
+ld.shared.u32 %r4, [last]; setp.ne.u32 %p1, %r4, 1; @%p1 ret;
+fence.sc.gpu; // of those who read
+mul.wide.u32 %d4, %r0, 4; add.u64 %d5, %d0, %d4;
+ld.global.u32 %r5, [%d5]; ld.global.u32 %r6, [%d5+256]; add.u32 %r7, %r5, %r6;
+add.u64 %d6, %d2, %d4; st.global.u32 [%d6], %r7;
+ret;
+}
+";
+
+#[test]
+fn sequentially_consistent_fences_order_what_barriers_join_to_them() {
+    // Blocks of two warps, then the same of one, for which its own barrier does.
+    let warps = LAST_BLOCK
+        .replace("bar.sync 0;", "bar.warp.sync -1;")
+        .replace("%r1, 64", "%r1, 32")
+        .replace("+256", "+128");
+    for (text, threads) in [(LAST_BLOCK, 64), (warps.as_str(), 32)] {
+        last_block(text, threads);
+    }
+}
+
+fn last_block(correct: &str, threads: u32) {
+    let run = |text: &str, seed: u64| {
+        let gpu = Gpu::new(text);
+        let bytes = 4 * u64::from(threads);
+        let out = gpu.allocate(bytes);
+        let arguments = [gpu.allocate(2 * bytes), gpu.upload(&[0u32]), out];
+        let (grid, block) = ([2, 1, 1], [threads, 1, 1]);
+        let report = gpu.launch("last_block", grid, block, &arguments, &checked(seed));
+        let expected: Vec<u32> = (0..threads).map(|t| 2 * t + threads + 2).collect();
+        judge(
+            &report,
+            &gpu.download::<u32>(out, threads as usize),
+            &expected,
+        )
+    };
+    let mutants: Vec<String> = correct
+        .lines()
+        .filter(|line| line.contains("; // "))
+        .flat_map(|line| {
+            let weaker = line.replace("fence.sc", "fence.acq_rel");
+            let without = correct.replace(
+                line,
+                if line.starts_with("told") {
+                    "told:"
+                } else {
+                    ""
+                },
+            );
+            [without, correct.replace(line, &weaker)]
+        })
+        .filter(|text| text != correct)
+        .collect();
+    assert_eq!(mutants.len(), 6, "four lines left out, two fences weakened");
+    for seed in 0..5 {
+        if let Outcome::Reported(what) = run(correct, seed) {
+            panic!("seed {seed}:\n{what}");
+        }
+        for text in &mutants {
+            let outcome = run(text, seed);
+            assert!(
+                matches!(outcome, Outcome::Reported(_)),
+                "seed {seed}:\n{text}"
+            );
+        }
+    }
+}

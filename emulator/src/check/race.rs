@@ -3,8 +3,9 @@
 //! The rules are PTX's memory model, as far as an execution can show it. Ordered are: a thread's own accesses; accesses before
 //! and after a `bar`/`barrier` by those who arrive and those who wait; before and after a `bar.warp.sync` by its lanes; a
 //! release (or a fence and then a strong write) and the acquire (or a strong read and then a fence) that sees it, if each is
-//! in the other's scope; a load of another lane's of the warp and a store that depends on what it loaded. By themselves `shfl`, `vote`, `match`, `ldmatrix` and `mma` order nothing. Two strong accesses do not race. Stores
-//! of the same value to the same place are not reported. Kernels are ordered with one another by their launches.
+//! in the other's scope; `fence.sc` also by way of a barrier ([`Sequential`]); a load of another lane's of the warp and a store that
+//! depends on what it loaded. By themselves `shfl`, `vote`, `match`, `ldmatrix` and `mma` order nothing. Two strong accesses do not
+//! race. Stores of the same value to the same place are not reported. Kernels are ordered with one another by their launches.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -131,6 +132,7 @@ struct Warp {
     any_fence: bool,
     /// Released by others at addresses that the lane has read strongly, until a fence makes it known: by block scope, by more.
     observed: Vec<(u32, Scope, Arc<Clock>)>,
+    sequential: Sequential,
     /// All lanes know everything in the block / in their warp up to here.
     block_time: Time,
     warp_time: Time,
@@ -177,15 +179,26 @@ pub(super) struct BlockState {
 }
 
 /// What `fence.sc` orders beyond the thread that executes it. Such fences have one order that agrees with what is read: if a thread
-/// writes strongly after a barrier, behind which others have fenced, and somebody reads it who meets at a barrier with those who then
-/// fence, the first fences come before the others, whoever wrote and whoever read. Of a block, as far as its barriers are for all threads.
+/// writes strongly after a barrier, before which others have fenced, and somebody reads it who meets at a barrier with those who then
+/// fence, the first fences come before the others, whoever wrote and whoever read. Of a block and its barriers for all threads, and of a
+/// warp and `bar.warp.sync` for all lanes.
 #[derive(Debug, Default)]
 struct Sequential {
-    /// Known to those who have fenced; since the last barrier, and before.
+    /// Known to those who have fenced: since the last barrier, and before it.
     fenced: Clock,
     before: Clock,
-    /// Released at what was read, before the last barrier.
+    /// Released at what was read before the last barrier.
     seen: Clock,
+}
+
+impl Sequential {
+    /// A barrier for all; what they have read strongly.
+    fn meet<'a>(&mut self, observed: impl Iterator<Item = &'a (u32, Scope, Arc<Clock>)>) {
+        self.before.join(&std::mem::take(&mut self.fenced));
+        for (_, _, clock) in observed {
+            self.seen.join(clock);
+        }
+    }
 }
 
 /// Barriers of a block.
@@ -206,6 +219,7 @@ impl BlockState {
             fenced: Box::new(std::array::from_fn(|_| [None, None])),
             any_fence: false,
             observed: Vec::new(),
+            sequential: Sequential::default(),
             block_time: 0,
             warp_time: 0,
             copies: Copies::default(),
@@ -743,8 +757,10 @@ fn synchronize(
                     to_device = publish(by_device);
                 }
             }
-            let before = &state.sequential.before;
-            if !before.is_empty() {
+            for before in [&state.sequential.before, &w.sequential.before] {
+                if before.is_empty() {
+                    continue;
+                }
                 to_block.get_or_insert_default().join(before);
                 if scope != Scope::Cta {
                     to_device.get_or_insert_default().join(before);
@@ -824,16 +840,17 @@ pub(super) fn fence(
     }
     w.any_fence = true;
     if semantics == Semantics::SequentiallyConsistent && scope != Scope::Cta {
-        let Sequential { fenced, seen, .. } = &mut state.sequential;
         for lane in lanes_of(lanes) {
             let known = w.knows.of(lane);
             let mut clock = (**known).clone();
-            clock.join(seen);
+            clock.join(&state.sequential.seen);
+            clock.join(&w.sequential.seen);
             if clock != **known {
                 w.learn(block, warp, 1 << lane, Arc::new(clock.clone()));
             }
             clock.raise(Agent::lane(block, warp, lane), now);
-            fenced.join(&clock);
+            state.sequential.fenced.join(&clock);
+            w.sequential.fenced.join(&clock);
         }
     }
     for lane in lanes_of(lanes) {
@@ -962,15 +979,8 @@ pub(super) fn barrier_complete(checker: &mut BlockChecker<'_>, id: u32) {
             .all(|(w, &waiting)| waiting | w.exited == w.all)
     {
         arrivals.clock.raise_block(block, state.now);
-        let Sequential {
-            fenced,
-            before,
-            seen,
-        } = &mut state.sequential;
-        before.join(&std::mem::take(fenced));
-        for (_, _, observed) in state.warps.iter().flat_map(|w| &w.observed) {
-            seen.join(observed);
-        }
+        let observed = state.warps.iter().flat_map(|w| &w.observed);
+        state.sequential.meet(observed);
     }
     state.now += 1;
     let clock = Arc::new(arrivals.clock);
@@ -987,6 +997,9 @@ pub(super) fn warp_sync(checker: &mut BlockChecker<'_>, warp: u32, lanes: Lanes)
     let w = &mut state.warps[warp as usize];
     let clock = w.together(block, warp, lanes, state.now);
     w.learn(block, warp, lanes & w.live(), Arc::new(clock));
+    if lanes | w.exited == w.all | w.exited {
+        w.sequential.meet(w.observed.iter());
+    }
     state.now += 1;
 }
 
