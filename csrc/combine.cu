@@ -4,7 +4,7 @@
 //                        rows of the down product are weighed already, and the backward of permute has none
 //   unpermute_backward   rows_grad[r] = w[t,slot]·dO[t];  weights_grad[t,slot] = ⟨dO[t], rows[r]⟩, 0 without a row
 //
-// Grid: a warp a token, blocks of 8 warps; for unpermute a second dimension splits the columns when there are few tokens. Every
+// Grid: one warp per token, blocks of 8 warps; for unpermute a second dimension splits the columns when there are few tokens. Every
 // row is read once and every token written once (backward: read once, and rows written once), so bytes are the floor:
 // R·H + T·H (backward 2·R·H + T·H), and the map and weights of T·K words each.
 #include "device/rows.cuh"

@@ -166,7 +166,7 @@ pub enum ConfigError {
         /// Value given.
         given: usize,
     },
-    /// More experts a token than experts.
+    /// More experts per token than experts.
     #[error("top_k must be at most the number of experts, {num_experts}, but is {top_k}")]
     TopKOverExperts {
         /// K.
@@ -174,7 +174,7 @@ pub enum ConfigError {
         /// E.
         num_experts: usize,
     },
-    /// One expert a token with softmax after top-k: a constant weight that never learns.
+    /// One expert per token with softmax after top-k: a constant weight that never learns.
     #[error(
         "top_k = 1 with SoftmaxAfterTopK gives every token the weight 1 and the router no gradient: choose \
          SoftmaxBeforeTopK (Switch) or Sigmoid, or ask for SingleExpert::StraightThrough"
@@ -191,7 +191,7 @@ pub enum ConfigError {
         /// The score function given.
         score_function: ScoreFunction,
     },
-    /// One expert a token, renormalised after dropping: again a constant weight.
+    /// One expert per token, renormalised after dropping: again a constant weight.
     #[error(
         "Renormalize::AfterDrop needs top_k of at least 2, but top_k is 1: the only weight would always be 1 and the \
          router get no gradient"
@@ -311,7 +311,7 @@ impl MoeConfig {
         }
     }
 
-    /// Starts from a dense layer of width `d_ff`, `experts` copies of it, `top_k` of them a token, refined by
+    /// Starts from a dense layer of width `d_ff`, `experts` copies of it, `top_k` of them per token, refined by
     /// `granularity` G: E = G·experts, I = d_ff/G, K = G·top_k (arXiv 2402.07871).
     ///
     /// # Errors

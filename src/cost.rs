@@ -134,7 +134,8 @@ impl MoeConfig {
     /// for bf16 and f16, 4 for f32).
     ///
     /// # Math
-    /// In bf16 2·H + 4·I·K + 16·K + 4 bytes a token, 8 bytes a tile of rows, and 4·(3·E + K + 6) for the batch; only the first two terms are large, and
+    /// In bf16 2·H + 4·I·K + 16·K + 4 bytes per token, 8 bytes per tile of rows, and 4·(3·E + K + 6) for the batch;
+    /// only the first two terms are large, and
     /// at constant I·K they do not depend on granularity. With a capacity that can drop, h has R rows instead of T·K.
     ///
     /// ```

@@ -62,7 +62,7 @@ pub enum Keep {
     Nothing,
     /// Routing only: backward makes h again from x (one sixth more FLOPs, no [R, 2I] kept).
     Routing,
-    /// Routing and h: 4·I·K bytes a token in bf16 more.
+    /// Routing and h: 4·I·K bytes per token in bf16 more.
     Hidden,
 }
 

@@ -3,7 +3,7 @@
 //!
 //! A preset is sizes and routing. The systems of the paper come with its recipe of capacity and losses; all others are
 //! dropless and without losses, as those belong to a training run and not to a model. Shared experts, selection biases and
-//! whatever else a model has beside the routed layer are told of in fields, not computed by [`MoeConfig`].
+//! whatever else a model has beside the routed layer have fields of their own; [`MoeConfig`] does not compute them.
 //!
 //! Each preset says where its numbers come from ([`Preset::evidence`], [`Preset::source`]) and, in [`Preset::caveat`], what
 //! is not certain or not this layer. Models are left out whose sizes or router are not published plainly enough, and those

@@ -57,7 +57,7 @@ pub struct ScalingLaw {
     pub g: f64,
     /// Exponent of granularity.
     pub gamma: f64,
-    /// Irreducible loss, nats a token.
+    /// Irreducible loss, nats per token.
     pub c: f64,
 }
 
@@ -110,7 +110,7 @@ impl ScalingLaw {
         c: 0.47,
     };
 
-    /// Loss in nats a token for N total non-embedding `parameters`, D training `tokens` and `granularity` G, all above 0.
+    /// Loss in nats per token for N total non-embedding `parameters`, D training `tokens` and `granularity` G, all above 0.
     pub fn loss(&self, parameters: f64, tokens: f64, granularity: f64) -> f64 {
         self.c + self.parameter_term(parameters, granularity) + self.b / tokens.powf(self.beta)
     }
@@ -275,7 +275,7 @@ impl Transformer {
         12.0 * self.hidden_size.powi(2) * self.blocks()
     }
 
-    /// Training FLOPs a token: (12·d²·c_f + d·E·G·c_r)·blocks.
+    /// Training FLOPs per token: (12·d²·c_f + d·E·G·c_r)·blocks.
     pub fn flops_per_token(&self, cost: &FlopCost) -> f64 {
         self.compute_flops_per_token(cost) + self.routing_flops_per_token(cost)
     }
@@ -305,7 +305,7 @@ pub struct Optimum {
     pub model: Transformer,
     /// D, tokens to train it on.
     pub tokens: f64,
-    /// The loss predicted, nats a token.
+    /// The loss predicted, nats per token.
     pub loss: f64,
 }
 

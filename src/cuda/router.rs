@@ -76,7 +76,7 @@ impl Plan {
         }
     }
 
-    /// On logits that are there: as many tiles as the statistics of tiles may take room for, a warp a token.
+    /// On given logits, with one warp per token: as many tiles as there may be statistics of tiles.
     fn given(config: &MoeConfig, tokens: usize) -> Self {
         const MOST: usize = sys::MILLET_MAX_TILES as usize;
         let tile = tokens.div_ceil(MOST).next_multiple_of(8).max(8);
@@ -174,7 +174,7 @@ fn check_limits(operation: &'static str, config: &MoeConfig) -> Result<()> {
     let (experts, top_k) = (config.num_experts(), config.top_k());
     for (what, given, limit) in [
         ("experts", experts, sys::MILLET_MAX_EXPERTS as usize),
-        ("experts a token", top_k, sys::MILLET_MAX_TOP_K as usize),
+        ("experts per token", top_k, sys::MILLET_MAX_TOP_K as usize),
     ] {
         if given > limit {
             return Err(Error::Unsupported {
