@@ -1,5 +1,5 @@
 //! The operations that fill inner loops, on whole warps: each is one loop over 32 lanes that the compiler turns into vector
-//! code, inlined into the runner and compiled once per set of CPU features. Everything else is in `rare`.
+//! code, inlined into the runner and compiled once per set of CPU features. Everything else is in `arithmetic`.
 //!
 //! All functions' safety: slots belong to the frame (see [`Regs`]).
 

@@ -5,19 +5,26 @@
 //! same for the same seed.
 
 mod alu;
+mod arithmetic;
 mod async_copy;
 mod atomic;
 pub(crate) mod awaited;
 mod barrier;
+mod collective;
+mod compare;
+mod control;
 mod count;
 mod cvt;
 mod defined;
+mod float;
+mod integer;
+mod lanes;
+mod matrix;
 mod memory;
+mod outside;
 mod print;
-mod rare;
 mod registers;
 mod run;
-mod slow;
 mod special;
 mod state;
 mod wmma;

@@ -1,7 +1,7 @@
 //! The inner loop: a warp runs until it waits, ends, fails or has used its budget.
 
 use super::state::{At, Block, Warp};
-use super::{Exec, alu, defined, memory, rare, slow};
+use super::{Exec, alu, arithmetic, control, defined, memory, outside};
 use crate::lower::op::{HELPER, Op};
 
 /// Why a warp stopped running.
@@ -15,7 +15,7 @@ pub(crate) enum Stop {
     Fault,
 }
 
-/// What an operation of `slow` does to control.
+/// What an operation outside the inner loop does to control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
     /// On to the next instruction.
@@ -100,7 +100,7 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
             };
         };
         if warp.met != 0 {
-            slow::met(block, warp);
+            control::met(block, warp);
         }
         let mut pc = warp.groups[group].pc;
         let mask = warp.groups[group].mask;
@@ -214,15 +214,15 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
                         }
                     };
                     if inst.op == Op::Exit || warp.groups[leaving].stack.is_empty() {
-                        slow::exit(x, block, warp, leaving);
+                        control::exit(x, block, warp, leaving);
                     } else {
-                        slow::ret(x, warp, leaving);
+                        control::ret(x, warp, leaving);
                     }
                     continue 'pick;
                 }
                 Op::Slow(index) => {
                     warp.groups[group].pc = pc;
-                    match slow::execute(x, block, warp, group, index, m, &mut budget) {
+                    match outside::execute(x, block, warp, group, index, m, &mut budget) {
                         Flow::Next => pc += 1,
                         Flow::Regroup => continue 'pick,
                         Flow::Fault => return Stop::Fault,
@@ -230,7 +230,7 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
                 }
                 _ => {
                     // SAFETY: slots of this frame.
-                    unsafe { rare::execute(regs, inst, m, &mut warp.carry, seed) };
+                    unsafe { arithmetic::execute(regs, inst, m, &mut warp.carry, seed) };
                     pc += 1;
                 }
             }

@@ -2,8 +2,9 @@
 
 use super::super::Exec;
 use super::super::awaited::{Awaited, Sets, Waits};
+use super::super::collective::shfl_source;
+use super::super::control::pass;
 use super::super::memory::Reached;
-use super::super::slow::{pass, shfl_source};
 use super::super::state::{At, Block, Frame, Warp, line_of};
 use super::rules::{Bits, extreme};
 use super::{File, NEVER_WRITTEN, Source, View, address, decide, executed, loads, records, with};

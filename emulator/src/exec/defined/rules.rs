@@ -499,7 +499,7 @@ fn holds(cmp: Cmp, ty: CmpType, a: Bits, b: Bits) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::rare;
+    use crate::exec::arithmetic;
     use crate::exec::registers::{Lanes32, Lanes64, Regs};
     use crate::lower::operands::{File, operands};
     use crate::numeric::Rounding;
@@ -823,7 +823,7 @@ mod tests {
                 // SAFETY: slots 0 to 5 of eight.
                 unsafe {
                     if !alu::execute(r, &inst, !0) {
-                        rare::execute(r, &inst, !0, &mut 0, None);
+                        arithmetic::execute(r, &inst, !0, &mut 0, None);
                     }
                 }
                 let result = |file, slot: usize, l: usize| match file {

@@ -1,0 +1,400 @@
+//! Where lanes go: calls and returns, ends, and how lanes of a warp come together for what they execute as one.
+
+use super::defined;
+use super::run::Flow;
+use super::state::{At, Block, Files, Frame, Return, Wait, Warp};
+use super::{Exec, barrier};
+use crate::check::FindingKind;
+use crate::engine::FaultCode;
+use crate::lower::op::*;
+use crate::lower::operands::File;
+
+/// Calls deeper than this overflow the stack, as does local memory beyond what a thread can have.
+const MAX_DEPTH: usize = 1024;
+
+const MAX_LOCAL: u32 = 512 << 10;
+
+/// Lanes of `m` whose word equals the first lane's, and that word.
+pub(super) fn same_as_first(words: &[u32; 32], m: u32) -> (u32, u32) {
+    let first = words[m.trailing_zeros() as usize];
+    let same = (0..32).filter(|&l| m >> l & 1 != 0 && words[l] == first);
+    (first, same.fold(0, |s, l| s | 1 << l))
+}
+
+/// Tells the checker of lanes that met at `bar.warp.sync` without arriving together.
+pub(crate) fn met(block: &mut Block<'_>, warp: &mut Warp) {
+    let lanes = std::mem::take(&mut warp.met);
+    if let Some(checker) = &mut block.checker {
+        checker.warp_sync(warp.index, lanes);
+    }
+}
+
+/// Lanes `same` of `m` go to `target`; the rest of `m` stays at the instruction, and lanes off go on. The group of `same`.
+pub(super) fn take_lanes(warp: &mut Warp, group: usize, m: u32, same: u32, target: u32) -> usize {
+    let mask = warp.groups[group].mask;
+    if mask & !m != 0 {
+        let off = warp.split(group, mask & !m);
+        warp.groups[off].pc += 1;
+    }
+    let taken = if m == same {
+        group
+    } else {
+        warp.split(group, same)
+    };
+    warp.groups[taken].pc = target;
+    taken
+}
+
+/// For an operation that the lanes named in a mask execute together: the sets of lanes, one for each mask value, if all are
+/// here; otherwise those that are not complete wait.
+pub(super) fn together(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    group: usize,
+    m: u32,
+    members: u32,
+    any_place: bool,
+) -> Result<Vec<u32>, Flow> {
+    let frame = warp.groups[group].frame;
+    let pc = warp.groups[group].pc;
+    let at = At {
+        pc,
+        lanes: m,
+        frame,
+        regs: warp.regs(frame),
+    };
+    let register = (File::R32, members);
+    defined::check_decision(x, block, warp, at, register, "takes as a mask of lanes");
+    // SAFETY: a slot of this frame.
+    let words = *unsafe { warp.regs(frame).get32(members) };
+    let live = warp.live;
+    let mut sets = Vec::new();
+    let mut waiting = Vec::new();
+    let mut left = m;
+    while left != 0 {
+        let (value, same) = same_as_first(&words, left);
+        left &= !same;
+        if same & !value != 0 {
+            let message = format!(
+                "lanes {same:#010x} execute a .sync operation whose mask {value:#010x} does not name all of them"
+            );
+            let those = (pc, same & !value);
+            x.report(
+                block,
+                warp,
+                FindingKind::BarrierMisuse,
+                message,
+                those,
+                None,
+            );
+        }
+        if value & live & !same == 0 {
+            sets.push(same);
+        } else {
+            waiting.push((same, value));
+        }
+    }
+    if waiting.is_empty() {
+        return Ok(sets);
+    }
+    // Lanes off go on, complete sets execute again by themselves, the others wait.
+    let mask = warp.groups[group].mask;
+    if mask & !m != 0 {
+        let off = warp.split(group, mask & !m);
+        warp.groups[off].pc += 1;
+    }
+    for (same, value) in waiting {
+        let parked = warp.split(group, same);
+        warp.groups[parked].wait = Wait::Members {
+            mask: value,
+            any_place,
+        };
+    }
+    Err(Flow::Regroup)
+}
+
+/// `.aligned` operations need every live lane: those that are here wait for the others.
+pub(super) fn whole_warp(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    group: usize,
+    m: u32,
+    name: &str,
+) -> Result<(), Flow> {
+    if m == warp.live && m == !0 {
+        return Ok(());
+    }
+    let pc = warp.groups[group].pc;
+    if m == warp.live || m != warp.groups[group].mask {
+        let message = format!("{name} needs all 32 lanes of the warp, {m:#010x} execute it");
+        let kind = FindingKind::BarrierMisuse;
+        x.report(block, warp, kind, message.clone(), (pc, m), None);
+        return Err(x.fault(block, warp, FaultCode::IllegalInstruction, message, pc, m));
+    }
+    warp.groups[group].wait = Wait::Members {
+        mask: !0,
+        any_place: false,
+    };
+    Err(Flow::Regroup)
+}
+
+/// Moves a frame past those that other groups have there for other functions: what is recorded of a register is of one function's.
+fn apart(code: &Code, warp: &Warp, group: usize, mut frame: Frame) -> Frame {
+    let end = |f: &Frame| {
+        let function = &code.functions[f.function as usize];
+        (
+            f.r32 + function.r32,
+            f.r64 + function.r64,
+            f.preds + function.preds,
+        )
+    };
+    for (_, g) in warp
+        .groups
+        .iter()
+        .enumerate()
+        .filter(|&(i, g)| i != group && g.mask != 0)
+    {
+        for other in g.stack.iter().map(|r| &r.frame).chain([&g.frame]) {
+            let (r32, r64, preds) = end(other);
+            let begins_before = frame.r32 < r32 || frame.r64 < r64 || frame.preds < preds;
+            if other.function != frame.function && begins_before {
+                frame.r32 = frame.r32.max(r32);
+                frame.r64 = frame.r64.max(r64);
+                frame.preds = frame.preds.max(preds);
+            }
+        }
+    }
+    frame
+}
+
+pub(super) fn call(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    group: usize,
+    call: &Call,
+    m: u32,
+) -> Flow {
+    let code = x.grid.code;
+    let (pc, frame) = (warp.groups[group].pc, warp.groups[group].frame);
+    let (index, lanes) = match call.target {
+        CallTarget::Function(index) => (index as usize, m),
+        CallTarget::Indirect(slot) => {
+            let at = At {
+                pc,
+                lanes: m,
+                frame,
+                regs: warp.regs(frame),
+            };
+            defined::check_decision(x, block, warp, at, (File::R64, slot), "calls by");
+            // SAFETY: a slot of this frame.
+            let words = unsafe { warp.regs(frame).get64(slot) };
+            let first = words[m.trailing_zeros() as usize];
+            let same = (0..32)
+                .filter(|&l| m >> l & 1 != 0 && words[l] == first)
+                .fold(0, |s, l| s | 1 << l);
+            match code.functions.iter().position(|f| f.address == first) {
+                Some(i) => (i, same),
+                None => {
+                    let message =
+                        format!("an indirect call goes to {first:#x}, which is no function");
+                    return x.fault(block, warp, FaultCode::InvalidPc, message, pc, same);
+                }
+            }
+        }
+    };
+    let callee = &code.functions[index];
+    let caller = &code.functions[frame.function as usize];
+    let inner = Frame {
+        r32: frame.r32 + caller.r32,
+        r64: frame.r64 + caller.r64,
+        preds: frame.preds + caller.preds,
+        local: frame.local + caller.frame,
+        function: index as u32,
+    };
+    let inner = apart(code, warp, group, inner);
+    let depth = warp.groups[group].stack.len();
+    if depth >= MAX_DEPTH || inner.local + callee.frame > MAX_LOCAL {
+        let message = format!(
+            "{} calls deep, {} does not fit on the stack",
+            depth, callee.name
+        );
+        return x.fault(
+            block,
+            warp,
+            FaultCode::HardwareStackError,
+            message,
+            pc,
+            lanes,
+        );
+    }
+    if call.args.len() != callee.params.len() || call.returns.len() != callee.returns.len() {
+        let message = format!(
+            "{} has {} parameters and {} results, the call has {} and {}",
+            callee.name,
+            callee.params.len(),
+            callee.returns.len(),
+            call.args.len(),
+            call.returns.len()
+        );
+        return x.fault(
+            block,
+            warp,
+            FaultCode::IllegalInstruction,
+            message,
+            pc,
+            lanes,
+        );
+    }
+    warp.open(inner, callee, lanes);
+    for (&from, &to) in call.args.iter().zip(&callee.params) {
+        defined::passed(
+            code,
+            &mut x.awaited,
+            warp,
+            (frame, from),
+            (inner, to),
+            lanes,
+        );
+        if !pass(&mut warp.files, (frame, from), (inner, to), lanes) {
+            let message = format!("an argument does not fit {}'s parameter", callee.name);
+            return x.fault(
+                block,
+                warp,
+                FaultCode::IllegalInstruction,
+                message,
+                pc,
+                lanes,
+            );
+        }
+    }
+    let entered = take_lanes(warp, group, m, lanes, callee.entry);
+    let g = &mut warp.groups[entered];
+    g.stack.push(Return { pc, frame });
+    g.frame = inner;
+    Flow::Regroup
+}
+
+/// Copies a value between frames for the lanes; false if their sizes differ.
+pub(super) fn pass(
+    files: &mut Files,
+    from: (Frame, Value),
+    to: (Frame, Value),
+    lanes: u32,
+) -> bool {
+    let bytes = |files: &Files, at: u32, lane: usize| lane * files.stride as usize + at as usize;
+    let each = || (0..32usize).filter(move |l| lanes >> l & 1 != 0);
+    match (from, to) {
+        (_, (_, Value::Sink)) => true,
+        ((ff, Value::Frame(a, n)), (tf, Value::Frame(b, k))) => {
+            for l in each() {
+                let start = bytes(files, ff.local + a, l);
+                let target = bytes(files, tf.local + b, l);
+                files.local.copy_within(start..start + n as usize, target);
+            }
+            n == k
+        }
+        ((ff, Value::Reg(a)), (tf, Value::Reg(b))) => {
+            let (rf, rt) = (files.regs(ff), files.regs(tf));
+            // SAFETY: slots of the two frames, whose files do not overlap; no file is resized meanwhile.
+            unsafe {
+                match (a, b) {
+                    (Reg::R32(a), Reg::R32(b)) => rt.set32(b, rf.get32(a), lanes),
+                    (Reg::R64(a), Reg::R64(b)) => rt.set64(b, rf.get64(a), lanes),
+                    (Reg::P(a), Reg::P(b)) => rt.set_pred(b, rf.pred(a << 1), lanes),
+                    _ => return false,
+                }
+            }
+            true
+        }
+        ((ff, Value::Reg(a)), (tf, Value::Frame(b, n))) => {
+            let r = files.regs(ff);
+            let words: [u64; 32] = match a {
+                // SAFETY: a slot of the frame.
+                Reg::R32(a) => unsafe { r.get32(a) }.map(u64::from),
+                // SAFETY: a slot of the frame.
+                Reg::R64(a) => *unsafe { r.get64(a) },
+                Reg::P(_) => return false,
+            };
+            let fits = if matches!(a, Reg::R64(_)) {
+                n == 8
+            } else {
+                n <= 4
+            };
+            for l in each().filter(|_| fits) {
+                let start = bytes(files, tf.local + b, l);
+                files.local[start..start + n as usize]
+                    .copy_from_slice(&words[l].to_le_bytes()[..n as usize]);
+            }
+            fits
+        }
+        ((ff, Value::Frame(a, n)), (tf, Value::Reg(b))) => {
+            let fits = if matches!(b, Reg::R64(_)) {
+                n == 8
+            } else {
+                n <= 4
+            };
+            if !fits {
+                return false;
+            }
+            let mut words = [0u64; 32];
+            for l in each() {
+                let start = bytes(files, ff.local + a, l);
+                let mut word = [0; 8];
+                word[..n as usize].copy_from_slice(&files.local[start..start + n as usize]);
+                words[l] = u64::from_le_bytes(word);
+            }
+            let r = files.regs(tf);
+            // SAFETY: a slot of the frame.
+            unsafe {
+                match b {
+                    Reg::R32(b) => r.set32(b, &words.map(|w| w as u32), lanes),
+                    Reg::R64(b) => r.set64(b, &words, lanes),
+                    Reg::P(_) => return false,
+                }
+            }
+            true
+        }
+        ((_, Value::Sink), _) => false,
+    }
+}
+
+/// The group returns to its caller.
+pub(crate) fn ret(x: &mut Exec<'_>, warp: &mut Warp, group: usize) {
+    let code = x.grid.code;
+    let g = &mut warp.groups[group];
+    let Some(back) = g.stack.pop() else { return };
+    let (inner, lanes) = (g.frame, g.mask);
+    g.frame = back.frame;
+    g.pc = back.pc + 1;
+    let callee = &code.functions[inner.function as usize];
+    if let Op::Slow(index) = code.insts[back.pc as usize].op
+        && let Slow::Call(call) = &code.slow[index as usize]
+    {
+        // Sizes were compared when parameters were; a result that does not fit is left out.
+        for (&from, &to) in callee.returns.iter().zip(&call.returns) {
+            defined::passed(
+                code,
+                &mut x.awaited,
+                warp,
+                (inner, from),
+                (back.frame, to),
+                lanes,
+            );
+            pass(&mut warp.files, (inner, from), (back.frame, to), lanes);
+        }
+    }
+}
+
+/// The group's lanes end.
+pub(crate) fn exit(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, group: usize) {
+    let lanes = warp.groups[group].mask;
+    warp.groups[group].mask = 0;
+    warp.live &= !lanes;
+    if let Some(checker) = &mut block.checker {
+        checker.exit(warp.index, lanes);
+    }
+    barrier::after_exit(x, block, warp);
+}

@@ -1,0 +1,171 @@
+//! Matrix products, and matrices of 8 rows between shared memory and registers.
+
+use super::awaited::Waits;
+use super::memory::{Pointers, Reached, What, Written, addresses, observe, pointers};
+use super::registers::Regs;
+use super::run::Flow;
+use super::state::{At, Block, Warp};
+use super::{Exec, defined};
+use crate::check::hooks::{Dependence, Kind};
+use crate::lower::op::*;
+use crate::numeric::{matrix, mma};
+
+/// D of a matrix instruction.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
+pub(super) enum Product {
+    Words([[u32; 32]; 4]),
+    Doubles(Box<[[u64; 32]; 4]>),
+}
+
+/// # Safety
+/// Slots belong to the frame.
+pub(super) unsafe fn write_product(r: Regs, d: &[u32], product: &Product, m: u32) {
+    // SAFETY: the caller's.
+    unsafe {
+        match product {
+            Product::Words(words) => {
+                for (&slot, value) in d.iter().zip(words) {
+                    r.set32(slot, value, m);
+                }
+            }
+            Product::Doubles(words) => {
+                for (&slot, value) in d.iter().zip(words.iter()) {
+                    r.set64(slot, value, m);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// Slots belong to the frame.
+pub(super) unsafe fn product(x: &Exec<'_>, r: Regs, op: &Mma) -> Product {
+    let [_, a, b, c] = &op.registers;
+    // SAFETY: the caller's.
+    unsafe {
+        if let MmaKind::Double(kind) = op.kind {
+            let file = |slots: &[u32]| slots.iter().map(|&s| r.get64(s)).collect::<Vec<_>>();
+            let words = mma::double(kind, &file(a), &file(b), &file(c));
+            return Product::Doubles(Box::new(words));
+        }
+        let mut registers = [[&ZERO; 8]; 3];
+        for (to, from) in registers.iter_mut().zip([a, b, c]) {
+            for (to, &slot) in to.iter_mut().zip(from) {
+                *to = r.get32(slot);
+            }
+        }
+        let [ra, rb, rc] = &registers;
+        let (ra, rb, rc) = (&ra[..a.len()], &rb[..b.len()], &rc[..c.len()]);
+        Product::Words(match op.kind {
+            MmaKind::Float(kind) => mma::float(kind, x.grid.mma, ra, rb, rc),
+            MmaKind::Integer(kind) => mma::integer(kind, ra, rb, rc),
+            MmaKind::Double(_) => [ZERO; 4],
+        })
+    }
+}
+
+static ZERO: [u32; 32] = [0; 32];
+
+/// The rows of `ldmatrix` and `stmatrix`, of which lane l names row l: addresses, and pointers that were checked.
+fn rows(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    at: At,
+    op: &Matrices,
+    kind: Kind,
+    awaited: Option<Waits<'_>>,
+) -> Option<([u64; 32], Pointers, What)> {
+    let at = At {
+        lanes: op.lanes(),
+        ..at
+    };
+    let instance = match kind {
+        Kind::Read => defined::instance(x, warp, at),
+        _ => None,
+    };
+    let what = What {
+        instance,
+        ..What::weak(op.address.space, kind, 16, at.pc)
+    };
+    let mut p = [std::ptr::null_mut(); 32];
+    let site = x.grid.code.mems.len();
+    defined::check_address(x, block, warp, at, op.address.base);
+    // SAFETY: slots of the frame, and some lanes.
+    unsafe {
+        let a = addresses(at, &op.address);
+        if !pointers(x, block, warp, at, (what, site), &a, &mut p) {
+            return None;
+        }
+        if x.profile || block.follows {
+            let written = Written {
+                values: None,
+                dependence: awaited.as_ref().map(|a| a as &dyn Dependence),
+            };
+            observe(x, block, warp, what, &a, at.lanes, written);
+        }
+        Some((a, p, what))
+    }
+}
+
+pub(super) fn ldmatrix(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    at: At,
+    op: &Matrices,
+) -> Flow {
+    let Some((a, p, what)) = rows(x, block, warp, at, op, Kind::Read, None) else {
+        return Flow::Fault;
+    };
+    if warp.shadow.is_some() {
+        let reached = Reached {
+            what,
+            lanes: op.lanes(),
+            a: &a,
+            p: &p,
+        };
+        defined::rows_loaded(x, block, warp, at, op, reached);
+    }
+    for (i, &slot) in op.registers().iter().enumerate() {
+        // SAFETY: `rows` checked 16 aligned bytes for each pointer; a slot of the frame.
+        unsafe {
+            let rows: [matrix::Row; 8] =
+                std::array::from_fn(|row| p[8 * i + row].cast::<matrix::Row>().read());
+            at.regs.set32(slot, &matrix::load(&rows, op.trans), !0);
+        }
+    }
+    Flow::Next
+}
+
+pub(super) fn stmatrix(
+    x: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    at: At,
+    op: &Matrices,
+) -> Flow {
+    let awaited = defined::awaited_by_rows(x, warp, at, op);
+    let Some((a, p, what)) = rows(x, block, warp, at, op, Kind::Write, awaited) else {
+        return Flow::Fault;
+    };
+    if warp.shadow.is_some() {
+        let reached = Reached {
+            what,
+            lanes: op.lanes(),
+            a: &a,
+            p: &p,
+        };
+        defined::rows_stored(x, block, warp, at, op, reached);
+    }
+    for (i, &slot) in op.registers().iter().enumerate() {
+        // SAFETY: as in `ldmatrix`.
+        unsafe {
+            let rows = matrix::store(at.regs.get32(slot), op.trans);
+            for (row, words) in rows.iter().enumerate() {
+                p[8 * i + row].cast::<matrix::Row>().write(*words);
+            }
+        }
+    }
+    Flow::Next
+}
