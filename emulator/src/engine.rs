@@ -6,7 +6,8 @@ use std::fmt;
 use crate::check::Finding;
 use crate::check::touched::Touched;
 use crate::counters::Counters;
-use crate::lower::{self, LowerError, Program};
+use crate::lower;
+pub use crate::lower::{Kernel, LowerError, ParamInfo, Program};
 use crate::memory::{AllocationKind, DeviceMemory};
 use crate::options::Options;
 use crate::ptx::ast;
@@ -14,7 +15,7 @@ use crate::ptx::ast;
 /// A launch, all sizes already checked against the device's limits by the caller.
 #[derive(Debug, Clone)]
 pub struct Launch<'a> {
-    pub kernel: &'a crate::lower::Kernel,
+    pub kernel: &'a Kernel,
     pub grid: [u32; 3],
     pub block: [u32; 3],
     /// Blocks a cluster; `[1, 1, 1]` without clusters.
@@ -38,7 +39,7 @@ pub struct Report {
     /// What the kernel printed, in order.
     pub printed: String,
     /// The bytes of global memory that the launch touched; recorded with `Check::All` only.
-    pub touched: Touched,
+    pub(crate) touched: Touched,
 }
 
 /// Why a launch failed: the driver's error and a sentence for people.

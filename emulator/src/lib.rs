@@ -1,6 +1,6 @@
 //! The CUDA driver API on the CPU.
 //!
-//! PTX text → [`ptx`] (parser) → [`lower`] (typed operations, resolved registers) → [`exec`] (warps at once) with
+//! PTX text → [`ptx`] (parser) → `lower` (typed operations, resolved registers) → `exec` (warps at once) with
 //! [`check`] (memory, races, synchronisation) and [`counters`]; `driver` is the `cu*` surface that a program loads as libcuda.
 
 pub mod check;
@@ -8,10 +8,10 @@ pub mod counters;
 pub mod device;
 mod driver;
 pub mod engine;
-pub mod exec;
-pub mod lower;
+mod exec;
+mod lower;
 pub mod memory;
-pub mod numeric;
+mod numeric;
 pub mod options;
 pub mod ptx;
 pub mod report;

@@ -13,15 +13,14 @@ use std::sync::{Mutex, PoisonError};
 use super::findings::{Findings, Place};
 use super::touched::Touched;
 use super::{Finding, FindingKind, race};
-use crate::memory::DeviceMemory;
 use crate::options::Check;
 
 /// Lanes of a warp as a mask.
-pub type Lanes = u32;
+pub(crate) type Lanes = u32;
 
 /// `.cta`, `.cluster`, `.gpu`, `.sys`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Scope {
+pub(crate) enum Scope {
     Cta,
     Cluster,
     Gpu,
@@ -30,7 +29,7 @@ pub enum Scope {
 
 /// What a memory instruction does to its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub(crate) enum Kind {
     Read,
     Write,
     /// `atom` and `red`: read, modify, write.
@@ -40,13 +39,13 @@ pub enum Kind {
 /// `.weak`, or a strong operation's semantics. `ld.volatile`/`st.volatile` count as `Strong(Relaxed, Sys)`, `atom` and `red`
 /// without a qualifier as `Strong(Relaxed, Gpu)`, `ld.acquire` as `Acquire`, `st.release` as `Release`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Order {
+pub(crate) enum Order {
     Weak,
     Strong(Semantics, Scope),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Semantics {
+pub(crate) enum Semantics {
     Relaxed,
     Acquire,
     Release,
@@ -57,7 +56,7 @@ pub enum Semantics {
 
 /// One warp instruction's access. Lanes outside `lanes` have no address.
 #[derive(Clone, Copy)]
-pub struct Access<'a> {
+pub(crate) struct Access<'a> {
     /// PTX line.
     pub line: u32,
     pub kind: Kind,
@@ -76,7 +75,7 @@ pub struct Access<'a> {
 }
 
 /// The bytes that a store writes, and those that are there before it. Asked only when a conflict shows.
-pub trait Values {
+pub(crate) trait Values {
     /// Byte `byte` of what `lane` stores.
     fn stored(&self, lane: usize, byte: usize) -> u8;
     /// What memory holds now at that lane's byte.
@@ -84,32 +83,31 @@ pub trait Values {
 }
 
 /// What a store's value, address or guard depends on. Asked only when a conflict shows.
-pub trait Dependence {
+pub(crate) trait Dependence {
     /// Whether what `lane` does depends on a load at a PTX line by all of `others`, lanes of its warp.
     fn comes_after(&self, lane: usize, others: Lanes, line: u32, instance: Instance) -> bool;
 }
 
 /// Which of a warp's executions of an instruction: an odd or an even one, so that it is told from the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Instance {
+pub(crate) struct Instance {
     pub is_odd: bool,
 }
 
 /// What a checker needs to know about a launch.
 #[derive(Debug, Clone)]
-pub struct GridInfo<'a> {
+pub(crate) struct GridInfo<'a> {
     pub kernel: &'a str,
     pub grid: [u32; 3],
     pub block: [u32; 3],
     /// Bytes of static and dynamic shared memory of a block; offsets in calls are below it.
     pub shared_bytes: u32,
     pub level: Check,
-    pub memory: &'a DeviceMemory,
 }
 
 /// Checks one launch. Shared by the threads that run its blocks.
 #[derive(Debug)]
-pub struct GridChecker<'a> {
+pub(crate) struct GridChecker<'a> {
     pub(super) info: GridInfo<'a>,
     pub(super) findings: Mutex<Findings>,
     pub(super) global: Mutex<race::Global>,
@@ -117,7 +115,7 @@ pub struct GridChecker<'a> {
 
 impl<'a> GridChecker<'a> {
     /// A checker for a launch; `None` with `Check::Off`.
-    pub fn new(info: GridInfo<'a>) -> Option<Self> {
+    pub(crate) fn new(info: GridInfo<'a>) -> Option<Self> {
         if info.level == Check::Off {
             return None;
         }
@@ -131,7 +129,7 @@ impl<'a> GridChecker<'a> {
     }
 
     /// A block starts; `index` is its linear index in the grid (x fastest).
-    pub fn block(&self, index: u32) -> BlockChecker<'_> {
+    pub(crate) fn block(&self, index: u32) -> BlockChecker<'_> {
         BlockChecker {
             grid: self,
             index,
@@ -140,7 +138,7 @@ impl<'a> GridChecker<'a> {
     }
 
     /// A finding that the executor made itself (bounds, alignment, deadlock). Deduplicated like all others.
-    pub fn report(&self, finding: Report) {
+    pub(crate) fn report(&self, finding: Report) {
         self.findings
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -156,7 +154,7 @@ impl<'a> GridChecker<'a> {
     }
 
     /// What the launch touched in global memory, as far as memory was followed.
-    pub fn touched(&self) -> Touched {
+    pub(crate) fn touched(&self) -> Touched {
         self.global
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -164,7 +162,7 @@ impl<'a> GridChecker<'a> {
     }
 
     /// All findings of the launch, by PTX line.
-    pub fn finish(self) -> Vec<Finding> {
+    pub(crate) fn finish(self) -> Vec<Finding> {
         self.findings
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)
@@ -174,7 +172,7 @@ impl<'a> GridChecker<'a> {
 
 /// One observation, before deduplication.
 #[derive(Debug, Clone)]
-pub struct Report {
+pub(crate) struct Report {
     pub kind: FindingKind,
     pub message: String,
     /// PTX line, and of a conflict the other party's.
@@ -198,7 +196,7 @@ impl Report {
 
 /// Checks one block. `warp` is the warp's index in the block; lane l of it is thread `warp * 32 + l`.
 #[derive(Debug)]
-pub struct BlockChecker<'a> {
+pub(crate) struct BlockChecker<'a> {
     pub(super) grid: &'a GridChecker<'a>,
     pub(super) index: u32,
     pub(super) state: race::BlockState,
@@ -206,12 +204,12 @@ pub struct BlockChecker<'a> {
 
 impl BlockChecker<'_> {
     /// Whether calls for memory, fences and asynchronous copies are wanted.
-    pub fn follows_memory(&self) -> bool {
+    pub(crate) fn follows_memory(&self) -> bool {
         self.grid.info.level == Check::All
     }
 
     /// A finding that the executor made itself.
-    pub fn report(&self, finding: Report) {
+    pub(crate) fn report(&self, finding: Report) {
         self.grid.report(finding);
     }
 
@@ -222,62 +220,62 @@ impl BlockChecker<'_> {
 
     /// An access to shared memory; `offsets` count from the start of the block's shared memory (not from the window's base).
     #[inline]
-    pub fn shared(&mut self, warp: u32, access: &Access<'_>, offsets: &[u32; 32]) {
+    pub(crate) fn shared(&mut self, warp: u32, access: &Access<'_>, offsets: &[u32; 32]) {
         race::shared(self, warp, access, offsets);
     }
 
     /// An access to global memory, inside live allocations (bounds were checked).
     #[inline]
-    pub fn global(&mut self, warp: u32, access: &Access<'_>, addresses: &[u64; 32]) {
+    pub(crate) fn global(&mut self, warp: u32, access: &Access<'_>, addresses: &[u64; 32]) {
         race::global(self, warp, access, addresses);
     }
 
     /// `fence`, `membar`.
-    pub fn fence(&mut self, warp: u32, lanes: Lanes, scope: Scope, semantics: Semantics) {
+    pub(crate) fn fence(&mut self, warp: u32, lanes: Lanes, scope: Scope, semantics: Semantics) {
         race::fence(self, warp, lanes, scope, semantics);
     }
 
     /// Lanes arrive at barrier `id` (`bar.sync`, `bar.arrive`, `bar.red`, `barrier…`). `threads` is the operand, 0 if there
     /// is none (all threads); `waits` is false for `arrive`; `aligned` is true for `bar.*` and `barrier.*.aligned`.
-    pub fn barrier_arrive(&mut self, warp: u32, lanes: Lanes, barrier: &Barrier) {
+    pub(crate) fn barrier_arrive(&mut self, warp: u32, lanes: Lanes, barrier: &Barrier) {
         race::barrier_arrive(self, warp, lanes, barrier);
     }
 
     /// The last expected thread arrived: those waiting go on.
-    pub fn barrier_complete(&mut self, id: u32) {
+    pub(crate) fn barrier_complete(&mut self, id: u32) {
         race::barrier_complete(self, id);
     }
 
     /// All lanes of a `bar.warp.sync` mask (those that have not exited) have met.
-    pub fn warp_sync(&mut self, warp: u32, lanes: Lanes) {
+    pub(crate) fn warp_sync(&mut self, warp: u32, lanes: Lanes) {
         race::warp_sync(self, warp, lanes);
     }
 
     /// `cp.async` issues: `size` bytes of shared memory at `offsets` will be written, of which the first `read[lane]` come from
     /// `sources[lane]` and the rest is zero.
-    pub fn async_copy(&mut self, warp: u32, copy: &AsyncCopy<'_>) {
+    pub(crate) fn async_copy(&mut self, warp: u32, copy: &AsyncCopy<'_>) {
         race::async_copy(self, warp, copy);
     }
 
     /// `cp.async.commit_group`.
-    pub fn async_commit(&mut self, warp: u32, lanes: Lanes) {
+    pub(crate) fn async_commit(&mut self, warp: u32, lanes: Lanes) {
         race::async_commit(self, warp, lanes);
     }
 
     /// `cp.async.wait_group pending`; `cp.async.wait_all` is a commit and then `pending` = 0.
-    pub fn async_wait(&mut self, warp: u32, lanes: Lanes, pending: u32) {
+    pub(crate) fn async_wait(&mut self, warp: u32, lanes: Lanes, pending: u32) {
         race::async_wait(self, warp, lanes, pending);
     }
 
     /// Lanes end (`ret`, `exit`).
-    pub fn exit(&mut self, warp: u32, lanes: Lanes) {
+    pub(crate) fn exit(&mut self, warp: u32, lanes: Lanes) {
         race::exit(self, warp, lanes);
     }
 }
 
 /// Operands of a barrier instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Barrier {
+pub(crate) struct Barrier {
     pub id: u32,
     pub threads: u32,
     pub waits: bool,
@@ -287,7 +285,7 @@ pub struct Barrier {
 
 /// One warp's `cp.async`.
 #[derive(Debug, Clone, Copy)]
-pub struct AsyncCopy<'a> {
+pub(crate) struct AsyncCopy<'a> {
     pub line: u32,
     pub lanes: Lanes,
     /// 4, 8 or 16.

@@ -2,12 +2,12 @@
 
 mod clock;
 mod findings;
-pub mod hooks;
+pub(crate) mod hooks;
 mod race;
 mod shadow;
 #[cfg(test)]
 mod tests;
-pub mod touched;
+pub(crate) mod touched;
 
 use crate::memory::DeviceMemory;
 

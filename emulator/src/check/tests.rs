@@ -8,14 +8,13 @@ use crate::options::Check;
 
 const GPU: Scope = Scope::Gpu;
 
-fn info(memory: &DeviceMemory, threads: u32, blocks: u32) -> GridInfo<'_> {
+fn info(threads: u32, blocks: u32) -> GridInfo<'static> {
     GridInfo {
         kernel: "k",
         grid: [blocks, 1, 1],
         block: [threads, 1, 1],
         shared_bytes: 4096,
         level: Check::All,
-        memory,
     }
 }
 
@@ -28,7 +27,7 @@ fn findings(
     let memory = DeviceMemory::with_tracking(1 << 20, true).unwrap();
     let address = memory.allocate(4096, 256).unwrap();
     memory.fill(address, 4096, &[0]).unwrap();
-    let grid = GridChecker::new(info(&memory, threads, blocks)).unwrap();
+    let grid = GridChecker::new(info(threads, blocks)).unwrap();
     let mut checkers: Vec<_> = (0..blocks).map(|b| grid.block(b)).collect();
     script(&mut checkers, address);
     drop(checkers);
@@ -509,7 +508,7 @@ fn agrees_with_plain_happens_before_on_random_traces() {
         let base = memory.allocate(4096, 256).unwrap();
         let blocks = 1 + trace % 2;
         // Four lanes a warp live; the others have ended.
-        let grid = GridChecker::new(info(&memory, WARPS as u32 * 32, blocks as u32)).unwrap();
+        let grid = GridChecker::new(info(WARPS as u32 * 32, blocks as u32)).unwrap();
         let mut c: Vec<_> = (0..blocks).map(|b| grid.block(b as u32)).collect();
         for c in &mut c {
             for w in 0..WARPS {

@@ -33,7 +33,7 @@ impl Ranges {
 
 /// How a byte was touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Touch {
+pub(crate) enum Touch {
     Read,
     Write,
     /// Atomics, volatile and relaxed accesses: not in conflict with each other.
@@ -42,7 +42,7 @@ pub enum Touch {
 
 /// Bytes read, written, and touched strongly.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Touched {
+pub(crate) struct Touched {
     read: Ranges,
     written: Ranges,
     strong: Ranges,
@@ -50,7 +50,7 @@ pub struct Touched {
 
 impl Touched {
     /// Adds `bytes` bytes at `start`, which is not below what was added before in the same way.
-    pub fn add(&mut self, touch: Touch, start: u64, bytes: u64) {
+    pub(crate) fn add(&mut self, touch: Touch, start: u64, bytes: u64) {
         let ranges = match touch {
             Touch::Read => &mut self.read,
             Touch::Write => &mut self.written,
@@ -60,12 +60,12 @@ impl Touched {
     }
 
     /// Nothing was touched.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.read.0.is_empty() && self.written.0.is_empty() && self.strong.0.is_empty()
     }
 
     /// First byte that both touch, at least one of them writing (and not both strongly), and whether `self` and `other` write it.
-    pub fn conflict(&self, other: &Touched) -> Option<(u64, bool, bool)> {
+    pub(crate) fn conflict(&self, other: &Touched) -> Option<(u64, bool, bool)> {
         let found = [
             (&self.written, &other.written, true, true),
             (&self.written, &other.strong, true, true),

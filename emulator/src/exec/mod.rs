@@ -286,7 +286,6 @@ impl<'a> Prepared<'a> {
             block: launch.block,
             shared_bytes: shared_len.next_multiple_of(SHARED_UNIT),
             level: launch.options.check,
-            memory: launch.memory,
         });
         Ok(Self {
             checker,

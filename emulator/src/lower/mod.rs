@@ -78,7 +78,7 @@ pub(crate) fn function_address(module: &ast::Module, name: &str) -> Option<u64> 
 ///
 /// # Errors
 /// For the first instruction that is not implemented or not allowed, with its line.
-pub fn lower(
+pub(crate) fn lower(
     module: &ast::Module,
     addresses: &HashMap<String, u64>,
 ) -> Result<Program, LowerError> {

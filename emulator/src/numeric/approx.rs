@@ -11,7 +11,7 @@ fn power_of_two(n: i32) -> f32 {
 
 /// `ex2.approx.f32` (bound: 2 ulp).
 #[inline(always)]
-pub fn ex2(x: f32) -> f32 {
+pub(crate) fn ex2(x: f32) -> f32 {
     // Outside, the result is infinity or zero anyway.
     let clamped = x.clamp(-160.0, 160.0);
     let n = clamped.round_ties_even();
@@ -34,7 +34,7 @@ pub fn ex2(x: f32) -> f32 {
 
 /// `lg2.approx.f32` (bound: 2^-22, absolute near 1, relative elsewhere).
 #[inline(always)]
-pub fn lg2(x: f32) -> f32 {
+pub(crate) fn lg2(x: f32) -> f32 {
     let subnormal = x < f32::MIN_POSITIVE;
     let scaled = if subnormal { x * 8_388_608.0 } else { x };
     let bits = scaled.to_bits() as i32;
@@ -66,40 +66,40 @@ pub fn lg2(x: f32) -> f32 {
 
 /// `rcp.approx.f32` (bound: 1 ulp).
 #[inline(always)]
-pub fn rcp(x: f32) -> f32 {
+pub(crate) fn rcp(x: f32) -> f32 {
     canon(1.0 / x)
 }
 
 /// `rsqrt.approx.f32` (bound: 2^-22.9 relative).
 #[inline(always)]
-pub fn rsqrt(x: f32) -> f32 {
+pub(crate) fn rsqrt(x: f32) -> f32 {
     canon((1.0 / f64::from(x).sqrt()) as f32)
 }
 
 /// `sqrt.approx.f32` (bound: 2^-23 relative).
 #[inline(always)]
-pub fn sqrt(x: f32) -> f32 {
+pub(crate) fn sqrt(x: f32) -> f32 {
     canon(x.sqrt())
 }
 
 /// `sin.approx.f32` (bound: 2^-20.5 absolute in [-2π, 2π]).
-pub fn sin(x: f32) -> f32 {
+pub(crate) fn sin(x: f32) -> f32 {
     canon(f64::from(x).sin() as f32)
 }
 
 /// `cos.approx.f32` (bound: 2^-20.5 absolute in [-2π, 2π]).
-pub fn cos(x: f32) -> f32 {
+pub(crate) fn cos(x: f32) -> f32 {
     canon(f64::from(x).cos() as f32)
 }
 
 /// `tanh.approx.f32` (bound: 2^-11 relative).
-pub fn tanh(x: f32) -> f32 {
+pub(crate) fn tanh(x: f32) -> f32 {
     canon(f64::from(x).tanh() as f32)
 }
 
 /// `div.approx.f32` (bound: 2 ulp for divisors in [2^-126, 2^126]; a larger one gives 0, or NaN for an infinite dividend).
 #[inline(always)]
-pub fn div(a: f32, b: f32) -> f32 {
+pub(crate) fn div(a: f32, b: f32) -> f32 {
     let magnitude = b.abs();
     let large = magnitude > 8.507_059e37 && magnitude < f32::INFINITY;
     if large {
@@ -112,13 +112,13 @@ pub fn div(a: f32, b: f32) -> f32 {
 
 /// `div.full.f32` (bound: 2 ulp).
 #[inline(always)]
-pub fn div_full(a: f32, b: f32) -> f32 {
+pub(crate) fn div_full(a: f32, b: f32) -> f32 {
     canon(a / b)
 }
 
 /// An approximate operation of one or two operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Approx {
+pub(crate) enum Approx {
     Ex2,
     Lg2,
     Rcp,
@@ -159,7 +159,14 @@ impl Approx {
 
 /// Another value that the ISA allows for an operation whose result was `result`; the same for the same operands and seed.
 /// Results that are special (NaN, infinite, zero) or exact by rule (2^n) stay.
-pub fn perturb(result: f32, operation: Approx, a: f32, b: f32, flush: bool, seed: u64) -> f32 {
+pub(crate) fn perturb(
+    result: f32,
+    operation: Approx,
+    a: f32,
+    b: f32,
+    flush: bool,
+    seed: u64,
+) -> f32 {
     if !result.is_normal() || result.abs() == 1.0 {
         return result;
     }

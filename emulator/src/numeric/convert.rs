@@ -5,15 +5,12 @@ use super::half::{self, F16, Half};
 use super::{Rounding, f32s};
 
 /// Integer types of PTX.
-pub trait Int: Copy {
+pub(crate) trait Int: Copy {
     const BITS: u32;
     fn clamp_f32(x: f32) -> Self;
     fn clamp_f64(x: f64) -> Self;
     /// `1 << (BITS - 1)`.
     fn top_bit() -> Self;
-    fn zero() -> Self;
-    /// Clamps a wider integer.
-    fn clamp_int(x: i128) -> Self;
 }
 
 macro_rules! int {
@@ -33,14 +30,6 @@ macro_rules! int {
             fn top_bit() -> Self {
                 1 << (<$t>::BITS - 1)
             }
-            #[inline(always)]
-            fn zero() -> Self {
-                0
-            }
-            #[inline(always)]
-            fn clamp_int(x: i128) -> Self {
-                x.clamp(i128::from(<$t>::MIN), i128::from(<$t>::MAX)) as Self
-            }
         }
     )*};
 }
@@ -48,7 +37,7 @@ int!(u8, u16, u32, u64, i8, i16, i32, i64);
 
 /// `cvt.{rni,rzi,rmi,rpi}.f32.f32`: to an integer that stays a float.
 #[inline(always)]
-pub fn round_f32(x: f32, rounding: Rounding) -> f32 {
+pub(crate) fn round_f32(x: f32, rounding: Rounding) -> f32 {
     f32s::canon(match rounding {
         Rounding::Near => x.round_ties_even(),
         Rounding::Zero => x.trunc(),
@@ -59,7 +48,7 @@ pub fn round_f32(x: f32, rounding: Rounding) -> f32 {
 
 /// As [`round_f32`].
 #[inline(always)]
-pub fn round_f64(x: f64, rounding: Rounding) -> f64 {
+pub(crate) fn round_f64(x: f64, rounding: Rounding) -> f64 {
     match rounding {
         Rounding::Near => x.round_ties_even(),
         Rounding::Zero => x.trunc(),
@@ -70,7 +59,7 @@ pub fn round_f64(x: f64, rounding: Rounding) -> f64 {
 
 /// f32 (or f16, bf16 widened) to an integer: clamped; NaN gives 0, or the top bit for 64-bit types.
 #[inline(always)]
-pub fn f32_to_int<T: Int>(x: f32, rounding: Rounding) -> T {
+pub(crate) fn f32_to_int<T: Int>(x: f32, rounding: Rounding) -> T {
     if x.is_nan() && T::BITS == 64 {
         return T::top_bit();
     }
@@ -79,7 +68,7 @@ pub fn f32_to_int<T: Int>(x: f32, rounding: Rounding) -> T {
 
 /// f64 to an integer: clamped; NaN gives the top bit.
 #[inline(always)]
-pub fn f64_to_int<T: Int>(x: f64, rounding: Rounding) -> T {
+pub(crate) fn f64_to_int<T: Int>(x: f64, rounding: Rounding) -> T {
     if x.is_nan() {
         return T::top_bit();
     }
@@ -88,34 +77,16 @@ pub fn f64_to_int<T: Int>(x: f64, rounding: Rounding) -> T {
 
 /// Any integer of up to 64 bits to f32.
 #[inline(always)]
-pub fn int_to_f32(x: i128, rounding: Rounding) -> f32 {
+pub(crate) fn int_to_f32(x: i128, rounding: Rounding) -> f32 {
     match rounding {
         Rounding::Near => x as f32,
         _ => f32::from_bits(Exact::integer(x).round(exact::F32, rounding) as u32),
     }
 }
 
-/// A 32-bit or smaller integer to f32: vectorises in every mode.
-#[inline(always)]
-pub fn i32_to_f32(x: i32, rounding: Rounding) -> f32 {
-    match rounding {
-        Rounding::Near => x as f32,
-        _ => f32s::narrow(f64::from(x), rounding),
-    }
-}
-
-/// As [`i32_to_f32`].
-#[inline(always)]
-pub fn u32_to_f32(x: u32, rounding: Rounding) -> f32 {
-    match rounding {
-        Rounding::Near => x as f32,
-        _ => f32s::narrow(f64::from(x), rounding),
-    }
-}
-
 /// Any integer of up to 64 bits to f64.
 #[inline(always)]
-pub fn int_to_f64(x: i128, rounding: Rounding) -> f64 {
+pub(crate) fn int_to_f64(x: i128, rounding: Rounding) -> f64 {
     match rounding {
         Rounding::Near => x as f64,
         _ => f64::from_bits(Exact::integer(x).round(exact::F64, rounding)),
@@ -123,19 +94,19 @@ pub fn int_to_f64(x: i128, rounding: Rounding) -> f64 {
 }
 
 /// Any integer of up to 64 bits to f16 or bf16.
-pub fn int_to_half<H: Half>(x: i128, rounding: Rounding) -> u16 {
+pub(crate) fn int_to_half<H: Half>(x: i128, rounding: Rounding) -> u16 {
     Exact::integer(x).round(H::FORMAT, rounding) as u16
 }
 
 /// f64 to f32.
 #[inline(always)]
-pub fn f64_to_f32(x: f64, rounding: Rounding) -> f32 {
+pub(crate) fn f64_to_f32(x: f64, rounding: Rounding) -> f32 {
     f32s::narrow(x, rounding)
 }
 
 /// Rounding of `cvt.tf32.f32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tf32Rounding {
+pub(crate) enum Tf32Rounding {
     /// `.rn`
     Near,
     /// `.rna`: ties away from zero.
@@ -146,7 +117,7 @@ pub enum Tf32Rounding {
 
 /// f32 to tf32: 10 bits of fraction, the low 13 bits of the result are zero (except in the canonical NaN).
 #[inline(always)]
-pub fn f32_to_tf32(x: f32, rounding: Tf32Rounding, relu: bool, satfinite: bool) -> u32 {
+pub(crate) fn f32_to_tf32(x: f32, rounding: Tf32Rounding, relu: bool, satfinite: bool) -> u32 {
     const DROPPED: u32 = (1 << 13) - 1;
     const LARGEST: u32 = 0x7f7f_ffff & !DROPPED;
     if x.is_nan() {
@@ -173,7 +144,7 @@ pub fn f32_to_tf32(x: f32, rounding: Tf32Rounding, relu: bool, satfinite: bool) 
 
 /// The two 8-bit floats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fp8 {
+pub(crate) enum Fp8 {
     /// 4 bits of exponent, 3 of fraction, no infinity, largest 448.
     E4m3,
     /// 5 bits of exponent, 2 of fraction, largest 57344.
@@ -188,7 +159,7 @@ const E4M3_WIDE: Format = Format {
 };
 
 /// `cvt.rn.satfinite{.relu}.{e4m3x2,e5m2x2}`: to nearest even, clamped to the largest number; NaN is 0x7f.
-pub fn f32_to_fp8(x: f32, format: Fp8, relu: bool) -> u8 {
+pub(crate) fn f32_to_fp8(x: f32, format: Fp8, relu: bool) -> u8 {
     if x.is_nan() {
         return 0x7f;
     }
@@ -223,7 +194,7 @@ pub fn f32_to_fp8(x: f32, format: Fp8, relu: bool) -> u8 {
 }
 
 /// `cvt.rn.f16x2.{e4m3x2,e5m2x2}`: exact; NaN becomes canonical.
-pub fn fp8_to_f16(x: u8, format: Fp8) -> u16 {
+pub(crate) fn fp8_to_f16(x: u8, format: Fp8) -> u16 {
     let sign = u16::from(x & 0x80) << 8;
     let magnitude = x & 0x7f;
     match format {
@@ -262,8 +233,6 @@ mod tests {
         assert_eq!(f64_to_int::<u32>(f64::NAN, Zero), 1 << 31);
         assert_eq!(f64_to_int::<u64>(1e30, Zero), u64::MAX);
         assert_eq!(round_f32(-0.3, Near).to_bits(), 0x8000_0000);
-        assert_eq!(u8::clamp_int(-4), 0);
-        assert_eq!(i16::clamp_int(1 << 40), i16::MAX);
     }
 
     #[test]
@@ -297,9 +266,6 @@ mod tests {
                     }
                     Rounding::Zero => assert!((f64::from(f) as i128).abs() <= exact.abs()),
                 }
-                let (i, u) = (x as i32, x as u32);
-                assert_eq!(i32_to_f32(i, r), int_to_f32(i128::from(i), r));
-                assert_eq!(u32_to_f32(u, r), int_to_f32(i128::from(u), r));
             }
         }
         assert_eq!(int_to_half::<F16>(65520, Rounding::Near), 0x7c00);

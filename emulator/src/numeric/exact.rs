@@ -6,40 +6,40 @@ use super::Rounding;
 
 /// A binary interchange format: IEEE 754 layout with `precision` significant bits and `exponent_bits` bits of exponent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Format {
+pub(crate) struct Format {
     pub precision: u32,
     pub exponent_bits: u32,
 }
 
-pub const F16: Format = Format {
+pub(crate) const F16: Format = Format {
     precision: 11,
     exponent_bits: 5,
 };
-pub const BF16: Format = Format {
+pub(crate) const BF16: Format = Format {
     precision: 8,
     exponent_bits: 8,
 };
-pub const F32: Format = Format {
+pub(crate) const F32: Format = Format {
     precision: 24,
     exponent_bits: 8,
 };
-pub const F64: Format = Format {
+pub(crate) const F64: Format = Format {
     precision: 53,
     exponent_bits: 11,
 };
-pub const E5M2: Format = Format {
+pub(crate) const E5M2: Format = Format {
     precision: 3,
     exponent_bits: 5,
 };
 
 impl Format {
     /// Least exponent of a normal number (its value is at least 2^min_exponent).
-    pub const fn min_exponent(self) -> i32 {
+    pub(crate) const fn min_exponent(self) -> i32 {
         2 - (1 << (self.exponent_bits - 1))
     }
 
     /// Bits of positive infinity.
-    pub const fn infinity(self) -> u64 {
+    pub(crate) const fn infinity(self) -> u64 {
         ((1 << self.exponent_bits) - 1) << (self.precision - 1)
     }
 
@@ -50,7 +50,7 @@ impl Format {
 
 /// A number: ±`significand`·2^`exponent`, plus something in (0, 1) units of the last place if `sticky`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exact {
+pub(crate) struct Exact {
     pub negative: bool,
     pub significand: u128,
     pub exponent: i32,
@@ -59,14 +59,14 @@ pub struct Exact {
 
 /// What a bit pattern stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Value {
+pub(crate) enum Value {
     Finite(Exact),
     Infinite { negative: bool },
     Nan,
 }
 
 /// The value of a bit pattern.
-pub fn decode(bits: u64, format: Format) -> Value {
+pub(crate) fn decode(bits: u64, format: Format) -> Value {
     let fraction_bits = format.precision - 1;
     let negative = bits & format.sign_bit() != 0;
     let exponent = (bits >> fraction_bits) & ((1 << format.exponent_bits) - 1);
@@ -93,7 +93,7 @@ pub fn decode(bits: u64, format: Format) -> Value {
 
 impl Exact {
     /// An integer.
-    pub fn integer(value: i128) -> Self {
+    pub(crate) fn integer(value: i128) -> Self {
         Self {
             negative: value < 0,
             significand: value.unsigned_abs(),
@@ -103,7 +103,7 @@ impl Exact {
     }
 
     /// Rounds once to a format. Too large gives infinity or the largest number, as the mode says.
-    pub fn round(self, format: Format, rounding: Rounding) -> u64 {
+    pub(crate) fn round(self, format: Format, rounding: Rounding) -> u64 {
         let sign = if self.negative { format.sign_bit() } else { 0 };
         if self.significand == 0 && !self.sticky {
             return sign;
@@ -159,7 +159,7 @@ impl Exact {
     }
 
     /// The product; no bits may be lost (both significands below 2^64).
-    pub fn times(self, other: Self) -> Self {
+    pub(crate) fn times(self, other: Self) -> Self {
         Self {
             negative: self.negative != other.negative,
             significand: self.significand * other.significand,
@@ -170,7 +170,7 @@ impl Exact {
 
     /// The sum, exact up to a sticky tail that lies below 2^-20 of the result's last place for significands of at most 107 bits.
     /// An exact zero from operands of opposite sign is positive, or negative with `Down`.
-    pub fn plus(self, other: Self, rounding: Rounding) -> Self {
+    pub(crate) fn plus(self, other: Self, rounding: Rounding) -> Self {
         if self.significand == 0 && other.significand == 0 {
             let negative = if self.negative == other.negative {
                 self.negative
@@ -225,7 +225,7 @@ impl Exact {
 }
 
 /// a·b + c in one format with one rounding; `None` where the result is not a number.
-pub fn fma(a: u64, b: u64, c: u64, format: Format, rounding: Rounding) -> Option<u64> {
+pub(crate) fn fma(a: u64, b: u64, c: u64, format: Format, rounding: Rounding) -> Option<u64> {
     use Value::{Finite, Infinite, Nan};
     let infinity = |negative: bool| {
         let sign = if negative { format.sign_bit() } else { 0 };

@@ -6,11 +6,11 @@
 use super::Rounding;
 
 /// The NaN that every f32 operation returns.
-pub const NAN: u32 = 0x7fff_ffff;
+pub(crate) const NAN: u32 = 0x7fff_ffff;
 
 /// Replaces any NaN by the canonical one.
 #[inline(always)]
-pub fn canon(x: f32) -> f32 {
+pub(crate) fn canon(x: f32) -> f32 {
     // On bits: which NaN an operation returns is open in Rust, so a selection by `is_nan` may be optimised away.
     let bits = x.to_bits();
     let nan = bits & 0x7fff_ffff > 0x7f80_0000;
@@ -19,7 +19,7 @@ pub fn canon(x: f32) -> f32 {
 
 /// `.ftz`: a subnormal becomes zero of the same sign.
 #[inline(always)]
-pub fn ftz(x: f32) -> f32 {
+pub(crate) fn ftz(x: f32) -> f32 {
     let bits = x.to_bits();
     let flush = bits & 0x7f80_0000 == 0;
     f32::from_bits(if flush { bits & 0x8000_0000 } else { bits })
@@ -27,7 +27,7 @@ pub fn ftz(x: f32) -> f32 {
 
 /// `.sat`: clamps to [0, 1]; NaN becomes +0.
 #[inline(always)]
-pub fn sat(x: f32) -> f32 {
+pub(crate) fn sat(x: f32) -> f32 {
     let x = if x > 0.0 { x } else { 0.0 };
     if x < 1.0 { x } else { 1.0 }
 }
@@ -58,7 +58,7 @@ pub(super) fn sum_odd(a: f64, b: f64) -> f64 {
 
 /// One rounding from f64 to f32; exact for values rounded to odd in f64.
 #[inline(always)]
-pub fn narrow(x: f64, rounding: Rounding) -> f32 {
+pub(crate) fn narrow(x: f64, rounding: Rounding) -> f32 {
     let near = x as f32;
     let wide = f64::from(near);
     let bits = near.to_bits();
@@ -88,7 +88,7 @@ fn zero_sum(s: f64, a: f64, b: f64, rounding: Rounding) -> f64 {
 }
 
 #[inline(always)]
-pub fn add(a: f32, b: f32, rounding: Rounding) -> f32 {
+pub(crate) fn add(a: f32, b: f32, rounding: Rounding) -> f32 {
     if rounding == Rounding::Near {
         return canon(a + b);
     }
@@ -97,12 +97,12 @@ pub fn add(a: f32, b: f32, rounding: Rounding) -> f32 {
 }
 
 #[inline(always)]
-pub fn sub(a: f32, b: f32, rounding: Rounding) -> f32 {
+pub(crate) fn sub(a: f32, b: f32, rounding: Rounding) -> f32 {
     add(a, -b, rounding)
 }
 
 #[inline(always)]
-pub fn mul(a: f32, b: f32, rounding: Rounding) -> f32 {
+pub(crate) fn mul(a: f32, b: f32, rounding: Rounding) -> f32 {
     if rounding == Rounding::Near {
         return canon(a * b);
     }
@@ -112,7 +112,7 @@ pub fn mul(a: f32, b: f32, rounding: Rounding) -> f32 {
 
 /// a·b + c with one rounding.
 #[inline(always)]
-pub fn fma(a: f32, b: f32, c: f32, rounding: Rounding) -> f32 {
+pub(crate) fn fma(a: f32, b: f32, c: f32, rounding: Rounding) -> f32 {
     if rounding == Rounding::Near {
         return canon(a.mul_add(b, c));
     }
@@ -121,7 +121,7 @@ pub fn fma(a: f32, b: f32, c: f32, rounding: Rounding) -> f32 {
 }
 
 #[inline(always)]
-pub fn div(a: f32, b: f32, rounding: Rounding) -> f32 {
+pub(crate) fn div(a: f32, b: f32, rounding: Rounding) -> f32 {
     if rounding == Rounding::Near {
         return canon(a / b);
     }
@@ -133,12 +133,12 @@ pub fn div(a: f32, b: f32, rounding: Rounding) -> f32 {
 }
 
 #[inline(always)]
-pub fn rcp(a: f32, rounding: Rounding) -> f32 {
+pub(crate) fn rcp(a: f32, rounding: Rounding) -> f32 {
     div(1.0, a, rounding)
 }
 
 #[inline(always)]
-pub fn sqrt(a: f32, rounding: Rounding) -> f32 {
+pub(crate) fn sqrt(a: f32, rounding: Rounding) -> f32 {
     if rounding == Rounding::Near {
         return canon(a.sqrt());
     }
@@ -181,13 +181,13 @@ fn one_nan(a: f32, b: f32, numbers: f32) -> f32 {
 
 /// `min.f32`: the other operand if one is NaN.
 #[inline(always)]
-pub fn min(a: f32, b: f32) -> f32 {
+pub(crate) fn min(a: f32, b: f32) -> f32 {
     one_nan(a, b, min_number(a, b))
 }
 
 /// `max.f32`: the other operand if one is NaN.
 #[inline(always)]
-pub fn max(a: f32, b: f32) -> f32 {
+pub(crate) fn max(a: f32, b: f32) -> f32 {
     one_nan(a, b, max_number(a, b))
 }
 
@@ -202,19 +202,19 @@ fn any_nan(a: f32, b: f32, numbers: f32) -> f32 {
 
 /// `min.NaN.f32`: NaN if either operand is.
 #[inline(always)]
-pub fn min_nan(a: f32, b: f32) -> f32 {
+pub(crate) fn min_nan(a: f32, b: f32) -> f32 {
     any_nan(a, b, min_number(a, b))
 }
 
 /// `max.NaN.f32`.
 #[inline(always)]
-pub fn max_nan(a: f32, b: f32) -> f32 {
+pub(crate) fn max_nan(a: f32, b: f32) -> f32 {
     any_nan(a, b, max_number(a, b))
 }
 
 /// `.xorsign.abs`: gives `magnitude` (the minimum or maximum of the absolute values) the product's sign.
 #[inline(always)]
-pub fn xorsign(magnitude: f32, a: f32, b: f32) -> f32 {
+pub(crate) fn xorsign(magnitude: f32, a: f32, b: f32) -> f32 {
     let sign = (a.to_bits() ^ b.to_bits()) & 0x8000_0000;
     let bits = magnitude.to_bits();
     if magnitude.is_nan() {
@@ -225,19 +225,19 @@ pub fn xorsign(magnitude: f32, a: f32, b: f32) -> f32 {
 
 /// `abs.f32`.
 #[inline(always)]
-pub fn abs(a: f32) -> f32 {
+pub(crate) fn abs(a: f32) -> f32 {
     canon(a.abs())
 }
 
 /// `neg.f32`.
 #[inline(always)]
-pub fn neg(a: f32) -> f32 {
+pub(crate) fn neg(a: f32) -> f32 {
     canon(-a)
 }
 
 /// `copysign.f32 d, a, b`: the sign of `a` with the magnitude of `b`.
 #[inline(always)]
-pub fn copysign(a: f32, b: f32) -> f32 {
+pub(crate) fn copysign(a: f32, b: f32) -> f32 {
     f32::from_bits(a.to_bits() & 0x8000_0000 | b.to_bits() & 0x7fff_ffff)
 }
 

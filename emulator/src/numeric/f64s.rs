@@ -4,10 +4,10 @@ use super::Rounding;
 use super::exact::{self, Exact, F64, Value};
 
 /// What an invalid operation gives.
-pub const NAN: u64 = 0xfff8_0000_0000_0000;
+pub(crate) const NAN: u64 = 0xfff8_0000_0000_0000;
 
 #[inline(always)]
-pub fn add(a: f64, b: f64, rounding: Rounding) -> f64 {
+pub(crate) fn add(a: f64, b: f64, rounding: Rounding) -> f64 {
     match rounding {
         Rounding::Near => a + b,
         _ => fma_directed(a, 1.0, b, rounding),
@@ -15,7 +15,7 @@ pub fn add(a: f64, b: f64, rounding: Rounding) -> f64 {
 }
 
 #[inline(always)]
-pub fn sub(a: f64, b: f64, rounding: Rounding) -> f64 {
+pub(crate) fn sub(a: f64, b: f64, rounding: Rounding) -> f64 {
     match rounding {
         Rounding::Near => a - b,
         _ => fma_directed(a, 1.0, -b, rounding),
@@ -23,7 +23,7 @@ pub fn sub(a: f64, b: f64, rounding: Rounding) -> f64 {
 }
 
 #[inline(always)]
-pub fn mul(a: f64, b: f64, rounding: Rounding) -> f64 {
+pub(crate) fn mul(a: f64, b: f64, rounding: Rounding) -> f64 {
     match rounding {
         Rounding::Near => a * b,
         // A zero of the product's sign leaves the product alone.
@@ -40,7 +40,7 @@ pub fn mul(a: f64, b: f64, rounding: Rounding) -> f64 {
 
 /// a·b + c with one rounding.
 #[inline(always)]
-pub fn fma(a: f64, b: f64, c: f64, rounding: Rounding) -> f64 {
+pub(crate) fn fma(a: f64, b: f64, c: f64, rounding: Rounding) -> f64 {
     match rounding {
         Rounding::Near => a.mul_add(b, c),
         _ => fma_directed(a, b, c, rounding),
@@ -53,7 +53,7 @@ fn fma_directed(a: f64, b: f64, c: f64, rounding: Rounding) -> f64 {
 }
 
 #[inline(always)]
-pub fn div(a: f64, b: f64, rounding: Rounding) -> f64 {
+pub(crate) fn div(a: f64, b: f64, rounding: Rounding) -> f64 {
     match rounding {
         Rounding::Near => a / b,
         _ => div_directed(a, b, rounding),
@@ -61,7 +61,7 @@ pub fn div(a: f64, b: f64, rounding: Rounding) -> f64 {
 }
 
 #[inline(always)]
-pub fn rcp(a: f64, rounding: Rounding) -> f64 {
+pub(crate) fn rcp(a: f64, rounding: Rounding) -> f64 {
     div(1.0, a, rounding)
 }
 
@@ -86,7 +86,7 @@ fn div_directed(a: f64, b: f64, rounding: Rounding) -> f64 {
 }
 
 #[inline(always)]
-pub fn sqrt(a: f64, rounding: Rounding) -> f64 {
+pub(crate) fn sqrt(a: f64, rounding: Rounding) -> f64 {
     match rounding {
         Rounding::Near => a.sqrt(),
         _ => sqrt_directed(a, rounding),
@@ -116,7 +116,7 @@ fn sqrt_directed(a: f64, rounding: Rounding) -> f64 {
 
 /// `min.f64`: the other operand if one is NaN; -0 < +0.
 #[inline(always)]
-pub fn min(a: f64, b: f64) -> f64 {
+pub(crate) fn min(a: f64, b: f64) -> f64 {
     if a.is_nan() {
         return b;
     }
@@ -129,7 +129,7 @@ pub fn min(a: f64, b: f64) -> f64 {
 
 /// `max.f64`: the other operand if one is NaN; -0 < +0.
 #[inline(always)]
-pub fn max(a: f64, b: f64) -> f64 {
+pub(crate) fn max(a: f64, b: f64) -> f64 {
     if a.is_nan() {
         return b;
     }
@@ -141,12 +141,12 @@ pub fn max(a: f64, b: f64) -> f64 {
 }
 
 /// `rcp.approx.ftz.f64`: of the upper 32 bits only; the lower 32 bits of the result are zero.
-pub fn rcp_approx_ftz(a: f64) -> f64 {
+pub(crate) fn rcp_approx_ftz(a: f64) -> f64 {
     upper_half(a, |x| 1.0 / x)
 }
 
 /// `rsqrt.approx.ftz.f64`.
-pub fn rsqrt_approx_ftz(a: f64) -> f64 {
+pub(crate) fn rsqrt_approx_ftz(a: f64) -> f64 {
     upper_half(a, |x| 1.0 / x.sqrt())
 }
 

@@ -8,7 +8,7 @@ use super::f32s::{self, sum_odd};
 use super::{Rounding, approx};
 
 /// A 16-bit format.
-pub trait Half: Copy {
+pub(crate) trait Half: Copy {
     const FORMAT: Format;
     /// The NaN that operations return.
     const NAN: u16 = 0x7fff;
@@ -21,9 +21,9 @@ pub trait Half: Copy {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub struct F16;
+pub(crate) struct F16;
 #[derive(Debug, Clone, Copy)]
-pub struct Bf16;
+pub(crate) struct Bf16;
 
 impl Half for F16 {
     const FORMAT: Format = exact::F16;
@@ -95,7 +95,7 @@ impl Half for Bf16 {
 
 /// From f32 with a rounding mode.
 #[inline(always)]
-pub fn from_f32<H: Half>(x: f32, rounding: Rounding) -> u16 {
+pub(crate) fn from_f32<H: Half>(x: f32, rounding: Rounding) -> u16 {
     match rounding {
         Rounding::Near => H::near(x),
         _ => from_f64::<H>(f64::from(x), rounding),
@@ -103,7 +103,7 @@ pub fn from_f32<H: Half>(x: f32, rounding: Rounding) -> u16 {
 }
 
 /// From f64 with a rounding mode.
-pub fn from_f64<H: Half>(x: f64, rounding: Rounding) -> u16 {
+pub(crate) fn from_f64<H: Half>(x: f64, rounding: Rounding) -> u16 {
     match exact::decode(x.to_bits(), exact::F64) {
         Value::Finite(value) => value.round(H::FORMAT, rounding) as u16,
         Value::Infinite { negative } => (H::FORMAT.infinity() as u16) | (u16::from(negative) << 15),
@@ -113,7 +113,7 @@ pub fn from_f64<H: Half>(x: f64, rounding: Rounding) -> u16 {
 
 /// Exact.
 #[inline(always)]
-pub fn to_f32<H: Half>(a: u16) -> f32 {
+pub(crate) fn to_f32<H: Half>(a: u16) -> f32 {
     H::to_f32(a)
 }
 
@@ -126,23 +126,23 @@ pub(super) fn from_odd<H: Half>(x: f64) -> u16 {
 }
 
 #[inline(always)]
-pub fn add<H: Half>(a: u16, b: u16) -> u16 {
+pub(crate) fn add<H: Half>(a: u16, b: u16) -> u16 {
     H::near(H::to_f32(a) + H::to_f32(b))
 }
 
 #[inline(always)]
-pub fn sub<H: Half>(a: u16, b: u16) -> u16 {
+pub(crate) fn sub<H: Half>(a: u16, b: u16) -> u16 {
     H::near(H::to_f32(a) - H::to_f32(b))
 }
 
 #[inline(always)]
-pub fn mul<H: Half>(a: u16, b: u16) -> u16 {
+pub(crate) fn mul<H: Half>(a: u16, b: u16) -> u16 {
     from_odd::<H>(f64::from(H::to_f32(a)) * f64::from(H::to_f32(b)))
 }
 
 /// a·b + c with one rounding.
 #[inline(always)]
-pub fn fma<H: Half>(a: u16, b: u16, c: u16) -> u16 {
+pub(crate) fn fma<H: Half>(a: u16, b: u16, c: u16) -> u16 {
     let [a, b, c] = [a, b, c].map(|x| f64::from(H::to_f32(x)));
     from_odd::<H>(sum_odd(a * b, c))
 }
@@ -154,29 +154,29 @@ fn via_f32<H: Half>(a: u16, b: u16, f: impl Fn(f32, f32) -> f32) -> u16 {
 
 /// The other operand if one is NaN; -0 < +0.
 #[inline(always)]
-pub fn min<H: Half>(a: u16, b: u16) -> u16 {
+pub(crate) fn min<H: Half>(a: u16, b: u16) -> u16 {
     via_f32::<H>(a, b, f32s::min)
 }
 
 #[inline(always)]
-pub fn max<H: Half>(a: u16, b: u16) -> u16 {
+pub(crate) fn max<H: Half>(a: u16, b: u16) -> u16 {
     via_f32::<H>(a, b, f32s::max)
 }
 
 /// `.NaN`: NaN if either is.
 #[inline(always)]
-pub fn min_nan<H: Half>(a: u16, b: u16) -> u16 {
+pub(crate) fn min_nan<H: Half>(a: u16, b: u16) -> u16 {
     via_f32::<H>(a, b, f32s::min_nan)
 }
 
 #[inline(always)]
-pub fn max_nan<H: Half>(a: u16, b: u16) -> u16 {
+pub(crate) fn max_nan<H: Half>(a: u16, b: u16) -> u16 {
     via_f32::<H>(a, b, f32s::max_nan)
 }
 
 /// `.xorsign.abs`; `magnitude` is the minimum or maximum of the absolute values.
 #[inline(always)]
-pub fn xorsign<H: Half>(magnitude: u16, a: u16, b: u16) -> u16 {
+pub(crate) fn xorsign<H: Half>(magnitude: u16, a: u16, b: u16) -> u16 {
     let sign = (a ^ b) & 0x8000;
     if is_nan::<H>(magnitude) {
         H::NAN
@@ -186,40 +186,40 @@ pub fn xorsign<H: Half>(magnitude: u16, a: u16, b: u16) -> u16 {
 }
 
 #[inline(always)]
-pub fn neg<H: Half>(a: u16) -> u16 {
+pub(crate) fn neg<H: Half>(a: u16) -> u16 {
     canon::<H>(a ^ 0x8000)
 }
 
 #[inline(always)]
-pub fn abs<H: Half>(a: u16) -> u16 {
+pub(crate) fn abs<H: Half>(a: u16) -> u16 {
     canon::<H>(a & 0x7fff)
 }
 
 /// `ex2.approx`.
 #[inline(always)]
-pub fn ex2<H: Half>(a: u16) -> u16 {
+pub(crate) fn ex2<H: Half>(a: u16) -> u16 {
     H::near(approx::ex2(H::to_f32(a)))
 }
 
 /// `tanh.approx`.
 #[inline(always)]
-pub fn tanh<H: Half>(a: u16) -> u16 {
+pub(crate) fn tanh<H: Half>(a: u16) -> u16 {
     H::near(approx::tanh(H::to_f32(a)))
 }
 
 #[inline(always)]
-pub fn is_nan<H: Half>(a: u16) -> bool {
+pub(crate) fn is_nan<H: Half>(a: u16) -> bool {
     u64::from(a & 0x7fff) > H::FORMAT.infinity()
 }
 
 #[inline(always)]
-pub fn canon<H: Half>(a: u16) -> u16 {
+pub(crate) fn canon<H: Half>(a: u16) -> u16 {
     if is_nan::<H>(a) { H::NAN } else { a }
 }
 
 /// `.ftz`: a subnormal becomes zero of the same sign.
 #[inline(always)]
-pub fn ftz<H: Half>(a: u16) -> u16 {
+pub(crate) fn ftz<H: Half>(a: u16) -> u16 {
     if u64::from(a) & H::FORMAT.infinity() == 0 {
         a & 0x8000
     } else {
@@ -229,14 +229,14 @@ pub fn ftz<H: Half>(a: u16) -> u16 {
 
 /// `.sat`: clamps to [0, 1]; NaN becomes +0.
 #[inline(always)]
-pub fn sat<H: Half>(a: u16) -> u16 {
+pub(crate) fn sat<H: Half>(a: u16) -> u16 {
     // Exact: 0, 1 and what lies between stay what they are.
     H::near(f32s::sat(H::to_f32(a)))
 }
 
 /// `.relu`: negative becomes +0, NaN canonical.
 #[inline(always)]
-pub fn relu<H: Half>(a: u16) -> u16 {
+pub(crate) fn relu<H: Half>(a: u16) -> u16 {
     if is_nan::<H>(a) {
         H::NAN
     } else if a & 0x8000 != 0 {
@@ -248,7 +248,7 @@ pub fn relu<H: Half>(a: u16) -> u16 {
 
 /// `.satfinite`: infinity becomes the largest number of its sign.
 #[inline(always)]
-pub fn satfinite<H: Half>(a: u16) -> u16 {
+pub(crate) fn satfinite<H: Half>(a: u16) -> u16 {
     if u64::from(a & 0x7fff) == H::FORMAT.infinity() {
         a - 1
     } else {
@@ -258,17 +258,17 @@ pub fn satfinite<H: Half>(a: u16) -> u16 {
 
 /// Applies a function to both halves of a packed pair.
 #[inline(always)]
-pub fn each(a: u32, f: impl Fn(u16) -> u16) -> u32 {
+pub(crate) fn each(a: u32, f: impl Fn(u16) -> u16) -> u32 {
     u32::from(f(a as u16)) | u32::from(f((a >> 16) as u16)) << 16
 }
 
 #[inline(always)]
-pub fn each2(a: u32, b: u32, f: impl Fn(u16, u16) -> u16) -> u32 {
+pub(crate) fn each2(a: u32, b: u32, f: impl Fn(u16, u16) -> u16) -> u32 {
     u32::from(f(a as u16, b as u16)) | u32::from(f((a >> 16) as u16, (b >> 16) as u16)) << 16
 }
 
 #[inline(always)]
-pub fn each3(a: u32, b: u32, c: u32, f: impl Fn(u16, u16, u16) -> u16) -> u32 {
+pub(crate) fn each3(a: u32, b: u32, c: u32, f: impl Fn(u16, u16, u16) -> u16) -> u32 {
     let high = f((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16);
     u32::from(f(a as u16, b as u16, c as u16)) | u32::from(high) << 16
 }

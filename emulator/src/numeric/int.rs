@@ -1,7 +1,7 @@
 //! Integer and bit operations that are more than one Rust operator.
 
 /// `cvt.pack`: a and b, saturated to `bits` bits, above and at the bottom of the result, c shifted up over both.
-pub fn pack(a: u32, b: u32, c: u32, bits: u8, signed: bool) -> u32 {
+pub(crate) fn pack(a: u32, b: u32, c: u32, bits: u8, signed: bool) -> u32 {
     let bits = u32::from(bits);
     let (low, high) = match signed {
         true => (-(1i64 << (bits - 1)), (1i64 << (bits - 1)) - 1),
@@ -15,7 +15,7 @@ pub fn pack(a: u32, b: u32, c: u32, bits: u8, signed: bool) -> u32 {
 
 /// `lop3.b32`: bit i of the table is the result for a, b, c = the bits of i (a highest).
 #[inline(always)]
-pub fn lop3(a: u32, b: u32, c: u32, table: u8) -> u32 {
+pub(crate) fn lop3(a: u32, b: u32, c: u32, table: u8) -> u32 {
     let mut result = 0;
     for i in 0..8u32 {
         if table >> i & 1 == 1 {
@@ -30,7 +30,7 @@ pub fn lop3(a: u32, b: u32, c: u32, table: u8) -> u32 {
 
 /// Modes of `prmt.b32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Permute {
+pub(crate) enum Permute {
     Generic,
     Forward4,
     Backward4,
@@ -42,7 +42,7 @@ pub enum Permute {
 
 /// `prmt.b32`: each byte of the result is one of the eight of b:a.
 #[inline(always)]
-pub fn prmt(a: u32, b: u32, selector: u32, mode: Permute) -> u32 {
+pub(crate) fn prmt(a: u32, b: u32, selector: u32, mode: Permute) -> u32 {
     let bytes = u64::from(b) << 32 | u64::from(a);
     let s = selector & 3;
     let mut result = 0;
@@ -72,7 +72,7 @@ pub fn prmt(a: u32, b: u32, selector: u32, mode: Permute) -> u32 {
 
 /// `bfe`: `length` bits of the `width`-bit `a` from `position`, sign-extended if `signed`. Only 8 bits of the operands count.
 #[inline(always)]
-pub fn bfe(a: u64, position: u32, length: u32, width: u32, signed: bool) -> u64 {
+pub(crate) fn bfe(a: u64, position: u32, length: u32, width: u32, signed: bool) -> u64 {
     let (position, length) = (position & 0xff, length & 0xff);
     let mask = |n: u32| if n >= 64 { !0 } else { (1u64 << n) - 1 };
     let a = a & mask(width);
@@ -87,7 +87,7 @@ pub fn bfe(a: u64, position: u32, length: u32, width: u32, signed: bool) -> u64 
 
 /// `bfi`: `length` low bits of `a` put into `b` at `position`, both `width` bits wide. Only 8 bits of the operands count.
 #[inline(always)]
-pub fn bfi(a: u64, b: u64, position: u32, length: u32, width: u32) -> u64 {
+pub(crate) fn bfi(a: u64, b: u64, position: u32, length: u32, width: u32) -> u64 {
     let (position, length) = (position & 0xff, length & 0xff);
     let mask = |n: u32| if n >= 64 { !0 } else { (1u64 << n) - 1 };
     if position >= width {
@@ -99,7 +99,7 @@ pub fn bfi(a: u64, b: u64, position: u32, length: u32, width: u32) -> u64 {
 
 /// `shf.l` / `shf.r`: the 32 high / low bits of b:a shifted; `wrap` takes the amount modulo 32, otherwise it is clamped to 32.
 #[inline(always)]
-pub fn shf(a: u32, b: u32, amount: u32, left: bool, wrap: bool) -> u32 {
+pub(crate) fn shf(a: u32, b: u32, amount: u32, left: bool, wrap: bool) -> u32 {
     let n = if wrap { amount & 31 } else { amount.min(32) };
     let wide = u64::from(b) << 32 | u64::from(a);
     if left {
@@ -112,7 +112,7 @@ pub fn shf(a: u32, b: u32, amount: u32, left: bool, wrap: bool) -> u32 {
 /// `bfind`: position of the highest bit that is not the sign (all ones if there is none), or with `shift_amount` the shift
 /// that would bring it to the top. `a` is zero- or sign-extended from `width`.
 #[inline(always)]
-pub fn bfind(a: u64, width: u32, signed: bool, shift_amount: bool) -> u32 {
+pub(crate) fn bfind(a: u64, width: u32, signed: bool, shift_amount: bool) -> u32 {
     let a = if signed && (a as i64) < 0 { !a } else { a };
     if a == 0 {
         return u32::MAX;
@@ -127,7 +127,7 @@ pub fn bfind(a: u64, width: u32, signed: bool, shift_amount: bool) -> u32 {
 
 /// `bmsk`: `b` ones from bit `a`; `clamp` treats operands of 32 and more as 32, otherwise they are taken modulo 32.
 #[inline(always)]
-pub fn bmsk(a: u32, b: u32, clamp: bool) -> u32 {
+pub(crate) fn bmsk(a: u32, b: u32, clamp: bool) -> u32 {
     let (a, b) = if clamp {
         (a.min(32), b.min(32))
     } else {
@@ -139,7 +139,7 @@ pub fn bmsk(a: u32, b: u32, clamp: bool) -> u32 {
 
 /// `szext`: extends the low `n` bits of `a`; from 32 on, `clamp` gives `a`, otherwise `n` is taken modulo 32.
 #[inline(always)]
-pub fn szext(a: u32, n: u32, signed: bool, clamp: bool) -> u32 {
+pub(crate) fn szext(a: u32, n: u32, signed: bool, clamp: bool) -> u32 {
     let n = if clamp { n.min(32) } else { n & 31 };
     if n == 0 {
         return 0;
@@ -160,7 +160,7 @@ fn byte(x: u32, i: u32, signed: bool) -> u32 {
 
 /// `dp4a`: c plus the four products of bytes.
 #[inline(always)]
-pub fn dp4a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool) -> u32 {
+pub(crate) fn dp4a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool) -> u32 {
     (0..4).fold(c, |sum, i| {
         sum.wrapping_add(byte(a, i, a_signed).wrapping_mul(byte(b, i, b_signed)))
     })
@@ -168,7 +168,7 @@ pub fn dp4a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool) -> u32 {
 
 /// `dp2a.lo` / `.hi`: c plus the products of a's two halves with the two low / high bytes of b.
 #[inline(always)]
-pub fn dp2a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool, high: bool) -> u32 {
+pub(crate) fn dp2a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool, high: bool) -> u32 {
     (0..2).fold(c, |sum, i| {
         let half = (a >> (16 * i)) as u16;
         let half = if a_signed {
@@ -182,7 +182,7 @@ pub fn dp2a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool, high: bool) 
 }
 
 /// `fns.b32`: position of the n-th set bit of `mask` from `base`, counted in the direction of `offset`'s sign.
-pub fn fns(mask: u32, base: u32, offset: i32) -> u32 {
+pub(crate) fn fns(mask: u32, base: u32, offset: i32) -> u32 {
     if offset == 0 {
         return if base < 32 && mask >> base & 1 == 1 {
             base

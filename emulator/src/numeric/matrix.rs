@@ -4,11 +4,11 @@
 //! first in the low half. As an array of 32 words that is the matrix row by row.
 
 /// A row of 8 16-bit elements, as 4 words.
-pub type Row = [u32; 4];
+pub(crate) type Row = [u32; 4];
 
 /// The register that `ldmatrix` makes of 8 rows.
 #[inline(always)]
-pub fn load(rows: &[Row; 8], transposed: bool) -> [u32; 32] {
+pub(crate) fn load(rows: &[Row; 8], transposed: bool) -> [u32; 32] {
     let mut register = [0; 32];
     for (words, row) in register.chunks_exact_mut(4).zip(rows) {
         words.copy_from_slice(row);
@@ -22,7 +22,7 @@ pub fn load(rows: &[Row; 8], transposed: bool) -> [u32; 32] {
 
 /// The 8 rows that `stmatrix` stores.
 #[inline(always)]
-pub fn store(register: &[u32; 32], transposed: bool) -> [Row; 8] {
+pub(crate) fn store(register: &[u32; 32], transposed: bool) -> [Row; 8] {
     let register = if transposed {
         transpose(register)
     } else {
@@ -33,7 +33,7 @@ pub fn store(register: &[u32; 32], transposed: bool) -> [Row; 8] {
 
 /// `movmatrix.trans`: the transposed matrix.
 #[inline(always)]
-pub fn transpose(register: &[u32; 32]) -> [u32; 32] {
+pub(crate) fn transpose(register: &[u32; 32]) -> [u32; 32] {
     let element = |row: usize, column: usize| {
         (register[4 * row + column / 2] >> (16 * (column % 2))) & 0xffff
     };

@@ -15,11 +15,11 @@ use super::half::{Bf16, F16, Half};
 use super::{Rounding, half};
 
 /// 32 lanes of a 32-bit register.
-pub type Register = [u32; 32];
+pub(crate) type Register = [u32; 32];
 
 /// Which arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Mode {
+pub(crate) enum Mode {
     Fast,
     /// sm_80, sm_86, sm_87, sm_89.
     Ampere,
@@ -29,7 +29,7 @@ pub enum Mode {
 
 /// Elements of A and B.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Input {
+pub(crate) enum Input {
     F16,
     Bf16,
     /// The low 13 bits are ignored.
@@ -40,7 +40,7 @@ pub enum Input {
 
 impl Input {
     /// Elements in a register.
-    pub fn per_register(self) -> usize {
+    pub(crate) fn per_register(self) -> usize {
         match self {
             Self::Tf32 => 1,
             Self::F16 | Self::Bf16 => 2,
@@ -64,7 +64,7 @@ impl Input {
 
 /// A floating-point m16n8 instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Float {
+pub(crate) struct Float {
     pub a: Input,
     /// Other than A's only among the 8-bit formats.
     pub b: Input,
@@ -77,7 +77,7 @@ pub struct Float {
 
 impl Float {
     /// Registers of A, B, C and D.
-    pub fn registers(self) -> [usize; 4] {
+    pub(crate) fn registers(self) -> [usize; 4] {
         let blocks = self.k / (4 * self.a.per_register());
         let c = |f16| if f16 { 2 } else { 4 };
         [2 * blocks, blocks, c(self.f16_c), c(self.f16_d)]
@@ -459,7 +459,7 @@ fn float_avx2(
 
 /// A floating-point m16n8 instruction. Registers in PTX's order, as many as [`Float::registers`] says (checked by the caller at
 /// load); with an f16 result only the first two of D count.
-pub fn float(
+pub(crate) fn float(
     kind: Float,
     mode: Mode,
     a: &[&Register],
@@ -479,7 +479,7 @@ pub fn float(
 
 /// An 8-bit integer m16n8 or m8n8 instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Integer {
+pub(crate) struct Integer {
     /// Rows: 16, or 8 with k = 16.
     pub m: usize,
     /// 16 or 32.
@@ -492,14 +492,19 @@ pub struct Integer {
 
 impl Integer {
     /// Registers of A, B, C and D.
-    pub fn registers(self) -> [usize; 4] {
+    pub(crate) fn registers(self) -> [usize; 4] {
         let halves = self.m / 8;
         [halves * self.k / 16, self.k / 16, 2 * halves, 2 * halves]
     }
 }
 
 /// An integer instruction; with m = 8 only the first two registers of D count.
-pub fn integer(kind: Integer, a: &[&Register], b: &[&Register], c: &[&Register]) -> [Register; 4] {
+pub(crate) fn integer(
+    kind: Integer,
+    a: &[&Register],
+    b: &[&Register],
+    c: &[&Register],
+) -> [Register; 4] {
     let byte = |word: u32, i: usize, signed: bool| {
         let x = (word >> (8 * i)) as u8;
         if signed {
@@ -544,7 +549,7 @@ pub fn integer(kind: Integer, a: &[&Register], b: &[&Register], c: &[&Register])
 
 /// An f64 instruction: m8n8k4, or m16n8 with k = 4, 8, 16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Double {
+pub(crate) struct Double {
     pub m: usize,
     pub k: usize,
     pub rounding: Rounding,
@@ -552,7 +557,7 @@ pub struct Double {
 
 impl Double {
     /// Registers of A, B, C and D.
-    pub fn registers(self) -> [usize; 4] {
+    pub(crate) fn registers(self) -> [usize; 4] {
         let halves = self.m / 8;
         [halves * self.k / 4, self.k / 4, 2 * halves, 2 * halves]
     }
@@ -560,7 +565,7 @@ impl Double {
 
 /// An f64 instruction. Fragments as the narrower formats have them, one element a register; a chain of fused multiply-adds in
 /// order of k. With m = 8 only the first two registers of D count.
-pub fn double(
+pub(crate) fn double(
     kind: Double,
     a: &[&[u64; 32]],
     b: &[&[u64; 32]],

@@ -2,22 +2,22 @@
 //!
 //! Pure functions. What a warp does 32 times is branch-free and inlined, so that a loop over lanes becomes vector code.
 
-pub mod approx;
-pub mod convert;
-pub mod exact;
-pub mod f32s;
-pub mod f64s;
-pub mod half;
-pub mod int;
-pub mod matrix;
-pub mod mma;
+pub(crate) mod approx;
+pub(crate) mod convert;
+pub(crate) mod exact;
+pub(crate) mod f32s;
+pub(crate) mod f64s;
+pub(crate) mod half;
+pub(crate) mod int;
+pub(crate) mod matrix;
+pub(crate) mod mma;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod wmma;
+pub(crate) mod wmma;
 
 /// Rounding modes `.rn`, `.rz`, `.rm`, `.rp` (and their integer forms `.rni`, …).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Rounding {
+pub(crate) enum Rounding {
     /// To nearest, ties to even.
     Near,
     /// Toward zero.

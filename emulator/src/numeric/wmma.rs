@@ -6,7 +6,7 @@
 
 /// The shapes with a fragment of their own: m, n and k.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Shape {
+pub(crate) enum Shape {
     M16N16K16,
     M8N32K16,
     M32N8K16,
@@ -15,7 +15,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    pub fn sizes(self) -> [usize; 3] {
+    pub(crate) fn sizes(self) -> [usize; 3] {
         match self {
             Self::M16N16K16 => [16, 16, 16],
             Self::M8N32K16 => [8, 32, 16],
@@ -26,12 +26,12 @@ impl Shape {
     }
 
     /// Whether the tiles compute the transpose of D.
-    pub fn is_transposed(self) -> bool {
+    pub(crate) fn is_transposed(self) -> bool {
         self == Self::M8N32K16
     }
 
     /// Tiles along the rows and the columns of D (of its transpose).
-    pub fn tiles(self) -> [usize; 2] {
+    pub(crate) fn tiles(self) -> [usize; 2] {
         match self {
             Self::M16N16K16 | Self::M16N16K8 => [1, 2],
             Self::M8N32K16 | Self::M32N8K16 => [2, 1],
@@ -42,7 +42,7 @@ impl Shape {
 
 /// The matrix: A, B, or C and D.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
+pub(crate) enum Role {
     Left,
     Right,
     Sum,
@@ -50,7 +50,7 @@ pub enum Role {
 
 /// A matrix in the registers of a warp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fragment {
+pub(crate) struct Fragment {
     pub shape: Shape,
     pub role: Role,
     /// 1, 2, 4, or 8 (in registers of 64 bits).
@@ -61,7 +61,7 @@ pub struct Fragment {
 
 impl Fragment {
     /// Rows and columns.
-    pub fn size(self) -> [usize; 2] {
+    pub(crate) fn size(self) -> [usize; 2] {
         let [m, n, k] = self.shape.sizes();
         match self.role {
             Role::Left => [m, k],
@@ -71,27 +71,27 @@ impl Fragment {
     }
 
     /// Elements from one row (or column) to the next in a dense matrix.
-    pub fn width(self, by_rows: bool) -> usize {
+    pub(crate) fn width(self, by_rows: bool) -> usize {
         self.size()[usize::from(by_rows)]
     }
 
     /// Elements in a register.
-    pub fn per_register(self) -> usize {
+    pub(crate) fn per_register(self) -> usize {
         4usize.div_ceil(self.element_bytes)
     }
 
     /// Registers a lane needs to hold every element once.
-    pub fn different(self) -> usize {
+    pub(crate) fn different(self) -> usize {
         let [rows, columns] = self.size();
         rows * columns / 32 / self.per_register()
     }
 
-    pub fn registers(self) -> usize {
+    pub(crate) fn registers(self) -> usize {
         if self.repeats { 8 } else { self.different() }
     }
 
     /// Row and column of an element of a lane's register.
-    pub fn place(self, register: usize, lane: usize, element: usize) -> [usize; 2] {
+    pub(crate) fn place(self, register: usize, lane: usize, element: usize) -> [usize; 2] {
         let register = register % self.different();
         let (group, place) = (lane / 4, lane % 4);
         let per_register = self.per_register();

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use cuda_emulator::numeric::Rounding;
-use cuda_emulator::numeric::half::{self, Bf16, F16};
+use half::{bf16, f16};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -93,12 +92,8 @@ impl Element {
         match self {
             Element::F64 => out.extend(number.float().to_le_bytes()),
             Element::F32 => out.extend((number.float() as f32).to_le_bytes()),
-            Element::F16 => {
-                out.extend(half::from_f64::<F16>(number.float(), Rounding::Near).to_le_bytes())
-            }
-            Element::Bf16 => {
-                out.extend(half::from_f64::<Bf16>(number.float(), Rounding::Near).to_le_bytes())
-            }
+            Element::F16 => out.extend(f16::from_f64(number.float()).to_le_bytes()),
+            Element::Bf16 => out.extend(bf16::from_f64(number.float()).to_le_bytes()),
             _ => {
                 let bits = 8 * self.size() as u32 - u32::from(self.signed());
                 let low = if self.signed() { -(1i128 << bits) } else { 0 };
@@ -144,8 +139,8 @@ impl Element {
             match self {
                 Element::F64 => Number::Float(f64::from_bits(integer as u64)),
                 Element::F32 => Number::Float(f32::from_bits(integer as u32).into()),
-                Element::F16 => Number::Float(half::to_f32::<F16>(integer as u16).into()),
-                Element::Bf16 => Number::Float(half::to_f32::<Bf16>(integer as u16).into()),
+                Element::F16 => Number::Float(f16::from_bits(integer as u16).into()),
+                Element::Bf16 => Number::Float(bf16::from_bits(integer as u16).into()),
                 _ => Number::Integer(integer),
             }
         };

@@ -7,8 +7,7 @@ use std::process::ExitCode;
 
 use cuda_emulator::check::{Finding, FindingKind};
 use cuda_emulator::device::Device;
-use cuda_emulator::engine::{self, Launch, Report};
-use cuda_emulator::lower::Kernel;
+use cuda_emulator::engine::{self, Kernel, Launch, Report};
 use cuda_emulator::memory::DeviceMemory;
 use cuda_emulator::module_text;
 use cuda_emulator::options::{Check, Options};
@@ -76,14 +75,10 @@ pub(crate) fn run(path: &Path, settings: &Settings<'_>) -> Result<ExitCode, Stri
             None if other.report.fault.is_some() => other.report.findings,
             None => continue,
         };
-        show(
-            &Report {
-                findings,
-                fault: other.report.fault,
-                ..Report::default()
-            },
-            json,
-        );
+        let mut report = Report::default();
+        report.findings = findings;
+        report.fault = other.report.fault;
+        show(&report, json);
         good = false;
         break;
     }
