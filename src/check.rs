@@ -32,11 +32,14 @@ pub(crate) fn shape(
     })
 }
 
-/// Tokens for which every assignment has an i32 index.
+/// What kernels may look ahead of the last assignment, in an i32.
+const AHEAD: usize = 4096;
+
+/// Tokens for which every assignment has an i32 index, and what kernels look at after it.
 pub(crate) fn tokens(operation: &'static str, config: &MoeConfig, tokens: usize) -> Result<()> {
-    let limit = i32::MAX as usize / config.top_k();
+    let limit = (i32::MAX as usize - AHEAD) / config.top_k();
     if tokens > limit {
-        let reason = "an assignment's index T·K must stay below 2³¹";
+        let reason = "T·K must stay below 2³¹ − 4096";
         return Err(Error::TooManyTokens {
             operation,
             given: tokens,

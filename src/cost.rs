@@ -3,7 +3,7 @@
 //! out, as the literature does.
 //!
 //! T tokens, H hidden size, I width of one expert, E experts, K top-k, R routed rows: [`MoeConfig::max_rows`], T·K unless a
-//! capacity limits it to less. T·K stays below 2³¹, as in every operation of this crate.
+//! capacity limits it to less. T·K stays below 2³¹ − 4096, as in every operation of this crate.
 
 use crate::MoeConfig;
 

@@ -2,7 +2,9 @@
 
 use crate::config::ConfigError;
 
-/// Why an operation was not done. Nothing was written when an operation returns one of these, unless the variant says so.
+/// Why an operation was not done. Arguments are checked before anything is written. A backend that finds later that it cannot go on
+/// ([`Unsupported`](Self::Unsupported), `Alignment` or `Driver` of the second launch of an operation, or of a later one of a layer) may
+/// have written a part of the results.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,7 +19,7 @@ pub enum Error {
     Shape {
         /// Operation that refused.
         operation: &'static str,
-        /// The tensor's name in the signature.
+        /// The tensor's name: its field's, mostly.
         tensor: &'static str,
         /// The shape in symbols and numbers, e.g. `[T=4, H=8]`.
         shape: String,
@@ -66,6 +68,15 @@ pub enum Error {
         given: String,
     },
 
+    /// The host has not so much memory.
+    #[error("{operation}: there is no memory for {bytes} bytes")]
+    OutOfMemory {
+        /// Operation that refused.
+        operation: &'static str,
+        /// Bytes asked for.
+        bytes: usize,
+    },
+
     /// Backward was asked for, but what it needs was not saved.
     #[error("{operation}: {reason}")]
     NotSaved {
@@ -91,7 +102,7 @@ pub enum Error {
     Alignment {
         /// Operation that refused.
         operation: &'static str,
-        /// The tensor's name in the signature.
+        /// The tensor's name: its field's, mostly.
         tensor: &'static str,
         /// Bytes.
         expected: usize,
@@ -106,7 +117,7 @@ pub enum Error {
     WrongDevice {
         /// Operation that refused.
         operation: &'static str,
-        /// The tensor's name in the signature.
+        /// The tensor's name: its field's, mostly.
         tensor: &'static str,
         /// Ordinal of the backend's device.
         expected: usize,
@@ -123,7 +134,7 @@ pub enum Error {
     WrongContext {
         /// Operation that refused.
         operation: &'static str,
-        /// The tensor's name in the signature.
+        /// The tensor's name: its field's, mostly.
         tensor: &'static str,
         /// Ordinal of the device.
         ordinal: usize,

@@ -169,7 +169,7 @@ impl<B: Backend> MoeLayer<B> {
     /// [`MoeConfig::saved_bytes`](crate::MoeConfig::saved_bytes) counts, without the caller's x.
     ///
     /// # Errors
-    /// When T·K would pass 2³¹ or the device has too little memory.
+    /// When T·K would reach 2³¹ − 4096 or there is too little memory.
     pub fn saved<T: Element>(&self, max_tokens: usize, keep: Keep) -> Result<Saved<B, T>> {
         check::tokens("saved", &self.config, max_tokens)?;
         let backend = &self.backend;

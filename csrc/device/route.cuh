@@ -421,6 +421,8 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
         }
         sum = warp_sum(sum);
         most_probable = __reduce_min_sync(ALL_LANES, at);
+        // A row without a greatest logit, whose lse is the caller's: all of it is NaN, whichever expert is named.
+        if (most_probable == ~0u) most_probable = 0;
         for (int e = lane_id(); e < experts; e += WARP) p[e] = p[e] / sum;
     }
     for (int e = lane_id(); e < experts; e += WARP) picked[e] = 0.0f;

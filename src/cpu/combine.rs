@@ -106,8 +106,8 @@ pub(crate) fn gather_sum<T: Element>(
     });
 }
 
-/// One token's gather-sum. `row` is an assignment's row, `None` for a dropped one; a weight of 0 leaves its row out; `finish` may change the sums of
-/// columns `first..` before they are rounded.
+/// One token's gather-sum. `row` is an assignment's row, `None` for a dropped one; a weight of 0 leaves its row out; `finish` may change
+/// the sums of columns `first..` before they are rounded.
 #[inline(always)]
 pub(crate) fn combine_token<'r, T: Element, R: Element<Acc = T::Acc>>(
     config: &MoeConfig,

@@ -16,7 +16,7 @@ use parallel::Disjoint;
 
 use crate::config::MoeConfig;
 use crate::element::{Element, Scalar};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::{Memory, WeightGrad, WeightGradOf};
 
 /// The CPU. Its "device memory" is the host's, its stream is the caller's thread, helped by rayon's global pool.
@@ -29,6 +29,13 @@ impl Memory for Cpu {
     type ViewMut<'a, T: Scalar> = &'a mut [T];
 
     fn allocate<T: Scalar>(&self, len: usize) -> Result<Vec<T>> {
+        // Asked for first: `vec!` ends the program where it cannot be had.
+        let bytes = len.saturating_mul(size_of::<T>());
+        let refused = |_| Error::OutOfMemory {
+            operation: "allocate",
+            bytes,
+        };
+        Vec::<T>::new().try_reserve_exact(len).map_err(refused)?;
         Ok(vec![T::zeroed(); len])
     }
 

@@ -151,7 +151,7 @@ impl Dispatch for Cuda {
             + if chooses(config, tokens) { experts } else { 0 }
             + if renormalizes { plan.tiles } else { 0 };
         let shared = (experts * (2 + plan.warps)).max(2 * (experts + 1)) * size_of::<i32>();
-        // SAFETY: lengths were checked above, and scratch has the plan's pieces.
+        // SAFETY: `Checked` says that lengths fit, and scratch has the plan's pieces.
         unsafe {
             launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
             launch.run(

@@ -152,6 +152,17 @@ impl Cuda {
         &self.stream
     }
 
+    /// A copy from or to the host would be recorded, and made by the graph when that memory is gone.
+    fn refuse_capture(&self, operation: &'static str) -> Result<()> {
+        match self.is_capturing()? {
+            false => Ok(()),
+            true => Err(Error::Unsupported {
+                operation,
+                reason: "the stream is being captured; copy before or after".into(),
+            }),
+        }
+    }
+
     fn failed(&self, operation: &'static str) -> impl Fn(cudarc::driver::DriverError) -> Error {
         move |error| Error::Driver { operation, error }
     }
@@ -171,6 +182,7 @@ impl Memory for Cuda {
 
     fn upload<T: Scalar>(&self, host: &[T]) -> Result<CudaSlice<T>> {
         let failed = self.failed("upload");
+        self.refuse_capture("upload")?;
         if host.is_empty() {
             return self.allocate(0);
         }
@@ -206,7 +218,14 @@ impl Memory for Cuda {
 
     fn read<T: Scalar>(&self, view: View<'_, T>) -> Result<Vec<T>> {
         self.check_place("read", "view", view)?;
+        self.refuse_capture("read")?;
         view.to_host(&self.stream).map_err(self.failed("read"))
+    }
+
+    fn is_capturing(&self) -> Result<bool> {
+        let status = self.stream.capture_status();
+        let status = status.map_err(self.failed("capture status"))?;
+        Ok(status != CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
     fn check_place<T: Scalar>(

@@ -505,7 +505,7 @@ impl Router for Cuda {
                         if parameters.logits_out.is_null() {
                             parameters.logits_out = scratch.wrapping_add(plan.logits).cast();
                         }
-                        // SAFETY: lengths were checked above, and scratch has the plan's pieces.
+                        // SAFETY: `Checked` says that lengths fit, and scratch has the plan's pieces.
                         unsafe { launch_logits::<T, W>(&launch, config, tokens, &parameters)? };
                         parameters.logits = parameters.logits_out.cast();
                         parameters.logits_out = ptr::null_mut();
@@ -520,7 +520,7 @@ impl Router for Cuda {
                 .as_ref()
                 .map_or(0, |tile| tile_bytes(tile.tokens, tile.experts));
         let grid = [plan.blocks(config), 1, 1];
-        // SAFETY: lengths were checked above, and scratch has the plan's pieces.
+        // SAFETY: `Checked` says that lengths fit, and scratch has the plan's pieces.
         unsafe {
             launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
             launch.run(kernel, grid, space.threads(), shared, &parameters)
@@ -590,7 +590,7 @@ impl Router for Cuda {
                         let grid = [tokens.div_ceil(tile.tokens), 1, 1];
                         let rows = 2 * THREADS / 32 * experts * size_of::<f32>();
                         let shared = tile_bytes(tile.tokens, tile.experts) + rows;
-                        // SAFETY: lengths were checked above.
+                        // SAFETY: `Checked` says that lengths fit.
                         return unsafe { launch.run(kernel, grid, THREADS, shared, &parameters) };
                     }
                     None => {
@@ -602,7 +602,7 @@ impl Router for Cuda {
                             logits_out: parameters.logits_grad,
                             ..logits_only(config, tokens)
                         };
-                        // SAFETY: lengths were checked above.
+                        // SAFETY: `Checked` says that lengths fit.
                         unsafe { launch_logits::<T, W>(&launch, config, tokens, &forward)? };
                         parameters.logits = parameters.logits_grad.cast_const().cast();
                         BACKWARD.f32
@@ -612,7 +612,7 @@ impl Router for Cuda {
         };
         let space = Space::backward(config);
         let grid = [tokens.div_ceil(space.warps), 1, 1];
-        // SAFETY: lengths were checked above.
+        // SAFETY: `Checked` says that lengths fit.
         unsafe { launch.run(kernel, grid, space.threads(), space.bytes(), &parameters) }
     }
 
@@ -668,7 +668,7 @@ impl Router for Cuda {
             _ => (experts * hidden).div_ceil(sys::MILLET_SUM_ELEMENTS as usize),
         };
         let grid = [Ranges::tiles(config) * ranges.count + sums, 1, 1];
-        // SAFETY: lengths were checked above, and scratch has the ranges' pieces.
+        // SAFETY: `Checked` says that lengths fit, and scratch has the ranges' pieces.
         unsafe {
             launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
             launch.run(kernel, grid, THREADS, 0, &parameters)

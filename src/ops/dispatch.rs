@@ -10,9 +10,12 @@ pub(crate) const DISPATCH: &str = "dispatch";
 
 /// Capacity dropping and the stable sort of assignments by expert: ids → a [`Plan`].
 pub trait Dispatch: Memory {
-    /// See [`DispatchForward`]. On an error nothing was written, and the plan is what it was.
+    /// See [`DispatchForward`]. On an error nothing was written, and the plan is of what it was.
     fn dispatch<A: Real>(&self, arguments: DispatchForward<'_, Self, A>) -> Result<()> {
         arguments.check(self)?;
+        let captured = self.is_capturing()?;
+        let (config, tokens) = (arguments.config, arguments.tokens);
+        arguments.plan.check_graph(config, tokens, captured)?;
         let DispatchForward {
             config,
             tokens,
@@ -37,11 +40,13 @@ pub trait Dispatch: Memory {
     fn run_dispatch<A: Real>(&self, arguments: Checked<DispatchInto<'_, Self, A>>) -> Result<()>;
 }
 
+/// Ids → a plan.
+///
 /// # Math
 /// An assignment a = t·K + slot goes to expert ids\[a\]. Each expert keeps at most
 /// [`MoeConfig::expert_capacity`] of them, chosen by the configuration's [`DropPolicy`](crate::DropPolicy); kept assignments get
 /// rows in order of expert, then of assignment. With [`Renormalize::AfterDrop`](crate::Renormalize::AfterDrop) a token's kept weights
-/// are scaled to sum to the router's scaling factor, and dropped ones become 0.
+/// are scaled to sum to the router's scaling factor, unless their sum is not above 0, and dropped ones become 0.
 ///
 /// # Shapes
 /// `ids` \[T, K\]; an id outside 0..E is a sentinel: it takes no row and no capacity. `weights` \[T, K\], read where the policy goes by
@@ -51,8 +56,8 @@ pub trait Dispatch: Memory {
 /// Integers, and a sum of K weights in slot order. Ties go to the lower assignment; NaN is the least weight.
 ///
 /// # Errors
-/// When a length does not fit, memory is of another place, the plan is too small, of other sizes or of another stream, scratch is too
-/// small, or the backend cannot do this configuration.
+/// When a length does not fit, memory is of another place, the plan is too small, of other sizes or of another stream, a graph fills it
+/// for another number of tokens, scratch is too small, or the backend cannot do this configuration.
 pub struct DispatchForward<'a, B: Memory, A: Real> {
     /// E, K and capacity.
     pub config: &'a MoeConfig,

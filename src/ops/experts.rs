@@ -190,7 +190,7 @@ pub struct ExpertsDownBackward<'a, B: Memory, T: Element> {
 /// d_down\[e\] = Σᵣ dO\[t\]ᵀ·(w·a)\[r\] over the expert's rows.
 ///
 /// # Shapes
-/// `output_grad` \[T, H\], `weighted_a` \[max rows, I\] → \[E, H, I\]. An expert without rows gets exactly 0, written.
+/// `output_grad` \[T, H\], `weighted_a` \[max rows, I\] → \[E, H, I\]. An expert without rows gets exactly 0: written, or added.
 ///
 /// # Numerics
 /// Summed in the accumulation type in row order. A row of w·a that is exactly 0 is left out, whatever dO.
@@ -216,7 +216,7 @@ pub struct ExpertsDownWeightGrad<'a, B: Memory, T: Element> {
 /// d_gate_up\[e\] = Σᵣ dh\[r\]ᵀ·x\[t\] over the expert's rows.
 ///
 /// # Shapes
-/// `x` \[T, H\], `h_grad` \[max rows, 2I\] → \[E, 2I, H\]. An expert without rows gets exactly 0, written.
+/// `x` \[T, H\], `h_grad` \[max rows, 2I\] → \[E, 2I, H\]. An expert without rows gets exactly 0: written, or added.
 ///
 /// # Numerics
 /// Summed in the accumulation type in row order. A row of dh that is exactly 0 is left out, whatever x.

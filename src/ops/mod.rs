@@ -113,6 +113,14 @@ pub trait Memory: Sized {
         view: Self::View<'_, T>,
     ) -> Result<()>;
 
+    /// Whether what is launched now is recorded for a graph and not executed.
+    ///
+    /// # Errors
+    /// When the device cannot be asked.
+    fn is_capturing(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Elements of scratch with which any one operation runs at full speed for up to `tokens` tokens. More tokens never
     /// need less. Depends on the type, the configuration and the tokens; on the CPU also on how many threads the current rayon
     /// pool has: made under one pool it serves any other, on no more threads than it was made for. On CUDA also on the device.

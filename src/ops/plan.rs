@@ -1,14 +1,16 @@
 //! The dispatch plan.
 
 use super::Memory;
+use super::dispatch::DISPATCH;
 use crate::check::{self, Check};
 use crate::config::MoeConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Which row each assignment has: what [`Dispatch::dispatch`](super::Dispatch::dispatch) writes and the operations on rows follow.
 ///
 /// Kernels go where a plan points without looking once more, so a plan is sealed: dispatch fills it, and it keeps the configuration and
-/// the number of tokens that it is of. Before the first dispatch it is one of no tokens. It belongs to the stream of the backend that
+/// the number of tokens that it is of. Before the first dispatch it is one of no tokens; from a captured one on its number of tokens
+/// stays, for the graph may run at any time. It belongs to the stream of the backend that
 /// allocated it.
 ///
 /// ```
@@ -48,6 +50,8 @@ pub struct Plan<B: Memory> {
     config: MoeConfig,
     max_tokens: usize,
     tokens: usize,
+    /// A graph fills it, now and then: it stays of these tokens.
+    captured: bool,
     offsets: B::Buffer<i32>,
     row_to_assignment: B::Buffer<i32>,
     assignment_to_row: B::Buffer<i32>,
@@ -100,7 +104,7 @@ impl<B: Memory> Plan<B> {
     /// Memory for plans of up to `max_tokens` tokens, of configurations of the same sizes (H, I, E, K and capacity factor).
     ///
     /// # Errors
-    /// When T·K would pass 2³¹ or the device has too little memory.
+    /// When T·K would reach 2³¹ − 4096 or there is too little memory.
     pub fn new(backend: &B, config: &MoeConfig, max_tokens: usize) -> Result<Self> {
         check::tokens("plan", config, max_tokens)?;
         let [offsets, rows, assignments, tiles] = sizes(config, max_tokens);
@@ -108,6 +112,7 @@ impl<B: Memory> Plan<B> {
             config: config.clone(),
             max_tokens,
             tokens: 0,
+            captured: false,
             offsets: backend.allocate(offsets)?,
             row_to_assignment: backend.allocate(rows)?,
             assignment_to_row: backend.allocate(assignments)?,
@@ -120,7 +125,8 @@ impl<B: Memory> Plan<B> {
     /// # Safety
     /// The tensors must hold what [`RowMap`] says, for this configuration and number of tokens: offsets that ascend from 0 to at most
     /// [`MoeConfig::max_rows`], two maps that are each other's inverse on that many rows, and tiles that cover each expert's rows. They
-    /// must be at least as long as [`RowMap`] has them, and of one stream.
+    /// must be at least as long as [`RowMap`] has them, and of one stream. An expert's assignments ascend, tiles do not overlap and end
+    /// with −1, and T·K stays below 2³¹ − 4096.
     pub unsafe fn from_parts(
         config: MoeConfig,
         tokens: usize,
@@ -133,6 +139,7 @@ impl<B: Memory> Plan<B> {
             config,
             max_tokens: tokens,
             tokens,
+            captured: false,
             offsets,
             row_to_assignment,
             assignment_to_row,
@@ -192,6 +199,31 @@ impl<B: Memory> Plan<B> {
         check::same_configuration(operation, "Plan", check.config, &self.config, sizes)?;
         check.room(self.max_tokens, "`Plan` was made for so many")?;
         self.check_stream(check.backend, operation)
+    }
+
+    /// What a captured dispatch writes is there only once its graph was replayed, and again each time. So a plan that a graph fills stays
+    /// of one number of tokens: then every operation on its rows is in bounds, whether the graph ran or not.
+    pub(super) fn check_graph(
+        &mut self,
+        config: &MoeConfig,
+        tokens: usize,
+        captured: bool,
+    ) -> Result<()> {
+        let fresh = self.tokens == 0 && !self.captured;
+        if (captured || self.captured) && !fresh && tokens != self.tokens {
+            return Err(Error::WrongConfiguration {
+                operation: DISPATCH,
+                object: "Plan",
+                expected: format!("{tokens} tokens"),
+                given: format!("{} tokens, which a graph must not change", self.tokens),
+            });
+        }
+        if captured {
+            self.captured = true;
+            // Noted already now: a launch that fails half-way may have been recorded.
+            self.filled(config, tokens);
+        }
+        Ok(())
     }
 
     /// The tensors of a plan of `tokens` tokens, which [`check_room`](Self::check_room) found room for.

@@ -85,8 +85,8 @@ pub type LogitsOf<'a, B, T, W = T> = Logits<
 ///
 /// # Math
 /// A token's score of an expert is its logit z, or σ(z) + bias; only experts of the selected groups take part. The K best are picked, and
-/// weighed as the [score function](crate::ScoreFunction) says. The load-balancing loss is coeff·E/(K·T²)·Σₑ nₑ·Σₜ pₑ, the z-loss
-/// coeff/T·Σₜ lse².
+/// weighed as the [score function](crate::ScoreFunction) says. The load-balancing loss is coeff·E/(K·T²)·Σₑ nₑ·Σₜ pₑ, times K with
+/// [`AuxScale::PerToken`](crate::AuxScale::PerToken); p is the softmax of all logits, or σ(z) over its sum. The z-loss is coeff/T·Σₜ lse².
 ///
 /// # Shapes
 /// Logits \[T, E\], or `x` \[T, H\] and Wᵣ \[E, H\]; bias \[E\] → `ids` and `weights` \[T, K\], `lse` \[T\], `counts` \[E\], `stats`
@@ -95,12 +95,12 @@ pub type LogitsOf<'a, B, T, W = T> = Logits<
 /// # Numerics
 /// One total order selects: higher score first, then higher logit, then lower index; −0 = +0, NaN counts as −∞, +∞ as the largest
 /// finite value. Exponentials and sums have one order in every backend, so that in f32 all give the same ids and weights, to the bit,
-/// for the same logits. A row with a NaN, a +∞ or nothing finite is bad: it is routed, its lse is NaN, and it has no part in the
-/// statistics. A masked expert (−∞) takes no slot: −1 stands there.
+/// for the same logits. A row with a NaN, a +∞ or nothing finite is bad: it is routed and counted, its lse is NaN, and it has no
+/// part in the losses. In other rows a masked expert (−∞) takes no slot: −1 stands there.
 ///
 /// # Errors
-/// When a length does not fit, memory is of another place, scratch is too small, a bias goes with a softmax, or the backend cannot do
-/// this configuration.
+/// When a length does not fit, there are too many tokens, memory is of another place, scratch is too small, a bias goes with a softmax,
+/// or the backend cannot do this configuration.
 pub struct RouterForward<'a, B: Memory, T: Element, W: Element<Acc = T::Acc> = T> {
     /// E, K, H, score function, groups and losses.
     pub config: &'a MoeConfig,

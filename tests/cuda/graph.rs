@@ -4,7 +4,10 @@ use millet::cudarc::driver::CudaContext;
 use millet::cudarc::driver::sys::CUgraphInstantiate_flags;
 use millet::cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 use millet::half::bf16;
-use millet::{Cuda, MoeConfig, Permute, PermuteForward};
+use millet::{
+    Cuda, Dispatch, DispatchForward, Error, Memory, MoeConfig, Permute, PermuteForward, Plan,
+    Result,
+};
 
 use crate::pipeline::{Pipeline, Source, assert_same, config};
 use crate::{alone, plan_in_order};
@@ -97,4 +100,76 @@ fn a_graph_outlives_the_backends() {
     stream.memset_zeros(&mut rows).unwrap();
     graph.launch().unwrap();
     assert_eq!(stream.clone_dtoh(&rows).unwrap(), vec![1.5; 8 * hidden]);
+}
+
+/// What a captured dispatch writes is there when its graph has run, and again each time: the plan keeps its number of tokens.
+#[test]
+fn a_plan_that_a_graph_fills_keeps_its_number_of_tokens() {
+    let _alone = alone();
+    let context = CudaContext::new(0).unwrap();
+    // SAFETY: everything here is in one stream.
+    unsafe { context.disable_event_tracking() };
+    let cuda = Cuda::new(&context.new_stream().unwrap()).unwrap();
+    let stream = cuda.stream();
+    let config = MoeConfig::builder(64, 1, 4, 2).build().unwrap();
+    let ids = cuda.upload(&[1; 16]).unwrap();
+    let mut weights = cuda.upload(&[0.5f32; 16]).unwrap();
+    let mut scratch = cuda
+        .allocate::<f32>(cuda.scratch_elements::<f32>(&config, 8))
+        .unwrap();
+    let mut dispatch = |plan: &mut Plan<Cuda>, tokens: usize| -> Result<()> {
+        cuda.dispatch(DispatchForward::<Cuda, f32> {
+            config: &config,
+            tokens,
+            ids: Cuda::view(&ids, 2 * tokens),
+            weights: Cuda::view_mut(&mut weights, 2 * tokens),
+            plan,
+            scratch: scratch.as_view_mut(),
+        })
+    };
+    let mode = CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    let refused = |result: Result<()>, given: &str, expected: &str| {
+        let error = result.unwrap_err();
+        let Error::WrongConfiguration {
+            operation: "dispatch",
+            object: "Plan",
+            given: have,
+            expected: want,
+        } = &error
+        else {
+            panic!("{error}");
+        };
+        assert!(have.starts_with(given) && want == expected, "{error}");
+    };
+
+    // Filled by a launch first: a graph may fill it for as many tokens, not for others.
+    let mut plan = Plan::new(&cuda, &config, 8).unwrap();
+    dispatch(&mut plan, 8).unwrap();
+    stream.begin_capture(mode).unwrap();
+    refused(dispatch(&mut plan, 1), "8 tokens", "1 tokens");
+    dispatch(&mut plan, 8).unwrap();
+    // Copies would be made by the graph, from and to memory that is gone by then.
+    for error in [
+        cuda.read(Cuda::view(&ids, 4)).err().unwrap(),
+        cuda.upload(&[1.0f32]).err().unwrap(),
+    ] {
+        assert!(error.to_string().contains("captured"), "{error}");
+    }
+    let graph = stream
+        .end_capture(CUgraphInstantiate_flags(0))
+        .unwrap()
+        .unwrap();
+    refused(dispatch(&mut plan, 1), "8 tokens", "1 tokens");
+    dispatch(&mut plan, 8).unwrap();
+    graph.launch().unwrap();
+    stream.synchronize().unwrap();
+    assert_eq!(plan.tokens(), 8);
+
+    // Filled by a graph that never ran.
+    let mut plan = Plan::new(&cuda, &config, 8).unwrap();
+    stream.begin_capture(mode).unwrap();
+    dispatch(&mut plan, 3).unwrap();
+    drop(stream.end_capture(CUgraphInstantiate_flags(0)).unwrap());
+    refused(dispatch(&mut plan, 8), "3 tokens", "8 tokens");
+    dispatch(&mut plan, 3).unwrap();
 }

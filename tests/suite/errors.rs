@@ -449,9 +449,22 @@ fn absurd_numbers_of_tokens_are_refused<B: TestBackend>() {
             let Error::TooManyTokens { given, limit, .. } = error else {
                 panic!("{error}");
             };
-            assert_eq!((given, limit), (tokens, i32::MAX as usize / 2));
+            assert_eq!((given, limit), (tokens, (i32::MAX as usize - 4096) / 2));
         }
     }
+}
+
+#[test]
+fn memory_that_the_host_has_not_is_refused() {
+    let error = millet::Memory::allocate::<f32>(&millet::Cpu, usize::MAX / 8).unwrap_err();
+    let Error::OutOfMemory {
+        operation: "allocate",
+        bytes,
+    } = error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!(bytes, usize::MAX / 8 * 4);
 }
 
 /// Dispatch of as many ids into a plan.

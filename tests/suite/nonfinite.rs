@@ -16,6 +16,7 @@ backend_tests!(
     a_weight_of_zero_leaves_its_row_out,
     a_weight_of_zero_has_no_part_in_the_routers_gradient,
     nan_weights_are_dropped_first,
+    logits_that_became_nan_after_forward_stay_in_their_row,
 );
 
 layer_tests!(
@@ -555,4 +556,42 @@ fn nan_weights_are_dropped_first<B: TestBackend>() {
     let (plan, _) = dispatch::<B, f32>(backend, &config, &[0; 64], &weights);
     let kept: Vec<i32> = (0..16).map(|i| i / 2 * 4 + 2 + i % 2).collect();
     assert_eq!(HostPlan::read(backend, &plan).row_to_assignment[..16], kept);
+}
+
+/// The caller's lse says that the row is good, its logits are all NaN: no logit is the greatest.
+fn logits_that_became_nan_after_forward_stay_in_their_row<B: TestBackend>() {
+    const EXPERTS: usize = 12;
+    for score_function in [ScoreFunction::SoftmaxBeforeTopK, ScoreFunction::Sigmoid] {
+        let config = MoeConfig::builder(4, 2, EXPERTS, 2)
+            .score_function(score_function)
+            .losses(Losses::new(1e-2, 1e-3))
+            .build()
+            .unwrap();
+        let mut logits: Vec<f64> = (0..3 * EXPERTS)
+            .map(|i| (i * 7 % 11) as f64 / 4.0)
+            .collect();
+        let forward = route::<B, f32>(&config, &logits, None);
+        let backward = |logits: &[f64]| {
+            let weights_grad: Vec<f64> = (0..6).map(|i| i as f64 - 2.5).collect();
+            route_backward::<B, f32>(
+                &config,
+                logits,
+                &forward,
+                &forward.weights,
+                &weights_grad,
+                1.0,
+            )
+        };
+        let before = backward(&logits);
+        logits[EXPERTS..2 * EXPERTS].fill(f64::NAN);
+        let after = backward(&logits);
+        for row in [0, 2] {
+            let row = row * EXPERTS..(row + 1) * EXPERTS;
+            assert_eq!(
+                bits(&after[row.clone()]),
+                bits(&before[row]),
+                "{score_function:?}"
+            );
+        }
+    }
 }
