@@ -35,9 +35,11 @@ counters! {
     move_instructions,
     /// Loads and stores, of any space, and matrix loads and stores.
     memory_instructions,
+    /// `atom` and `red`, of any space.
     atomic_instructions,
     /// `cp.async` and its commits and waits.
     async_copy_instructions,
+    /// `mma` and `wmma.mma`.
     tensor_instructions,
     /// shfl, vote, match, redux and their kin.
     collective_instructions,
@@ -47,28 +49,37 @@ counters! {
     diverged_branches,
     /// Arrivals of warps at a block's barriers.
     barrier_arrivals,
-    /// Loads from global memory (`cp.async` included): instructions, 32-byte sectors, and bytes that lanes asked for.
+    /// Loads from global memory, `cp.async` included; a `wmma.load` is one for each piece of a lane's fragment.
     global_load_requests,
+    /// 32-byte sectors that those loads touch, each counted once per load.
     global_load_sectors,
+    /// Bytes that the lanes of those loads ask for; a byte that lanes share counts for each.
     global_load_bytes,
-    /// Stores to global memory, likewise.
+    /// Stores to global memory; a `wmma.store` is one for each piece of a lane's fragment.
     global_store_requests,
+    /// 32-byte sectors that those stores touch, each counted once per store.
     global_store_sectors,
+    /// Bytes that the lanes of those stores write; a byte that lanes share counts for each.
     global_store_bytes,
-    /// Atomic operations on global memory, likewise.
+    /// Atomic operations on global memory.
     global_atomic_requests,
+    /// 32-byte sectors that those operations touch, each counted once per operation.
     global_atomic_sectors,
-    /// Different bytes of global memory that were read before they were written, or written, at least once: the traffic that
-    /// no cache can save.
+    /// Different bytes of global memory whose first access is a load or an atomic operation. With `first_written_bytes` it is the
+    /// traffic that no cache can save.
     first_read_bytes,
+    /// Different bytes of global memory whose first access is a store.
     first_written_bytes,
     /// Loaded sectors that a cache of the device's L2 size (16 ways, least recently used, cold at the start, no L1 before it)
-    /// would have had, and not have had. Blocks that the device would hold at a time take short turns.
+    /// would have had. Blocks that the device would hold at a time take short turns.
     l2_sector_hits,
+    /// Loaded sectors that this cache would not have had.
     l2_sector_misses,
-    /// Accesses to shared memory, passes over its 32 banks that they took, and passes beyond those that the bytes alone need.
+    /// Accesses to shared memory: loads, stores, atomics, and the stores of `cp.async`; `wmma` as for global memory.
     shared_requests,
+    /// Passes over the 32 banks of shared memory that these accesses take.
     shared_wavefronts,
+    /// Passes beyond those that the bytes alone need.
     shared_bank_conflicts,
     /// 2·m·n·k for every mma.
     tensor_flops,

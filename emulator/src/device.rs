@@ -7,26 +7,37 @@ pub struct Device {
     pub key: &'static str,
     /// What `cuDeviceGetName` answers.
     pub name: &'static str,
+    /// Major and minor: (8, 0) for sm_80.
     pub compute_capability: (u32, u32),
+    /// Number of streaming multiprocessors (SMs).
     pub multiprocessors: u32,
+    /// Most threads in a block, over its three dimensions together.
     pub max_threads_per_block: u32,
+    /// Most threads resident on a multiprocessor at once.
     pub max_threads_per_multiprocessor: u32,
+    /// Most blocks resident on a multiprocessor at once.
     pub max_blocks_per_multiprocessor: u32,
     /// 32-bit registers.
     pub registers_per_block: u32,
+    /// 32-bit registers that resident blocks share.
     pub registers_per_multiprocessor: u32,
-    /// Bytes.
+    /// Bytes that a block may use without opting in.
     pub shared_per_block: u32,
     /// Bytes a kernel may use after opting in by `cuFuncSetAttribute`.
     pub shared_per_block_optin: u32,
-    /// Bytes.
+    /// Bytes that resident blocks share.
     pub shared_per_multiprocessor: u32,
     /// Bytes the system keeps of each block's shared memory.
     pub reserved_shared_per_block: u32,
+    /// Bytes of L2 cache, which is also the size of the cache that the counters model.
     pub l2_bytes: u32,
+    /// Bytes of device memory.
     pub memory_bytes: u64,
+    /// Width of the memory bus in bits.
     pub memory_bus_bits: u32,
+    /// kHz; two transfers per clock, so the peak is `memory_clock_khz * memory_bus_bits / 4` kB/s.
     pub memory_clock_khz: u32,
+    /// Peak clock of the multiprocessors in kHz.
     pub clock_khz: u32,
 }
 
@@ -158,6 +169,7 @@ impl Device {
         self.compute_capability.0 * 10 + self.compute_capability.1
     }
 
+    /// Most warps, of 32 threads each, resident on a multiprocessor at once.
     pub fn warps_per_multiprocessor(&self) -> u32 {
         self.max_threads_per_multiprocessor / 32
     }

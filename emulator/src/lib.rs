@@ -3,6 +3,8 @@
 //! PTX text → [`ptx`] (parser) → `lower` (typed operations, resolved registers) → `exec` (warps at once) with
 //! [`check`] (memory, races, synchronisation) and [`counters`]; `driver` is the `cu*` surface that a program loads as libcuda.
 
+#![deny(missing_docs)]
+
 pub mod check;
 pub mod counters;
 pub mod device;

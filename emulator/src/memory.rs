@@ -25,6 +25,7 @@ const RED_ZONE: u64 = 256;
 /// Why an access from the host, or an attempt to free, was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessError {
+    /// Which rule it broke.
     pub kind: AccessErrorKind,
     /// First address of the access.
     pub address: u64,
@@ -70,9 +71,11 @@ pub enum AllocationKind {
 /// An allocation as `live` lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AllocationInfo {
+    /// Device address of the first byte.
     pub base: u64,
     /// Bytes.
     pub len: u64,
+    /// Who owns it.
     pub kind: AllocationKind,
     /// Counts allocations, from 1: tells two at the same address apart.
     pub serial: u64,

@@ -12,8 +12,10 @@ pub enum Check {
     All,
 }
 
+/// How launches are executed, checked and counted.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// `CUDA_EMULATOR_CHECK`: how much is checked.
     pub check: Check,
     /// `CUDA_EMULATOR_SEED`: chooses the interleaving of warps, blocks and streams; `None` is the natural order, in parallel.
     pub seed: Option<u64>,
