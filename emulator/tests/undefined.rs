@@ -96,23 +96,31 @@ fn a_value_that_nobody_uses_is_no_finding() {
         "ld.global.u32 %r3, [%d3]; bfi.b32 %r4, %r31, %r3, 0, 16; bfe.u32 %r5, %r4, 0, 16; st.global.u32 [%d4], %r5;",
         "ld.global.u32 %r3, [%d3]; prmt.b32 %r4, %r3, %r31, 0x7654; st.global.u32 [%d4], %r4;",
         // Other lanes'.
-        "setp.lt.u32 %p0, %r0, 16; mov.u32 %r3, 1; @!%p0 ld.global.u32 %r3, [%d3]; shfl.sync.idx.b32 %r4, %r3, 3, 31, -1; st.global.u32 [%d4], %r4;",
-        "setp.eq.u32 %p1, %r0, 0; ld.global.u32 %r3, [%d3]; setp.eq.u32 %p0, %r3, 0; @%p1 setp.eq.u32 %p0, %r0, 0; vote.sync.any.pred %p2, %p0, -1; @!%p2 trap; st.global.u32 [%d4], %r0;",
+        "setp.lt.u32 %p0, %r0, 16; mov.u32 %r3, 1; @!%p0 ld.global.u32 %r3, [%d3]; shfl.sync.idx.b32 %r4, %r3, 3, 31, -1;
+         st.global.u32 [%d4], %r4;",
+        "setp.eq.u32 %p1, %r0, 0; ld.global.u32 %r3, [%d3]; setp.eq.u32 %p0, %r3, 0; @%p1 setp.eq.u32 %p0, %r0, 0;
+         vote.sync.any.pred %p2, %p0, -1; @!%p2 trap; st.global.u32 [%d4], %r0;",
         // Written afterwards.
         "st.shared.u32 [%r2], %r0; ld.shared.u32 %r3, [%r2]; setp.eq.u32 %p0, %r3, 40; @%p0 trap; st.global.u32 [%d4], %r3;",
         "st.local.u32 [stack], %r0; ld.local.u32 %r3, [stack]; setp.eq.u32 %p0, %r3, 40; @%p0 trap; st.global.u32 [%d4], %r3;",
-        "ld.global.f32 %f1, [%d3]; setp.gt.u32 %p1, %r0, 99; setp.lt.and.f32 %p0, %f1, 0f00000000, %p1; @%p0 trap; st.global.u32 [%d4], %r0;",
+        "ld.global.f32 %f1, [%d3]; setp.gt.u32 %p1, %r0, 99; setp.lt.and.f32 %p0, %f1, 0f00000000, %p1; @%p0 trap;
+         st.global.u32 [%d4], %r0;",
         "mov.f32 %f1, 0f80000001; ld.global.u32 %r3, [%d3]; slct.ftz.u32.f32 %r4, %r0, %r3, %f1; st.global.u32 [%d4], %r4;",
         "ld.global.u32 %r3, [%d3]; and.b32 %r3, %r3, 0xffffff00; cvt.rn.f32.u8 %f1, %r3; st.global.f32 [%d4], %f1;",
         "ld.global.u32 %r3, [%d3]; or.b32 %r3, %r3, 1; brev.b32 %r3, %r3; clz.b32 %r4, %r3; st.global.u32 [%d4], %r4;",
         "ld.global.u32 %r3, [%d3]; or.b32 %r3, %r3, 0x80000000; bfind.u32 %r4, %r3; st.global.u32 [%d4], %r4;",
         "ld.global.u32 %r3, [%d3]; min.u32 %r4, %r3, 0; st.global.u32 [%d4], %r4;",
-        "ld.global.u32 %r3, [%d3]; and.b32 %r3, %r3, 0xff00; vabsdiff4.u32.u32.u32 %r4, %r3, %r31, 0; and.b32 %r4, %r4, 0xff00ff; st.global.u32 [%d4], %r4;",
-        "mov.u32 %r3, 0; setp.ne.u32 %p0, %r0, 5; @%p0 ld.global.u32 %r3, [%d3]; redux.sync.and.b32 %r4, %r3, -1; st.global.u32 [%d4], %r4;",
-        "mov.u32 %r3, 0; setp.ne.u32 %p0, %r0, 5; @%p0 ld.global.u32 %r3, [%d3]; redux.sync.min.u32 %r4, %r3, -1; st.global.u32 [%d4], %r4;",
-        "ld.global.u32 %r3, [%d3]; atom.shared.exch.b32 %r4, [%r2], %r0; atom.shared.cas.b32 %r5, [%r2], 1000, %r3; st.shared.u32 [%r2], %r0; ld.shared.u32 %r6, [%r2]; st.global.u32 [%d4], %r6;",
+        "ld.global.u32 %r3, [%d3]; and.b32 %r3, %r3, 0xff00; vabsdiff4.u32.u32.u32 %r4, %r3, %r31, 0; and.b32 %r4, %r4, 0xff00ff;
+         st.global.u32 [%d4], %r4;",
+        "mov.u32 %r3, 0; setp.ne.u32 %p0, %r0, 5; @%p0 ld.global.u32 %r3, [%d3]; redux.sync.and.b32 %r4, %r3, -1;
+         st.global.u32 [%d4], %r4;",
+        "mov.u32 %r3, 0; setp.ne.u32 %p0, %r0, 5; @%p0 ld.global.u32 %r3, [%d3]; redux.sync.min.u32 %r4, %r3, -1;
+         st.global.u32 [%d4], %r4;",
+        "ld.global.u32 %r3, [%d3]; atom.shared.exch.b32 %r4, [%r2], %r0; atom.shared.cas.b32 %r5, [%r2], 1000, %r3;
+         st.shared.u32 [%r2], %r0; ld.shared.u32 %r6, [%r2]; st.global.u32 [%d4], %r6;",
         // Bits of one byte, the rest of which nobody wrote.
-        "ld.shared.u8 %r3, [%r2]; and.b32 %r3, %r3, 0xf0; or.b32 %r3, %r3, 5; st.shared.u8 [%r2], %r3; ld.shared.u8 %r4, [%r2]; and.b32 %r4, %r4, 15; st.global.u32 [%d4], %r4;",
+        "ld.shared.u8 %r3, [%r2]; and.b32 %r3, %r3, 0xf0; or.b32 %r3, %r3, 5; st.shared.u8 [%r2], %r3; ld.shared.u8 %r4, [%r2];
+         and.b32 %r4, %r4, 15; st.global.u32 [%d4], %r4;",
         // A function's frame.
         "{ .param .b32 a; .param .b32 b; call (%r4), twice, (%r0); } st.global.u32 [%d4], %r4;",
     ] {
@@ -131,7 +139,8 @@ fn a_branch_a_guard_and_an_address_are_findings() {
         &["executes or leaves out", "shared memory"],
     );
     one(
-        "ld.local.u32 %r3, [stack]; mul.wide.u32 %d5, %r3, 0; cvt.u64.u32 %d5, %r3; and.b64 %d5, %d5, 4; add.u64 %d5, %d5, %d1; ld.global.u32 %r4, [%d5];",
+        "ld.local.u32 %r3, [stack]; mul.wide.u32 %d5, %r3, 0; cvt.u64.u32 %d5, %r3; and.b64 %d5, %d5, 4; add.u64 %d5, %d5, %d1;
+         ld.global.u32 %r4, [%d5];",
         &["uses as an address", "local memory"],
     );
     one(
@@ -139,7 +148,8 @@ fn a_branch_a_guard_and_an_address_are_findings() {
         &["branches on", "a register that was never written"],
     );
     one(
-        "ld.global.u32 %r3, [%d3]; and.b32 %r3, %r3, 1; ts: .branchtargets here, there; brx.idx %r3, ts; here: add.u32 %r0, %r0, 1; there:",
+        "ld.global.u32 %r3, [%d3]; and.b32 %r3, %r3, 1; ts: .branchtargets here, there; brx.idx %r3, ts; here: add.u32 %r0, %r0, 1;
+         there:",
         &["branches on"],
     );
     one(
@@ -173,7 +183,8 @@ fn lanes_in_different_spaces_are_looked_up_each_in_its_own() {
 #[test]
 fn a_finding_is_not_repeated_by_what_follows_from_it() {
     let (findings, copied) = run(
-        "ld.global.u32 %r3, [%d3]; setp.eq.u32 %p0, %r3, 0; @%p0 bra end; @%p0 bra end; mov.u32 %r4, 1; @%p0 mov.u32 %r4, 2; st.global.u32 [%d4], %r4; end:",
+        "ld.global.u32 %r3, [%d3]; setp.eq.u32 %p0, %r3, 0; @%p0 bra end; @%p0 bra end; mov.u32 %r4, 1; @%p0 mov.u32 %r4, 2;
+         st.global.u32 [%d4], %r4; end:",
         0,
     );
     assert_eq!(findings.len(), 1, "{}", describe(&findings));
@@ -192,8 +203,10 @@ fn undefined_values_arrive_wherever_they_are_moved() {
         // Through a generic address.
         "cvt.u64.u32 %d5, %r1; cvta.shared.u64 %d5, %d5; add.u64 %d5, %d5, %d2; ld.u32 %r3, [%d5]; st.u32 [%d4], %r3;",
         // From lane to lane.
-        "mov.u32 %r3, 1; setp.eq.u32 %p0, %r0, 5; @%p0 ld.global.u32 %r3, [%d3]; shfl.sync.idx.b32 %r4, %r3, 5, 31, -1; st.global.u32 [%d4], %r4;",
-        "mov.u32 %r3, 1; setp.eq.u32 %p0, %r0, 5; @%p0 ld.global.u32 %r3, [%d3]; redux.sync.add.u32 %r4, %r3, -1; st.global.u32 [%d4], %r4;",
+        "mov.u32 %r3, 1; setp.eq.u32 %p0, %r0, 5; @%p0 ld.global.u32 %r3, [%d3]; shfl.sync.idx.b32 %r4, %r3, 5, 31, -1;
+         st.global.u32 [%d4], %r4;",
+        "mov.u32 %r3, 1; setp.eq.u32 %p0, %r0, 5; @%p0 ld.global.u32 %r3, [%d3]; redux.sync.add.u32 %r4, %r3, -1;
+         st.global.u32 [%d4], %r4;",
         "ld.global.u32 %r3, [%d3]; setp.eq.u32 %p0, %r3, 5; vote.sync.ballot.b32 %r4, %p0, -1; st.global.u32 [%d4], %r4;",
         "ld.global.u32 %r3, [%d3]; match.any.sync.b32 %r4, %r3, -1; st.global.u32 [%d4], %r4;",
         "ld.global.u32 %r3, [%d3]; setp.eq.u32 %p0, %r3, 5; barrier.red.popc.u32 %r4, 0, %p0; st.global.u32 [%d4], %r4;",
@@ -206,8 +219,10 @@ fn undefined_values_arrive_wherever_they_are_moved() {
         "ld.global.u32 %r3, [%d3]; call (%r4), twice, (%r3); st.global.u32 [%d4], %r4;",
         // A carry.
         "ld.global.u32 %r3, [%d3]; add.cc.u32 %r4, %r3, %r0; addc.u32 %r5, %r0, 0; st.global.u32 [%d4], %r5;",
-        "setp.lt.u32 %p1, %r0, 64; ld.global.u32 %r3, [%d3]; mov.u32 %r8, 0; add.cc.u32 %r4, %r3, %r0; @%p1 addc.cc.u32 %r6, %r0, 0; addc.u32 %r7, %r8, 0; st.global.u32 [%d4], %r7;",
-        "ld.global.u32 %r4, [%d3]; and.b32 %r4, %r4, 0x3f800000; or.b32 %r4, %r4, 1; mov.b32 %f1, %r4; neg.ftz.f32 %f2, %f1; mov.b32 %r5, %f2; and.b32 %r5, %r5, 1; st.global.u32 [%d4], %r5;",
+        "setp.lt.u32 %p1, %r0, 64; ld.global.u32 %r3, [%d3]; mov.u32 %r8, 0; add.cc.u32 %r4, %r3, %r0;
+         @%p1 addc.cc.u32 %r6, %r0, 0; addc.u32 %r7, %r8, 0; st.global.u32 [%d4], %r7;",
+        "ld.global.u32 %r4, [%d3]; and.b32 %r4, %r4, 0x3f800000; or.b32 %r4, %r4, 1; mov.b32 %f1, %r4; neg.ftz.f32 %f2, %f1;
+         mov.b32 %r5, %f2; and.b32 %r5, %r5, 1; st.global.u32 [%d4], %r5;",
         // A guard.
         "ld.global.u32 %r3, [%d3]; setp.eq.u32 %p0, %r3, 5; mov.u32 %r4, 1; @%p0 mov.u32 %r4, 2; st.global.u32 [%d4], %r4;",
         // Memory given back.

@@ -184,8 +184,7 @@ pub(crate) fn packs(cvt: Cvt) -> bool {
     cvt.src == F32 && matches!(cvt.dst, F16x2 | BF16x2 | E4M3x2 | E5M2x2)
 }
 
-/// An instruction's operands as places in one array for all registers of a frame: 32-bit ones, 64-bit ones, predicates. What is absent is
-/// the predicate that is always true.
+/// An instruction's operands as places in one array for all registers of a frame: see [`Function::place`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slots {
     pub(crate) guard: u32,
@@ -196,22 +195,42 @@ pub(crate) struct Slots {
     pub(crate) e: u32,
 }
 
+impl Function {
+    /// Registers of all kinds, constants included.
+    pub(crate) fn registers(&self) -> usize {
+        (self.r32 + self.r64 + self.preds) as usize
+    }
+
+    /// Where a register is among them: 32-bit ones, 64-bit ones, predicates. What is absent is the predicate that is always true.
+    pub(crate) fn place(&self, file: File, slot: u32) -> u32 {
+        match file {
+            File::R32 => slot,
+            File::R64 => self.r32 + slot,
+            File::Pred => self.r32 + self.r64 + slot,
+            File::Reference => self.r32 + self.r64 + (slot >> 1),
+            File::Absent => self.r32 + self.r64,
+        }
+    }
+}
+
+/// Each function's instructions, in their order: functions lie one after the other.
+pub(crate) fn ranges(code: &Code) -> Vec<(usize, std::ops::Range<usize>)> {
+    let functions = code.functions.iter().enumerate();
+    let mut entries: Vec<_> = functions.map(|(i, f)| (f.entry as usize, i)).collect();
+    entries.sort_unstable();
+    let ends = entries
+        .iter()
+        .skip(1)
+        .map(|e| e.0)
+        .chain([code.insts.len()]);
+    let starts = entries.iter().zip(ends);
+    starts.map(|(&(start, i), end)| (i, start..end)).collect()
+}
+
 /// The slots of every instruction.
 pub(crate) fn slots(code: &Code) -> Vec<Slots> {
-    let mut entries: Vec<(u32, &Function)> = code.functions.iter().map(|f| (f.entry, f)).collect();
-    entries.sort_by_key(|e| e.0);
-    let of = |(pc, inst): (usize, &Inst)| {
-        // Functions lie one after the other.
-        let before = entries.partition_point(|e| e.0 as usize <= pc);
-        let function = entries[before.saturating_sub(1)].1;
+    let of = |function: &Function, inst: &Inst| {
         let operands = operands(code, inst);
-        let place = |file: File, slot: u32| match file {
-            File::R32 => slot,
-            File::R64 => function.r32 + slot,
-            File::Pred => function.r32 + function.r64 + slot,
-            File::Reference => function.r32 + function.r64 + (slot >> 1),
-            File::Absent => function.r32 + function.r64,
-        };
         let a = match inst.op {
             Op::Ld(index) | Op::St(index) => match code.mems[index as usize].address.base {
                 Base::R32(slot) | Base::R64(slot) => slot,
@@ -220,13 +239,17 @@ pub(crate) fn slots(code: &Code) -> Vec<Slots> {
             _ => inst.a,
         };
         Slots {
-            guard: place(File::Reference, inst.guard & !HELPER),
-            d: place(operands.d, inst.d),
-            a: place(operands.a, a),
-            b: place(operands.b, inst.b),
-            c: place(operands.c, inst.c),
-            e: place(operands.e, inst.e),
+            guard: function.place(File::Reference, inst.guard & !HELPER),
+            d: function.place(operands.d, inst.d),
+            a: function.place(operands.a, a),
+            b: function.place(operands.b, inst.b),
+            c: function.place(operands.c, inst.c),
+            e: function.place(operands.e, inst.e),
         }
     };
-    code.insts.iter().enumerate().map(of).collect()
+    let parts = ranges(code).into_iter();
+    parts
+        .flat_map(|(i, range)| code.insts[range].iter().map(move |inst| (i, inst)))
+        .map(|(i, inst)| of(&code.functions[i], inst))
+        .collect()
 }

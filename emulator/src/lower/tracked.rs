@@ -1,7 +1,7 @@
 //! Whether a kernel has stores that may depend on what another lane has loaded: see [`Awaited`](crate::exec::awaited::Awaited).
 
 use super::op::*;
-use super::operands::{File, operands};
+use super::operands::{File, operands, ranges};
 
 /// What of a kernel's loads is followed.
 #[derive(Debug, Default)]
@@ -98,7 +98,7 @@ pub(crate) fn tracked(code: &Code) -> Tracked {
             for inst in &code.insts[range] {
                 reached |= held.step(code, inst);
             }
-            first += slots_of(&code.functions[function]);
+            first += code.functions[function].registers();
         }
         if !held.changed {
             break;
@@ -120,28 +120,6 @@ pub(crate) fn tracked(code: &Code) -> Tracked {
     tracked
 }
 
-/// Each function's instructions.
-fn ranges(code: &Code) -> Vec<(usize, std::ops::Range<usize>)> {
-    let mut entries: Vec<(usize, usize)> = code
-        .functions
-        .iter()
-        .enumerate()
-        .map(|(i, f)| (f.entry as usize, i))
-        .collect();
-    entries.sort_unstable();
-    let ends = entries
-        .iter()
-        .skip(1)
-        .map(|e| e.0)
-        .chain([code.insts.len()]);
-    let starts = entries.iter().zip(ends);
-    starts.map(|(&(start, i), end)| (i, start..end)).collect()
-}
-
-fn slots_of(function: &Function) -> usize {
-    (function.r32 + function.r64 + function.preds) as usize
-}
-
 /// What every register of every function may hold.
 struct Held<'a> {
     code: &'a Code,
@@ -156,7 +134,7 @@ impl<'a> Held<'a> {
     fn new(code: &'a Code) -> Self {
         Self {
             code,
-            held: vec![0; code.functions.iter().map(slots_of).sum()],
+            held: vec![0; code.functions.iter().map(Function::registers).sum()],
             changed: false,
             function: 0,
             first: 0,
@@ -164,18 +142,9 @@ impl<'a> Held<'a> {
     }
 
     fn at(&self, file: File, slot: u32) -> Option<usize> {
-        let f = &self.code.functions[self.function];
-        if slot == NONE {
-            return None;
-        }
-        let place = match file {
-            File::Absent => return None,
-            File::R32 => slot,
-            File::R64 => f.r32 + slot,
-            File::Pred => f.r32 + f.r64 + slot,
-            File::Reference => f.r32 + f.r64 + (slot >> 1),
-        };
-        Some(self.first + place as usize)
+        let function = &self.code.functions[self.function];
+        let is_register = file != File::Absent && slot != NONE;
+        is_register.then(|| self.first + function.place(file, slot) as usize)
     }
 
     fn get(&self, file: File, slot: u32) -> u8 {
@@ -375,7 +344,7 @@ impl<'a> Held<'a> {
             .take_while(|&f| f != callee as usize);
         let called = (
             callee as usize,
-            before.map(|f| slots_of(&code.functions[f])).sum(),
+            before.map(|f| code.functions[f].registers()).sum(),
         );
         let moves = call
             .args

@@ -153,7 +153,7 @@ impl Shadow {
     pub(crate) fn open(&mut self, frame: Frame, function: &Function, lanes: u32) {
         self.files.reserve(frame, function);
         let first = first_mark(frame);
-        let registers = (function.r32 + function.r64 + function.preds) as usize;
+        let registers = function.registers();
         let end = self.marks.len().max(first + registers);
         self.marks.resize(end, Mark::default());
         self.marks[first..first + registers].fill(Mark {
@@ -198,18 +198,8 @@ impl Shadow {
                 _ => s.set32(slot, &[0; 32], lanes),
             }
         }
-        self.marks[first_mark(frame) + place(function, file, slot)] = Mark::default();
+        self.marks[first_mark(frame) + function.place(file, slot) as usize] = Mark::default();
     }
-}
-
-/// Where a register's mark is among its frame's.
-fn place(function: &Function, file: File, slot: u32) -> usize {
-    let before = match file {
-        File::R64 => function.r32,
-        File::Pred | File::Reference => function.r32 + function.r64,
-        File::R32 | File::Absent => 0,
-    };
-    (before + slot) as usize
 }
 
 /// The marks of a running frame, for the inner loop. Valid while the warp's files are not resized.
@@ -274,12 +264,16 @@ impl<'a> View<'a> {
         }
     }
 
-    fn origin(&self, file: File, slot: u32) -> u32 {
+    /// An operand's mark: nothing is said of one that is absent.
+    fn mark(&self, file: File, slot: u32) -> Mark {
         match (file, slot) {
-            (File::Absent, _) | (_, NONE) => 0,
-            (File::Reference, slot) => self.marks[place(self.function, file, slot >> 1)].origin,
-            _ => self.marks[place(self.function, file, slot)].origin,
+            (File::Absent, _) | (_, NONE) => Mark::default(),
+            _ => self.marks[self.function.place(file, slot) as usize],
         }
+    }
+
+    fn origin(&self, file: File, slot: u32) -> u32 {
+        self.mark(file, slot).origin
     }
 
     /// A lane's bits of an operand.
@@ -339,7 +333,7 @@ impl<'a> View<'a> {
                 }
             }
         };
-        let place = &mut self.marks[place(self.function, file, slot)].origin;
+        let place = &mut self.marks[self.function.place(file, slot) as usize].origin;
         *place = match (any, origin) {
             (false, _) => 0,
             (true, 0) => (*place).max(NEVER_WRITTEN),
@@ -349,15 +343,7 @@ impl<'a> View<'a> {
 
     /// What a register's values depend on.
     fn awaits(&self, file: File, slot: u32) -> u32 {
-        let slot = if file == File::Reference {
-            slot >> 1
-        } else {
-            slot
-        };
-        match (file, slot) {
-            (File::Absent, _) | (_, NONE) => 0,
-            _ => self.marks[place(self.function, file, slot)].awaits,
-        }
+        self.mark(file, slot).awaits
     }
 
     /// A register gets values in `m` that depend on a set of loads.
@@ -365,7 +351,7 @@ impl<'a> View<'a> {
         if slot == NONE {
             return;
         }
-        let mark = &mut self.marks[place(self.function, file, slot)];
+        let mark = &mut self.marks[self.function.place(file, slot) as usize];
         mark.awaits = match m & self.live == self.live {
             true => set,
             false => sets.written(mark.awaits, set, m),
@@ -573,7 +559,7 @@ fn propagate(
     let origin = origin.unwrap_or(guard_origin);
     if taking.is_some_and(|mode| mode.set) {
         // The predicate that is always true stands for the carry, too: operations are looked at while that is undefined.
-        let always = place(view.function, File::Pred, 0);
+        let always = view.function.place(File::Pred, 0) as usize;
         let before = view.marks[always].origin;
         view.marks[always].origin = match *carry & view.live {
             0 => 0,

@@ -768,7 +768,7 @@ pub(crate) fn reduction(
     };
     let function = &code.functions[frame.function as usize];
     let mut view = View::new(shadow, r, frame, function, live);
-    let mark = &mut view.marks[super::place(function, file, slot)];
+    let mark = &mut view.marks[function.place(file, slot) as usize];
     // After a barrier nothing has to be waited for.
     mark.awaits = 0;
     match origin {

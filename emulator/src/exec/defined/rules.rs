@@ -283,12 +283,20 @@ fn combined(unknown: bool, holds: bool, c: Bits, how: Combine) -> u64 {
     }
 }
 
+/// Bits of a conversion's destination register.
+fn destination(flags: u8) -> u32 {
+    match (flags & CVT_DST64 != 0, flags & CVT_DST32 != 0) {
+        (true, _) => 64,
+        (_, true) => 32,
+        _ => 16,
+    }
+}
+
 /// Which bits of the two results of an operation are undefined.
 pub(super) fn results(op: Op, sources: [Bits; 4]) -> [u64; 2] {
     let [a, b, c, _] = sources;
     let three = [a, b, c];
     let one = |undefined: u64| [undefined, 0];
-    let width = |flags: u8, flag: u8| if flags & flag != 0 { 64 } else { 32 };
     match op {
         Op::Mov32 | Op::Mov64 | Op::Pred(PredOp::Mov | PredOp::Not) => one(a.undefined),
         Op::Pred(PredOp::And) => one(and(a, b)),
@@ -417,18 +425,12 @@ pub(super) fn results(op: Op, sources: [Bits; 4]) -> [u64; 2] {
             };
             one(any(bits, &[a]) << bits | any(bits, &[b]))
         }
-        Op::Cvt(cvt) => {
-            let bits = match (cvt.flags & CVT_DST64 != 0, cvt.flags & CVT_DST32 != 0) {
-                (true, _) => 64,
-                (_, true) => 32,
-                _ => 16,
-            };
-            one(any(bits, &[a.low(8 * cvt.src.size())]))
-        }
+        Op::Cvt(cvt) => one(any(destination(cvt.flags), &[a.low(8 * cvt.src.size())])),
         Op::CvtInt(cvt) => {
+            let register = ones(destination(cvt.flags));
             let undefined = a.low(u32::from(cvt.src.bits)).undefined;
             if cvt.sat && undefined != 0 {
-                return one(ones(width(cvt.flags, CVT_DST64)));
+                return one(register);
             }
             let bits = u32::from(cvt.src.bits.min(cvt.dst.bits));
             // To the narrower type, then extended by whoever extends.
@@ -441,12 +443,7 @@ pub(super) fn results(op: Op, sources: [Bits; 4]) -> [u64; 2] {
                 true => ((low << (64 - bits)) as i64 >> (64 - bits)) as u64,
                 false => low,
             };
-            let register = match (cvt.flags & CVT_DST64 != 0, cvt.flags & CVT_DST32 != 0) {
-                (true, _) => 64,
-                (_, true) => 32,
-                _ => 16,
-            };
-            one(wide & ones(register))
+            one(wide & register)
         }
         Op::Pack64 => one(a.undefined & ones(32) | b.undefined << 32),
         Op::Unpack64 => [a.undefined & ones(32), a.undefined >> 32],
