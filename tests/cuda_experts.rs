@@ -3,7 +3,7 @@
 
 #![cfg(feature = "cuda")]
 
-use emulator_loader as _;
+use cuda_emulator_loader as _;
 use millet::cuda::F32Products;
 use millet::half::{bf16, f16};
 use millet::{
@@ -27,7 +27,7 @@ use harness::{HostPlan, Tensor, TestBackend, dispatch, narrow, scratch, widen};
 
 /// With all checks of the emulator, if that is the driver: a finding fails the launch, and so the test.
 fn checked<B: TestBackend>() -> B {
-    if let Some(result) = emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")) {
+    if let Some(result) = cuda_emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")) {
         result.unwrap();
     }
     B::create()
@@ -587,12 +587,12 @@ fn other_orders() {
     let first = run::<Cuda, bf16>(&case, &inputs);
     for seed in 0..6 {
         assert!(
-            emulator_loader::set_seed(Some(seed)).is_some(),
+            cuda_emulator_loader::set_seed(Some(seed)).is_some(),
             "needs the emulator"
         );
         assert!(first == run::<Cuda, bf16>(&case, &inputs), "seed {seed}");
     }
-    emulator_loader::set_seed(None);
+    cuda_emulator_loader::set_seed(None);
 }
 
 /// More tiles than blocks, of which every other one is the empty half of a tile of the plan: a block goes from a tile to an

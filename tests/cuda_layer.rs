@@ -26,18 +26,18 @@ struct Alone {
 fn alone() -> Alone {
     static ONE: Mutex<()> = Mutex::new(());
     let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(result) = emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")) {
+    if let Some(result) = cuda_emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")) {
         result.unwrap();
     }
-    emulator_loader::clear();
+    cuda_emulator_loader::clear();
     Alone { _guard: guard }
 }
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        emulator_loader::set_seed(None);
-        let findings = emulator_loader::findings().unwrap_or_default();
-        emulator_loader::clear();
+        cuda_emulator_loader::set_seed(None);
+        let findings = cuda_emulator_loader::findings().unwrap_or_default();
+        cuda_emulator_loader::clear();
         if !std::thread::panicking() {
             assert_eq!(findings, [] as [String; 0]);
         }
@@ -331,7 +331,7 @@ fn few_kernels_are_launched() {
 #[test]
 fn saved_takes_what_the_configuration_counts() {
     let _alone = alone();
-    if !emulator_loader::is_emulated() {
+    if !cuda_emulator_loader::is_emulated() {
         return; // a pool takes memory in large pieces
     }
     let cuda = cuda();
@@ -411,15 +411,15 @@ fn no_interleaving_changes_a_bit() {
         step.submit();
         let want = step.results();
         for seed in 0..seeds {
-            emulator_loader::set_seed(Some(seed));
+            cuda_emulator_loader::set_seed(Some(seed));
             step.fill(1);
             step.submit();
             let what = format!("seed {seed}, {}", T::NAME);
             assert_same(&step.results(), &want, &what);
-            let findings = emulator_loader::findings().unwrap_or_default();
+            let findings = cuda_emulator_loader::findings().unwrap_or_default();
             assert!(findings.is_empty(), "{what}: {findings:#?}");
         }
-        emulator_loader::set_seed(None);
+        cuda_emulator_loader::set_seed(None);
     }
     let _alone = alone();
     let cuda = cuda();

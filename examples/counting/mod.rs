@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use emulator_loader as loader;
+use cuda_emulator_loader as loader;
 use millet::Cuda;
 use millet::cudarc::driver::CudaModule;
 use millet::cudarc::nvrtc::Ptx;

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[cfg(feature = "cuda")]
-use emulator_loader as _;
+use cuda_emulator_loader as _;
 
 use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};

@@ -35,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 #[cfg(feature = "cuda")]
-use emulator_loader as _;
+use cuda_emulator_loader as _;
 use millet::{Backend, Cpu};
 use serde_json::{Value, json};
 

@@ -25,11 +25,11 @@ fn same_bits<T: Element<Acc = f32>>(source: Source, hidden: usize) {
     pipeline.submit().unwrap();
     let want = pipeline.results();
     for seed in 0..100 {
-        emulator_loader::set_seed(Some(seed));
+        cuda_emulator_loader::set_seed(Some(seed));
         pipeline.fill(1);
         pipeline.submit().unwrap();
         assert_same(&pipeline.results(), &want, &format!("seed {seed}"));
-        let findings = emulator_loader::findings().unwrap_or_default();
+        let findings = cuda_emulator_loader::findings().unwrap_or_default();
         assert!(findings.is_empty(), "seed {seed}: {findings:#?}");
     }
 }

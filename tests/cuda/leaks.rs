@@ -29,7 +29,7 @@ fn a_backend_leaves_nothing_behind() {
 #[test]
 fn a_leak_is_found() {
     let _alone = alone();
-    if !emulator_loader::is_emulated() {
+    if !cuda_emulator_loader::is_emulated() {
         return;
     }
     let context = CudaContext::new(0).unwrap();
@@ -37,10 +37,10 @@ fn a_leak_is_found() {
     // SAFETY: nobody uses it, or frees it.
     unsafe { result::malloc_sync(64) }.unwrap();
     drop(context);
-    let findings = emulator_loader::findings().unwrap();
+    let findings = cuda_emulator_loader::findings().unwrap();
     assert!(
         findings.len() == 1 && findings[0].contains("\"leak\""),
         "{findings:?}"
     );
-    emulator_loader::clear();
+    cuda_emulator_loader::clear();
 }

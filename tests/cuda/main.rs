@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use emulator_loader as _;
+use cuda_emulator_loader as _;
 use millet::{Cuda, Memory, MoeConfig, Plan};
 
 mod contexts;
@@ -31,7 +31,7 @@ fn alone() -> Alone {
     static ONE: Mutex<()> = Mutex::new(());
     let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     set_check("all");
-    emulator_loader::clear();
+    cuda_emulator_loader::clear();
     Alone { _guard: guard }
 }
 
@@ -67,16 +67,16 @@ fn plan_in_order(cuda: &Cuda, config: &MoeConfig, tokens: usize) -> Plan<Cuda> {
 
 /// Nothing on a GPU.
 fn set_check(level: &str) {
-    if let Some(result) = emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some(level)) {
+    if let Some(result) = cuda_emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some(level)) {
         result.unwrap();
     }
 }
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        emulator_loader::set_seed(None);
-        let findings = emulator_loader::findings().unwrap_or_default();
-        emulator_loader::clear();
+        cuda_emulator_loader::set_seed(None);
+        let findings = cuda_emulator_loader::findings().unwrap_or_default();
+        cuda_emulator_loader::clear();
         if !std::thread::panicking() {
             assert_eq!(findings, [] as [String; 0]);
         }

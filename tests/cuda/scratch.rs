@@ -23,7 +23,7 @@ fn dispatch(cuda: &Cuda, other: &Arc<CudaStream>, words: [u32; 2], seed: u64) ->
         error,
     };
     cuda.stream().synchronize().map_err(failed)?;
-    emulator_loader::set_seed(Some(seed));
+    cuda_emulator_loader::set_seed(Some(seed));
     cuda.dispatch(DispatchForward {
         config: &config,
         tokens,
@@ -46,19 +46,19 @@ fn error(words: [u32; 2]) -> Option<Error> {
     let cuda = Cuda::new(&context.new_stream().unwrap()).unwrap();
     let other = context.new_stream().unwrap();
     let error = (0..100).find_map(|seed| dispatch(&cuda, &other, words, seed).err());
-    emulator_loader::set_seed(None);
+    cuda_emulator_loader::set_seed(None);
     error
 }
 
 #[test]
 fn scratch_that_is_written_during_a_launch_ends_it() {
     let _alone = alone();
-    if !emulator_loader::is_emulated() {
+    if !cuda_emulator_loader::is_emulated() {
         return;
     }
     // With `all` the two streams are a race already. A kernel without end is stopped, which is another error.
     set_check("fast");
-    let limit = |value| emulator_loader::set_option("CUDA_EMULATOR_LIMIT", value);
+    let limit = |value| cuda_emulator_loader::set_option("CUDA_EMULATOR_LIMIT", value);
     limit(Some("500000000")).unwrap().unwrap();
     // Too few tickets for the blocks; a phase that is never finished.
     for words in [[3, 0], [0, u32::MAX]] {
@@ -71,5 +71,5 @@ fn scratch_that_is_written_during_a_launch_ends_it() {
         assert!(text.contains("a workspace of its own"), "{text}");
     }
     limit(None).unwrap().unwrap();
-    emulator_loader::clear();
+    cuda_emulator_loader::clear();
 }

@@ -63,7 +63,7 @@ fn plan_of(cuda: &Cuda, config: &MoeConfig, tokens: usize, pairs: &[(usize, usiz
 
 #[test]
 fn tokens_beyond_two_to_the_31() {
-    if !emulator_loader::is_emulated() {
+    if !cuda_emulator_loader::is_emulated() {
         return;
     }
     let _alone = alone();
@@ -131,7 +131,7 @@ fn assert_dot(got: f32, a: &[bf16], b: &[bf16]) {
 
 #[test]
 fn rows_beyond_two_to_the_31() {
-    if !emulator_loader::is_emulated() {
+    if !cuda_emulator_loader::is_emulated() {
         return;
     }
     let _alone = alone();

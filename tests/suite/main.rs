@@ -4,7 +4,7 @@
 //! inputs; [`harness`] runs a backend on them.
 
 #[cfg(feature = "cuda")]
-use emulator_loader as _;
+use cuda_emulator_loader as _;
 
 /// `#[test]`s of generic functions of the module outside, on one backend.
 macro_rules! tests_of {

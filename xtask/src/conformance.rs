@@ -2,7 +2,7 @@
 //! run through the emulator, with all checks, and their results are compared with the CPU's.
 //!
 //! Everything is installed below `target/conformance`; nothing of it is part of the repository but the small programs in
-//! `emulator/conformance`.
+//! `cuda-emulator/conformance`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 
 use super::{cargo, run};
 
-/// A program of `emulator/conformance` and the headers it includes, below the folder of Python packages.
+/// A program of `cuda-emulator/conformance` and the headers it includes, below the folder of Python packages.
 const PROGRAMS: [(&str, &str); 2] = [
     ("cub", "nvidia/cu13/include/cccl"),
     ("gemm", "cutlass_library/source/include"),
@@ -82,7 +82,7 @@ fn install() -> Result<Layout, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .ok_or("no workspace")?;
-    let sources = root.join("emulator/conformance");
+    let sources = root.join("cuda-emulator/conformance");
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let work = target.join("conformance");

@@ -8,8 +8,8 @@ use super::{cargo, run, target_directory};
 
 /// Packages and their folders; all other members have `publish = false`.
 const PACKAGES: [(&str, &str); 3] = [
-    ("cuda-emulator", "emulator"),
-    ("cuda-emulator-loader", "emulator/loader"),
+    ("cuda-emulator", "cuda-emulator"),
+    ("cuda-emulator-loader", "cuda-emulator/loader"),
     ("millet", "."),
 ];
 

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use cuda_emulator_loader as _;
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg, sys,
 };
 use cudarc::nvrtc::Ptx;
-use emulator_loader as _;
 use sys::CUfunction_attribute_enum as Attribute;
 use sys::cudaError_enum as Code;
 
@@ -38,7 +38,7 @@ fn shape(grid: u32, block: u32, shared: u32) -> LaunchConfig {
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     // What races here does so on purpose.
-    emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("fast"))
+    cuda_emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("fast"))
         .unwrap()
         .unwrap();
     TURN.lock().unwrap_or_else(|e| e.into_inner())
@@ -404,11 +404,11 @@ fn kernels_in_two_streams_need_an_event() {
     let (a, b) = (context.new_stream().unwrap(), context.new_stream().unwrap());
     let mut missed = 0;
     for seed in 0..40 {
-        emulator_loader::set_seed(Some(seed)).unwrap();
+        cuda_emulator_loader::set_seed(Some(seed)).unwrap();
         assert_eq!(handover(&module, &a, &b, true), 42, "seed {seed}");
         missed += u32::from(handover(&module, &a, &b, false) != 42);
     }
-    emulator_loader::set_seed(None).unwrap();
+    cuda_emulator_loader::set_seed(None).unwrap();
     assert!((1..40).contains(&missed), "{missed} of 40 seeds");
 }
 
@@ -418,10 +418,10 @@ fn event_tracking_of_cudarc_orders_streams_itself() {
     let (context, module) = setup();
     let (a, b) = (context.new_stream().unwrap(), context.new_stream().unwrap());
     for seed in 0..20 {
-        emulator_loader::set_seed(Some(seed)).unwrap();
+        cuda_emulator_loader::set_seed(Some(seed)).unwrap();
         assert_eq!(handover(&module, &a, &b, false), 42, "seed {seed}");
     }
-    emulator_loader::set_seed(None).unwrap();
+    cuda_emulator_loader::set_seed(None).unwrap();
 }
 
 #[test]
@@ -457,7 +457,7 @@ fn kernels_in_a_graph() {
 fn launches_are_counted() {
     let _turn = alone();
     let (context, module) = setup();
-    emulator_loader::set_option("CUDA_EMULATOR_COUNT", Some("1"))
+    cuda_emulator_loader::set_option("CUDA_EMULATOR_COUNT", Some("1"))
         .unwrap()
         .unwrap();
     let stream = context.default_stream();
@@ -468,12 +468,12 @@ fn launches_are_counted() {
     // SAFETY: the argument is the kernel's.
     unsafe { launch.launch(shape(1, 128, 0)) }.unwrap();
     stream.synchronize().unwrap();
-    emulator_loader::set_option("CUDA_EMULATOR_COUNT", None)
+    cuda_emulator_loader::set_option("CUDA_EMULATOR_COUNT", None)
         .unwrap()
         .unwrap();
     let reversed: Vec<_> = (0..128).rev().collect();
     assert_eq!(stream.clone_dtoh(&out).unwrap(), reversed);
-    let counters = emulator_loader::counters().unwrap();
+    let counters = cuda_emulator_loader::counters().unwrap();
     let of_bounded = |c: &&String| c.contains(r#""kernel":"bounded","grid":[1, 1, 1]"#);
     let line = counters.iter().find(of_bounded).unwrap();
     let (_, rest) = line.split_once(r#""thread_instructions":"#).unwrap();

@@ -3,8 +3,8 @@
 use std::ptr::null_mut;
 use std::sync::Arc;
 
+use cuda_emulator_loader as _;
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
-use emulator_loader as _;
 use sys::CUstreamCaptureMode as Mode;
 use sys::cudaError_enum as Code;
 

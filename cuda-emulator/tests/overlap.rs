@@ -5,11 +5,11 @@ use std::ffi::CString;
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use cuda_emulator_loader as _;
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, LaunchConfig, PushKernelArg, result, sys,
 };
 use cudarc::nvrtc::Ptx;
-use emulator_loader as _;
 use result::stream::StreamKind;
 use sys::cudaError_enum as Code;
 
@@ -54,8 +54,8 @@ NEXT:
 fn alone(seed: Option<u64>) -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
-    emulator_loader::set_seed(seed).unwrap();
-    emulator_loader::clear().unwrap();
+    cuda_emulator_loader::set_seed(seed).unwrap();
+    cuda_emulator_loader::clear().unwrap();
     turn
 }
 
@@ -208,7 +208,7 @@ fn a_failure_stays_in_its_context() {
     result::init().unwrap();
     let counted: Vec<_> = (1..=WORDS as u32).collect();
     for seed in (0..16).map(Some).chain([None]) {
-        emulator_loader::set_seed(seed).unwrap();
+        cuda_emulator_loader::set_seed(seed).unwrap();
         let (bad, good) = (Counter::new(), Counter::new());
         // With a seed the kernel may run, and fail, before the call returns. It fails when the other is half done.
         let early = bad.launch(WORDS + 1);
@@ -222,14 +222,14 @@ fn a_failure_stays_in_its_context() {
         good.launch(WORDS).unwrap();
         assert_eq!(good.synchronize(), Ok(()), "seed {seed:?}");
     }
-    emulator_loader::set_seed(None).unwrap();
+    cuda_emulator_loader::set_seed(None).unwrap();
 }
 
 #[test]
 fn without_a_seed_a_kernel_that_waits_for_another_is_a_deadlock() {
     let _turn = alone(None);
     assert_eq!(pair(2), Err(Code::CUDA_ERROR_LAUNCH_TIMEOUT));
-    let findings = emulator_loader::findings().unwrap();
+    let findings = cuda_emulator_loader::findings().unwrap();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(
         findings[0].contains("nothing changes what they look at"),
@@ -238,7 +238,7 @@ fn without_a_seed_a_kernel_that_waits_for_another_is_a_deadlock() {
 }
 
 fn findings() -> Vec<String> {
-    emulator_loader::findings().unwrap()
+    cuda_emulator_loader::findings().unwrap()
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 
+use cuda_emulator_loader as _;
 use cudarc::driver::{CudaContext, result, sys};
-use emulator_loader as _;
 use sys::cudaError_enum as Code;
 
 /// What a result function failed with.
@@ -19,7 +19,7 @@ fn code<T>(result: Result<T, cudarc::driver::DriverError>) -> Code {
 #[test]
 fn the_emulator_is_the_driver() {
     let context = CudaContext::new(0).unwrap();
-    assert!(emulator_loader::is_emulated());
+    assert!(cuda_emulator_loader::is_emulated());
     assert_eq!(context.name().unwrap(), "NVIDIA A100-SXM4-80GB (emulated)");
     assert_eq!(context.compute_capability().unwrap(), (8, 0));
     assert_eq!(CudaContext::device_count().unwrap(), 1);
@@ -274,7 +274,7 @@ fn contexts_are_a_stack_of_the_thread() {
         );
     }
     // The allocation that the context took with it is reported.
-    let findings = emulator_loader::findings().unwrap();
+    let findings = cuda_emulator_loader::findings().unwrap();
     let leak = findings.iter().find(|f| f.contains("321 bytes"));
     assert!(
         leak.is_some_and(|f| f.starts_with(r#"{"kind":"leak""#)),
@@ -352,12 +352,12 @@ fn what_is_missing_is_refused() {
     let result = unsafe { sys::cuMemAllocManaged(&mut address, 16, 1) };
     assert_eq!(result, Code::CUDA_ERROR_NOT_SUPPORTED);
     assert!(
-        emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("loud"))
+        cuda_emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("loud"))
             .unwrap()
             .is_err()
     );
     assert!(
-        emulator_loader::set_option("CUDA_EMULATOR_COLOUR", Some("1"))
+        cuda_emulator_loader::set_option("CUDA_EMULATOR_COLOUR", Some("1"))
             .unwrap()
             .is_err()
     );

@@ -3,11 +3,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use cuda_emulator_loader as _;
 use cudarc::driver::{
     CudaContext, CudaModule, CudaSlice, CudaStream, LaunchConfig, PushKernelArg, sys,
 };
 use cudarc::nvrtc::Ptx;
-use emulator_loader as _;
 use sys::cudaError_enum as Code;
 
 const PTX: &str = include_str!("data/tests.ptx");
@@ -24,10 +24,10 @@ struct Setup {
 fn setup() -> Setup {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
-    emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all"))
+    cuda_emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all"))
         .unwrap()
         .unwrap();
-    emulator_loader::clear().unwrap();
+    cuda_emulator_loader::clear().unwrap();
     let context = CudaContext::new(0).unwrap();
     // SAFETY: the order is the tests' subject.
     unsafe { context.disable_event_tracking() };
@@ -72,7 +72,7 @@ impl Setup {
 }
 
 fn races() -> Vec<String> {
-    let findings = emulator_loader::findings().unwrap();
+    let findings = cuda_emulator_loader::findings().unwrap();
     findings
         .into_iter()
         .filter(|f| f.starts_with(r#"{"kind":"race""#))
@@ -103,7 +103,7 @@ fn a_race_shows_though_the_order_was_right() {
 fn events_and_host_waits_order_streams() {
     let s = setup();
     for seed in 0..30 {
-        emulator_loader::set_seed(Some(seed)).unwrap();
+        cuda_emulator_loader::set_seed(Some(seed)).unwrap();
         let [x, mut y, mut z] = s.slices();
         s.relay(&s.a, &mut y, &x, 0);
         s.b.join(&s.a).unwrap();
@@ -114,7 +114,7 @@ fn events_and_host_waits_order_streams() {
         s.relay(&s.b, &mut y, &x, 0);
         assert_eq!(s.b.clone_dtoh(&y).unwrap(), [1, 2]);
     }
-    emulator_loader::set_seed(None).unwrap();
+    cuda_emulator_loader::set_seed(None).unwrap();
     assert_eq!(races(), [""; 0]);
 }
 

@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use cuda_emulator_loader as _;
 use cudarc::driver::{CudaContext, result, sys};
-use emulator_loader as _;
 use sys::cudaError_enum as Code;
 
 /// What `cuGetProcAddress` gives for `flags`.
@@ -93,10 +93,10 @@ impl Setup {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
         // What races here does so on purpose, and only what is waited for runs.
-        emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("fast"))
+        cuda_emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("fast"))
             .unwrap()
             .unwrap();
-        emulator_loader::set_seed(None).unwrap();
+        cuda_emulator_loader::set_seed(None).unwrap();
         let context = CudaContext::new(0).unwrap();
         context.bind_to_thread().unwrap();
         // SAFETY: freed in `drop`.

@@ -5,8 +5,8 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use cuda_emulator_loader as _;
 use cudarc::driver::{CudaContext, result, sys};
-use emulator_loader as _;
 use result::stream::StreamKind;
 use sys::cudaError_enum as Code;
 
@@ -18,7 +18,7 @@ fn alone() -> MutexGuard<'static, ()> {
 
 fn context() -> Arc<CudaContext> {
     // What races here does so on purpose.
-    emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("fast"))
+    cuda_emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("fast"))
         .unwrap()
         .unwrap();
     let context = CudaContext::new(0).unwrap();
@@ -105,10 +105,10 @@ fn an_event_orders_two_streams_whatever_the_seed() {
     let _turn = alone();
     let _context = context();
     for seed in (0..100).map(Some).chain([None]) {
-        emulator_loader::set_seed(seed).unwrap();
+        cuda_emulator_loader::set_seed(seed).unwrap();
         assert_eq!(handover(true), 42, "seed {seed:?}");
     }
-    emulator_loader::set_seed(None).unwrap();
+    cuda_emulator_loader::set_seed(None).unwrap();
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_missing_wait_shows() {
     let _context = context();
     let mut seen = [0, 0];
     for seed in 0..64 {
-        emulator_loader::set_seed(Some(seed)).unwrap();
+        cuda_emulator_loader::set_seed(Some(seed)).unwrap();
         seen[usize::from(handover(false) == 42)] += 1;
     }
     assert!(
@@ -125,7 +125,7 @@ fn a_missing_wait_shows() {
         "late and early in {seen:?} of 64 seeds"
     );
     // Without a seed only what is waited for runs.
-    emulator_loader::set_seed(None).unwrap();
+    cuda_emulator_loader::set_seed(None).unwrap();
     assert_eq!(handover(false), 0);
 }
 
@@ -134,7 +134,7 @@ fn the_same_seed_gives_the_same_order() {
     let _turn = alone();
     let _context = context();
     let order = |seed| {
-        emulator_loader::set_seed(Some(seed)).unwrap();
+        cuda_emulator_loader::set_seed(Some(seed)).unwrap();
         let cell = Cell::new();
         let streams: Vec<_> = (0..8).map(|_| non_blocking()).collect();
         for (i, &s) in streams.iter().enumerate() {
@@ -148,7 +148,7 @@ fn the_same_seed_gives_the_same_order() {
                 .for_each(|&s| result::stream::destroy(s).unwrap());
             cell.get(null_mut())
         };
-        emulator_loader::set_seed(None).unwrap();
+        cuda_emulator_loader::set_seed(None).unwrap();
         last
     };
     let orders: Vec<_> = (0..20).map(order).collect();
@@ -162,7 +162,7 @@ fn the_legacy_default_stream_waits_for_blocking_streams_only() {
     let _context = context();
     let mut late = [0; 2];
     for seed in 0..40 {
-        emulator_loader::set_seed(Some(seed)).unwrap();
+        cuda_emulator_loader::set_seed(Some(seed)).unwrap();
         for (i, kind) in [StreamKind::Default, StreamKind::NonBlocking]
             .into_iter()
             .enumerate()
@@ -177,7 +177,7 @@ fn the_legacy_default_stream_waits_for_blocking_streams_only() {
             unsafe { result::stream::destroy(stream) }.unwrap();
         }
     }
-    emulator_loader::set_seed(None).unwrap();
+    cuda_emulator_loader::set_seed(None).unwrap();
     assert_eq!(late[0], 0);
     assert!(late[1] > 5, "{late:?}");
 }
@@ -206,7 +206,7 @@ fn per_thread_default_streams_are_unordered_between_threads() {
 fn pinned_memory_is_read_when_the_copy_runs() {
     let _turn = alone();
     let context = context();
-    emulator_loader::set_seed(None).unwrap();
+    cuda_emulator_loader::set_seed(None).unwrap();
     let cell = Cell::new();
     // SAFETY: written before it is read.
     let mut pinned = unsafe { context.alloc_pinned::<u32>(1) }.unwrap();
@@ -361,7 +361,7 @@ fn stream_ordered_allocations() {
     let _turn = alone();
     let _context = context();
     for seed in 0..20 {
-        emulator_loader::set_seed(Some(seed)).unwrap();
+        cuda_emulator_loader::set_seed(Some(seed)).unwrap();
         let stream = non_blocking();
         // SAFETY: used in the stream's order, and after the free only to see it refused.
         unsafe {
@@ -379,7 +379,7 @@ fn stream_ordered_allocations() {
             result::stream::destroy(stream).unwrap();
         }
     }
-    emulator_loader::set_seed(None).unwrap();
+    cuda_emulator_loader::set_seed(None).unwrap();
 }
 
 #[test]
@@ -416,7 +416,7 @@ fn neither_a_query_nor_a_submission_waits_for_a_host_function() {
     let _context = context();
     let start = std::time::Instant::now();
     for seed in (0..20).map(Some).chain([None]) {
-        emulator_loader::set_seed(seed).unwrap();
+        cuda_emulator_loader::set_seed(seed).unwrap();
         let (stream, done, cell) = (non_blocking(), event(), Cell::new());
         let (sender, receiver) = std::sync::mpsc::channel::<()>();
         let data = Box::into_raw(Box::new(receiver)).cast();
@@ -439,6 +439,6 @@ fn neither_a_query_nor_a_submission_waits_for_a_host_function() {
             result::event::destroy(done).unwrap();
         }
     }
-    emulator_loader::set_seed(None).unwrap();
+    cuda_emulator_loader::set_seed(None).unwrap();
     assert!(start.elapsed().as_secs() < 20, "something waited");
 }

@@ -3,7 +3,7 @@
 //! A dev-dependency on this crate and one line in a test file are all it takes:
 //!
 //! ```
-//! use emulator_loader as _;
+//! use cuda_emulator_loader as _;
 //! ```
 //!
 //! Before `main`, the emulator's shared library is loaded under the name `libcuda.so`, so that whatever opens that library later,

@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
+use cuda_emulator_loader as _;
 use cudarc::driver::{CudaContext, result, sys};
-use emulator_loader as _;
 use sys::CUlaunchAttributeID as Id;
 use sys::cudaError_enum as Code;
 

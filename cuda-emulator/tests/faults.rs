@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use cuda_emulator_loader as _;
 use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg, result, sys};
 use cudarc::nvrtc::Ptx;
-use emulator_loader as _;
 use sys::cudaError_enum as Code;
 
 const PTX: &str = include_str!("data/tests.ptx");
@@ -12,7 +12,7 @@ const PTX: &str = include_str!("data/tests.ptx");
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
-    emulator_loader::clear().unwrap();
+    cuda_emulator_loader::clear().unwrap();
     turn
 }
 
@@ -63,7 +63,7 @@ fn breaks(code: Code, what: impl FnOnce(&Arc<CudaContext>) -> Result<(), DriverE
 
 fn findings_of(kind: &str) -> usize {
     let kind = format!(r#"{{"kind":"{kind}""#);
-    emulator_loader::findings()
+    cuda_emulator_loader::findings()
         .unwrap()
         .iter()
         .filter(|f| f.starts_with(&kind))
@@ -117,7 +117,7 @@ fn a_misaligned_address() {
 #[test]
 fn a_kernel_that_never_ends() {
     let _turn = alone();
-    emulator_loader::set_option("CUDA_EMULATOR_LIMIT", Some("100000"))
+    cuda_emulator_loader::set_option("CUDA_EMULATOR_LIMIT", Some("100000"))
         .unwrap()
         .unwrap();
     breaks(Code::CUDA_ERROR_LAUNCH_TIMEOUT, |c| {
@@ -127,7 +127,7 @@ fn a_kernel_that_never_ends() {
         unsafe { result::memset_d8_sync(a, 0, 4) }.unwrap();
         run(c, "spin", &[a])
     });
-    emulator_loader::set_option("CUDA_EMULATOR_LIMIT", None)
+    cuda_emulator_loader::set_option("CUDA_EMULATOR_LIMIT", None)
         .unwrap()
         .unwrap();
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use emulator_loader as _;
+use cuda_emulator_loader as _;
 
 /// Starts this executable with `settings` (and none of ours otherwise) and runs the one test named.
 fn child(test: &str, settings: &[(&str, &str)]) -> Output {
@@ -30,31 +30,31 @@ fn text(output: &Output) -> String {
 #[test]
 #[ignore = "started by the other tests"]
 fn emulated() {
-    assert!(emulator_loader::is_emulated());
-    assert_eq!(emulator_loader::findings(), Some(Vec::new()));
-    assert_eq!(emulator_loader::counters(), Some(Vec::new()));
-    assert_eq!(emulator_loader::set_seed(Some(1)), Some(()));
+    assert!(cuda_emulator_loader::is_emulated());
+    assert_eq!(cuda_emulator_loader::findings(), Some(Vec::new()));
+    assert_eq!(cuda_emulator_loader::counters(), Some(Vec::new()));
+    assert_eq!(cuda_emulator_loader::set_seed(Some(1)), Some(()));
     assert_eq!(
-        emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")),
+        cuda_emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")),
         Some(Ok(()))
     );
-    let wrong = emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("some")).unwrap();
+    let wrong = cuda_emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("some")).unwrap();
     assert_eq!(
         wrong.unwrap_err().to_string(),
         "the emulator has no option CUDA_EMULATOR_CHECK=some"
     );
-    assert_eq!(emulator_loader::clear(), Some(()));
+    assert_eq!(cuda_emulator_loader::clear(), Some(()));
 }
 
 /// For the child: the same without the emulator.
 #[test]
 #[ignore = "started by the other tests"]
 fn not_emulated() {
-    assert!(!emulator_loader::is_emulated());
-    assert_eq!(emulator_loader::findings(), None);
-    assert_eq!(emulator_loader::counters(), None);
-    assert_eq!(emulator_loader::set_seed(None), None);
-    assert_eq!(emulator_loader::clear(), None);
+    assert!(!cuda_emulator_loader::is_emulated());
+    assert_eq!(cuda_emulator_loader::findings(), None);
+    assert_eq!(cuda_emulator_loader::counters(), None);
+    assert_eq!(cuda_emulator_loader::set_seed(None), None);
+    assert_eq!(cuda_emulator_loader::clear(), None);
 }
 
 #[test]
