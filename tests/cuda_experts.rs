@@ -11,19 +11,8 @@ use millet::{
     ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, MoeConfig, Plan, Real,
     RouterPart, WeightGrad,
 };
-
-#[allow(dead_code)]
-#[path = "suite/generate.rs"]
-mod generate;
-#[allow(dead_code)]
-#[path = "suite/harness.rs"]
-mod harness;
-#[allow(dead_code)]
-#[path = "suite/oracle.rs"]
-mod oracle;
-
-use generate::Rng;
-use harness::{HostPlan, Tensor, TestBackend, dispatch, narrow, scratch, widen};
+use millet_testing::generate::{self, Rng};
+use millet_testing::harness::{HostPlan, Tensor, TestBackend, dispatch, narrow, scratch, widen};
 
 /// With all checks of the emulator, if that is the driver: a finding fails the launch, and so the test.
 fn checked<B: TestBackend>() -> B {

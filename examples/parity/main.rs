@@ -9,8 +9,6 @@ mod config;
 mod experts;
 mod input;
 mod layer;
-#[path = "../memory/mod.rs"]
-mod memory;
 mod output;
 
 use std::fs;
@@ -25,6 +23,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 use millet::half::{bf16, f16};
 use millet::{Backend, Cpu};
+use millet_examples::memory;
 use safetensors::Dtype;
 
 use input::Input;

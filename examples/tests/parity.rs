@@ -1,15 +1,5 @@
 //! `examples/parity` as a user runs it: a process, two files, an exit code.
 
-#[allow(dead_code)] // shared with tests/suite, which uses the rest
-#[path = "../../tests/suite/generate.rs"]
-mod generate;
-#[allow(dead_code)]
-#[path = "../../tests/suite/harness.rs"]
-mod harness;
-#[allow(dead_code)]
-#[path = "../../tests/suite/oracle.rs"]
-mod oracle;
-
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,13 +7,12 @@ use std::process::{Command, Output};
 
 use millet::half::{bf16, f16};
 use millet::{DropPolicy, Element, MoeConfig, Renormalize, ScoreFunction, SingleExpert};
+use millet_testing::generate::{self, base, configs};
+use millet_testing::harness::{self, Problem, narrow};
+use millet_testing::oracle::Oracle;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
-
-use generate::{base, configs};
-use harness::{Problem, narrow};
-use oracle::Oracle;
 
 /// The example's executable: cargo puts it beside the tests, in `examples`.
 fn executable() -> PathBuf {

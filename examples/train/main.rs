@@ -18,8 +18,6 @@ mod data;
 mod embedding;
 mod files;
 mod head;
-#[path = "../memory/mod.rs"]
-mod memory;
 mod model;
 mod norm;
 mod optimizer;
@@ -37,6 +35,7 @@ use clap::Parser;
 #[cfg(feature = "cuda")]
 use cuda_emulator_loader as _;
 use millet::{Backend, Cpu};
+use millet_examples::memory;
 use serde_json::{Value, json};
 
 use data::Text;

@@ -1,10 +1,11 @@
 //! One suite for every backend: each test is generic over the backend, and [`backend_tests!`] makes it a test of each.
 //!
 //! [`oracle`] computes the whole layer once more, in plain loops that share nothing with the crate; [`generate`] makes the
-//! inputs; [`harness`] runs a backend on them.
+//! inputs; [`harness`] runs a backend on them. All three are of the package `millet-testing`.
 
 #[cfg(feature = "cuda")]
 use cuda_emulator_loader as _;
+use millet_testing::{generate, harness, oracle};
 
 /// `#[test]`s of generic functions of the module outside, on one backend.
 macro_rules! tests_of {
@@ -60,14 +61,10 @@ mod errors;
 mod fuzz;
 #[cfg(feature = "cuda")]
 mod fuzz_layer;
-mod generate;
 mod golden;
 mod gradients;
-mod harness;
-
 mod invariants;
 mod nonfinite;
-mod oracle;
 mod parity;
 mod range;
 mod router;

@@ -6,10 +6,11 @@ use millet::{
 };
 
 /// SplitMix64: small, seeded, the same on every machine.
-pub(crate) struct Rng(u64);
+pub struct Rng(u64);
 
 impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// Equal seeds give equal numbers, on every machine.
+    pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
@@ -22,27 +23,28 @@ impl Rng {
     }
 
     /// In [0, 1).
-    pub(crate) fn uniform(&mut self) -> f64 {
+    pub fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// In 0..n.
-    pub(crate) fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         (self.uniform() * n as f64) as usize
     }
 
     /// Mean 0, variance 1.
-    pub(crate) fn normal(&mut self) -> f64 {
+    pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
-    pub(crate) fn normals(&mut self, n: usize, scale: f64) -> Vec<f64> {
+    /// `n` of them, times `scale`.
+    pub fn normals(&mut self, n: usize, scale: f64) -> Vec<f64> {
         (0..n).map(|_| self.normal() * scale).collect()
     }
 
     /// A permutation of 0..n.
-    pub(crate) fn permutation(&mut self, n: usize) -> Vec<usize> {
+    pub fn permutation(&mut self, n: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..n).collect();
         for i in (1..n).rev() {
             order.swap(i, self.below(i + 1));
@@ -51,14 +53,18 @@ impl Rng {
     }
 }
 
+/// What logits look like.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum LogitKind {
+pub enum LogitKind {
+    /// Of mean 0 and variance 1.
     Normal,
     /// Rounded to bf16: exact ties in some per cent of the rows.
     Bf16,
     /// Three values only: ties everywhere.
     Coarse,
+    /// One value: nothing but ties.
     AllEqual,
+    /// Below −1.
     AllNegative,
     /// A permutation of a ramp: no ties, exact in bf16.
     Ramp,
@@ -68,6 +74,7 @@ pub(crate) enum LogitKind {
     AlmostAllMasked,
     /// −∞ and +∞ among numbers.
     Infinities,
+    /// Every fourth row NaN, and some NaN in every fourth.
     NanRows,
     /// ±1e30.
     Huge,
@@ -76,7 +83,8 @@ pub(crate) enum LogitKind {
 }
 
 impl LogitKind {
-    pub(crate) const ALL: [Self; 12] = [
+    /// Every kind.
+    pub const ALL: [Self; 12] = [
         Self::Normal,
         Self::Bf16,
         Self::Coarse,
@@ -92,7 +100,7 @@ impl LogitKind {
     ];
 
     /// Logits [T, E], each exact in f32.
-    pub(crate) fn logits(self, tokens: usize, experts: usize, rng: &mut Rng) -> Vec<f64> {
+    pub fn logits(self, tokens: usize, experts: usize, rng: &mut Rng) -> Vec<f64> {
         let mut logits = Vec::with_capacity(tokens * experts);
         for token in 0..tokens {
             let ramp = rng.permutation(experts);
@@ -125,8 +133,10 @@ impl LogitKind {
     }
 }
 
+/// Which experts tokens go to.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum RoutingKind {
+pub enum RoutingKind {
+    /// Every expert alike.
     Uniform,
     /// Expert of rank r with weight 1/r.
     Zipf,
@@ -139,7 +149,8 @@ pub(crate) enum RoutingKind {
 }
 
 impl RoutingKind {
-    pub(crate) const ALL: [Self; 5] = [
+    /// Every kind.
+    pub const ALL: [Self; 5] = [
         Self::Uniform,
         Self::Zipf,
         Self::AllToOne,
@@ -148,13 +159,7 @@ impl RoutingKind {
     ];
 
     /// Ids [T, K], distinct in a token.
-    pub(crate) fn ids(
-        self,
-        tokens: usize,
-        experts: usize,
-        top_k: usize,
-        rng: &mut Rng,
-    ) -> Vec<i32> {
+    pub fn ids(self, tokens: usize, experts: usize, top_k: usize, rng: &mut Rng) -> Vec<i32> {
         let mut ids = Vec::with_capacity(tokens * top_k);
         for _ in 0..tokens {
             let mut keys: Vec<(f64, usize)> = (0..experts)
@@ -186,24 +191,26 @@ impl RoutingKind {
 }
 
 /// A small layer with everything switched on that a test does not choose.
-pub(crate) fn base(hidden: usize, inner: usize, experts: usize, top_k: usize) -> MoeConfigBuilder {
+pub fn base(hidden: usize, inner: usize, experts: usize, top_k: usize) -> MoeConfigBuilder {
     MoeConfig::builder(hidden, inner, experts, top_k).losses(Losses::new(0.3, 0.05))
 }
 
-pub(crate) const SCORES: [ScoreFunction; 3] = [
+/// Every score function.
+pub const SCORES: [ScoreFunction; 3] = [
     ScoreFunction::SoftmaxAfterTopK,
     ScoreFunction::SoftmaxBeforeTopK,
     ScoreFunction::Sigmoid,
 ];
 
-pub(crate) const POLICIES: [DropPolicy; 3] = [
+/// Every drop policy.
+pub const POLICIES: [DropPolicy; 3] = [
     DropPolicy::Probability,
     DropPolicy::Position,
     DropPolicy::SlotMajor,
 ];
 
 /// No capacity limit, and every drop policy with and without renormalisation at `factor`.
-pub(crate) fn capacities(factor: f64) -> Vec<Option<Capacity>> {
+pub fn capacities(factor: f64) -> Vec<Option<Capacity>> {
     let mut all = vec![None];
     for policy in POLICIES {
         for renormalize in [Renormalize::Never, Renormalize::AfterDrop] {
@@ -218,7 +225,7 @@ pub(crate) fn capacities(factor: f64) -> Vec<Option<Capacity>> {
 }
 
 /// Every score function × capacity × groups × scaling factor at (H, I, E, K), and K = 1 and K = E of each score function.
-pub(crate) fn configs(hidden: usize, inner: usize, experts: usize, top_k: usize) -> Vec<MoeConfig> {
+pub fn configs(hidden: usize, inner: usize, experts: usize, top_k: usize) -> Vec<MoeConfig> {
     let mut all = Vec::new();
     for score_function in SCORES {
         for capacity in capacities(0.6) {

@@ -10,7 +10,7 @@ use crate::generate::Rng;
 use crate::oracle::Number;
 
 /// A backend that tests can fill.
-pub(crate) trait TestBackend: Backend + Sized {
+pub trait TestBackend: Backend + Sized {
     /// The most exact type it computes in: results in it are held against what is right.
     type Exact: Real + Number;
     /// Largest E and K that its router takes.
@@ -18,6 +18,7 @@ pub(crate) trait TestBackend: Backend + Sized {
     /// A test that does something many times does it as much less often.
     const SLOWNESS: u32;
 
+    /// The backend that every test uses; called often, and by several threads.
     fn create() -> Self;
 
     /// The tolerance of a test, by the type that [`Exact`](Self::Exact) is.
@@ -56,12 +57,12 @@ impl TestBackend for millet::Cuda {
 
 /// The part of the rule below that does not depend on a reference. Where a test holds a number against one that it works out
 /// itself, this is its tolerance in f32, relative to the larger of 1 and the number.
-pub(crate) const F32: f64 = 1e-5;
+pub const F32: f64 = 1e-5;
 
 /// Results of a backend in its exact type against what is right. In f64 each is within `tolerance` of it, relative to the larger
 /// of 1 and it. In f32 it is the rule for storage types, [`assert_near`], `same` being what the CPU computes in f32.
 #[track_caller]
-pub(crate) fn assert_right<B: TestBackend>(
+pub fn assert_right<B: TestBackend>(
     got: &[f64],
     exact: &[f64],
     same: impl FnOnce() -> Vec<f64>,
@@ -83,7 +84,7 @@ pub(crate) fn assert_right<B: TestBackend>(
 /// The rule for storage types: `max|got − exact| < 2·max|same − exact| + 1e-5`, where `same` is what the CPU computes in the same
 /// type. It is for numbers of order 1; where the largest is larger, the 1e-5 is relative to it.
 #[track_caller]
-pub(crate) fn assert_near(got: &[f64], exact: &[f64], same: &[f64], what: &str) {
+pub fn assert_near(got: &[f64], exact: &[f64], same: &[f64], what: &str) {
     let lengths = (got.len(), same.len());
     assert_eq!(lengths, (exact.len(), exact.len()), "{what}");
     let furthest = |values: &[f64]| {
@@ -104,13 +105,14 @@ fn distance(a: f64, b: f64) -> f64 {
 }
 
 /// Device memory that knows its length.
-pub(crate) struct Tensor<B: TestBackend, T: Scalar> {
+pub struct Tensor<B: TestBackend, T: Scalar> {
     buffer: B::Buffer<T>,
     len: usize,
 }
 
 impl<B: TestBackend, T: Scalar> Tensor<B, T> {
-    pub(crate) fn new(backend: &B, host: &[T]) -> Self {
+    /// A copy of `host` on the device.
+    pub fn new(backend: &B, host: &[T]) -> Self {
         Self {
             buffer: backend.upload(host).unwrap(),
             len: host.len(),
@@ -118,69 +120,83 @@ impl<B: TestBackend, T: Scalar> Tensor<B, T> {
     }
 
     /// Filled with something that is not a result.
-    pub(crate) fn filled(backend: &B, len: usize, value: T) -> Self {
+    pub fn filled(backend: &B, len: usize, value: T) -> Self {
         Self::new(backend, &vec![value; len])
     }
 
-    pub(crate) fn view(&self) -> B::View<'_, T> {
+    /// All of it, to read.
+    pub fn view(&self) -> B::View<'_, T> {
         B::view(&self.buffer, self.len)
     }
 
-    pub(crate) fn view_mut(&mut self) -> B::ViewMut<'_, T> {
+    /// All of it, to write.
+    pub fn view_mut(&mut self) -> B::ViewMut<'_, T> {
         B::view_mut(&mut self.buffer, self.len)
     }
 
-    pub(crate) fn read(&self, backend: &B) -> Vec<T> {
+    /// A copy on the host.
+    pub fn read(&self, backend: &B) -> Vec<T> {
         backend.read(self.view()).unwrap()
     }
 }
 
-pub(crate) fn narrow<T: Element>(values: &[f64]) -> Vec<T> {
+/// Rounded to `T` through its accumulation type, as kernels do.
+pub fn narrow<T: Element>(values: &[f64]) -> Vec<T> {
     values
         .iter()
         .map(|&v| T::narrow(T::Acc::from_f64(v)))
         .collect()
 }
 
-pub(crate) fn widen<T: Element>(values: &[T]) -> Vec<f64> {
+/// Exactly.
+pub fn widen<T: Element>(values: &[T]) -> Vec<f64> {
     values.iter().map(|v| v.widen().to_f64()).collect()
 }
 
 /// Rounded to the backend's exact type.
-pub(crate) fn exact<B: TestBackend>(values: &[f64]) -> Vec<f64> {
+pub fn exact<B: TestBackend>(values: &[f64]) -> Vec<f64> {
     widen(&narrow::<B::Exact>(values))
 }
 
 impl<B: TestBackend, T: Element> Tensor<B, T> {
-    pub(crate) fn from_f64(backend: &B, values: &[f64]) -> Self {
+    /// A copy of `values`, rounded to `T`.
+    pub fn from_f64(backend: &B, values: &[f64]) -> Self {
         Self::new(backend, &narrow::<T>(values))
     }
 
     /// NaN everywhere: whatever is not written is seen.
-    pub(crate) fn garbage(backend: &B, len: usize) -> Self {
+    pub fn garbage(backend: &B, len: usize) -> Self {
         Self::filled(backend, len, T::narrow(T::Acc::NAN))
     }
 
-    pub(crate) fn to_f64(&self, backend: &B) -> Vec<f64> {
+    /// A copy on the host, widened.
+    pub fn to_f64(&self, backend: &B) -> Vec<f64> {
         widen(&self.read(backend))
     }
 }
 
 /// Everything a layer's forward and backward read.
 #[derive(Debug, Clone)]
-pub(crate) struct Problem {
-    pub(crate) tokens: usize,
-    pub(crate) x: Vec<f64>,
-    pub(crate) router: Vec<f64>,
-    pub(crate) bias: Option<Vec<f64>>,
-    pub(crate) gate_up: Vec<f64>,
-    pub(crate) down: Vec<f64>,
-    pub(crate) output_grad: Vec<f64>,
+pub struct Problem {
+    /// T.
+    pub tokens: usize,
+    /// \[T, H\].
+    pub x: Vec<f64>,
+    /// \[E, H\].
+    pub router: Vec<f64>,
+    /// The router's selection bias \[E\].
+    pub bias: Option<Vec<f64>>,
+    /// \[E, 2I, H\].
+    pub gate_up: Vec<f64>,
+    /// \[E, H, I\].
+    pub down: Vec<f64>,
+    /// \[T, H\].
+    pub output_grad: Vec<f64>,
 }
 
 impl Problem {
     /// Scaled so that every intermediate is of order 1. A sigmoid router gets a selection bias.
-    pub(crate) fn random(config: &MoeConfig, tokens: usize, seed: u64) -> Self {
+    pub fn random(config: &MoeConfig, tokens: usize, seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
         let experts = config.num_experts();
@@ -198,7 +214,7 @@ impl Problem {
     }
 
     /// Every tensor rounded to the type it will have.
-    pub(crate) fn rounded<T: Element, W: Element<Acc = T::Acc>>(&self) -> Self {
+    pub fn rounded<T: Element, W: Element<Acc = T::Acc>>(&self) -> Self {
         let round = |values: &[f64]| widen(&narrow::<T>(values));
         Self {
             tokens: self.tokens,
@@ -217,23 +233,32 @@ impl Problem {
 
 /// Everything they write.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Outcome {
-    pub(crate) output: Vec<f64>,
-    pub(crate) ids: Vec<i32>,
+pub struct Outcome {
+    /// \[T, H\].
+    pub output: Vec<f64>,
+    /// \[T, K\].
+    pub ids: Vec<i32>,
     /// As the combine used them.
-    pub(crate) weights: Vec<f64>,
-    pub(crate) assignment_to_row: Vec<i32>,
-    pub(crate) offsets: Vec<i32>,
+    pub weights: Vec<f64>,
+    /// \[T·K\].
+    pub assignment_to_row: Vec<i32>,
+    /// \[E + 1\].
+    pub offsets: Vec<i32>,
     /// Load balancing, z.
-    pub(crate) losses: Vec<f64>,
-    pub(crate) x_grad: Vec<f64>,
-    pub(crate) router_grad: Vec<f64>,
-    pub(crate) gate_up_grad: Vec<f64>,
-    pub(crate) down_grad: Vec<f64>,
+    pub losses: Vec<f64>,
+    /// \[T, H\].
+    pub x_grad: Vec<f64>,
+    /// \[E, H\].
+    pub router_grad: Vec<f64>,
+    /// \[E, 2I, H\].
+    pub gate_up_grad: Vec<f64>,
+    /// \[E, H, I\].
+    pub down_grad: Vec<f64>,
 }
 
 impl Outcome {
-    pub(crate) fn floats(&self) -> [(&'static str, &[f64]); 7] {
+    /// Everything that is a number with a fraction, with its name.
+    pub fn floats(&self) -> [(&'static str, &[f64]); 7] {
         [
             ("output", &self.output),
             ("weights", &self.weights),
@@ -245,7 +270,8 @@ impl Outcome {
         ]
     }
 
-    pub(crate) fn assert_same_routing(&self, other: &Self, what: &str) {
+    /// Equal ids and maps.
+    pub fn assert_same_routing(&self, other: &Self, what: &str) {
         assert_eq!(self.ids, other.ids, "ids: {what}");
         assert_eq!(self.offsets, other.offsets, "offsets: {what}");
         assert_eq!(
@@ -255,7 +281,7 @@ impl Outcome {
     }
 
     /// Bit for bit: −0 is not +0.
-    pub(crate) fn assert_same_bits(&self, other: &Self, what: &str) {
+    pub fn assert_same_bits(&self, other: &Self, what: &str) {
         self.assert_same_routing(other, what);
         for ((name, mine), (_, theirs)) in self.floats().into_iter().zip(other.floats()) {
             let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
@@ -265,7 +291,7 @@ impl Outcome {
 }
 
 /// Forward and backward of a layer, weight gradients overwritten over garbage.
-pub(crate) fn run<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
+pub fn run<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
     config: &MoeConfig,
     problem: &Problem,
     keep: Keep,
@@ -278,7 +304,7 @@ pub(crate) fn run<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
 }
 
 /// The same in memory that is there already.
-pub(crate) fn run_with<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
+pub fn run_with<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
     layer: &MoeLayer<B>,
     problem: &Problem,
     saved: &mut Saved<B, T>,
@@ -341,39 +367,52 @@ pub(crate) fn run_with<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
 
 /// A router's results on given logits.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct RouterOutcome {
-    pub(crate) ids: Vec<i32>,
-    pub(crate) weights: Vec<f64>,
-    pub(crate) lse: Vec<f64>,
-    pub(crate) counts: Vec<i32>,
-    pub(crate) stats: Vec<f64>,
+pub struct RouterOutcome {
+    /// \[T, K\].
+    pub ids: Vec<i32>,
+    /// \[T, K\], before dispatch.
+    pub weights: Vec<f64>,
+    /// \[T\].
+    pub lse: Vec<f64>,
+    /// \[E\], before anything is dropped.
+    pub counts: Vec<i32>,
+    /// All that the router writes of it; the methods name its parts.
+    pub stats: Vec<f64>,
 }
 
 impl RouterOutcome {
-    pub(crate) fn aux(&self) -> f64 {
+    /// The load-balancing loss.
+    pub fn aux(&self) -> f64 {
         self.stats[0]
     }
-    pub(crate) fn z(&self) -> f64 {
+    /// The z loss.
+    pub fn z(&self) -> f64 {
         self.stats[1]
     }
-    pub(crate) fn bad_rows(&self) -> f64 {
+    /// How many rows are bad.
+    pub fn bad_rows(&self) -> f64 {
         self.stats[2]
     }
-    pub(crate) fn entropy(&self) -> f64 {
+    /// Sum of the entropies of the distributions over experts.
+    pub fn entropy(&self) -> f64 {
         self.stats[3]
     }
-    pub(crate) fn top1_share(&self) -> f64 {
+    /// Sum over tokens of the share that the largest weight has.
+    pub fn top1_share(&self) -> f64 {
         self.stats[4]
     }
-    pub(crate) fn slot_weights(&self, config: &MoeConfig) -> &[f64] {
+    /// Sum over tokens of the weight of each slot \[K\].
+    pub fn slot_weights(&self, config: &MoeConfig) -> &[f64] {
         &self.stats[5..5 + config.top_k()]
     }
-    pub(crate) fn expert_sums(&self, config: &MoeConfig) -> &[f64] {
+    /// Sum over tokens of the probability of each expert \[E\].
+    pub fn expert_sums(&self, config: &MoeConfig) -> &[f64] {
         &self.stats[5 + config.top_k()..]
     }
 }
 
-pub(crate) fn scratch<B: TestBackend, T: Element>(
+/// Scratch for any operation of the layer, filled with NaN.
+pub fn scratch<B: TestBackend, T: Element>(
     backend: &B,
     config: &MoeConfig,
     tokens: usize,
@@ -383,7 +422,7 @@ pub(crate) fn scratch<B: TestBackend, T: Element>(
 
 /// Router forward on logits [T, E].
 #[track_caller]
-pub(crate) fn route<B: TestBackend, A: Real>(
+pub fn route<B: TestBackend, A: Real>(
     config: &MoeConfig,
     logits: &[f64],
     bias: Option<&[f64]>,
@@ -392,7 +431,7 @@ pub(crate) fn route<B: TestBackend, A: Real>(
 }
 
 /// The same, or why not.
-pub(crate) fn try_route<B: TestBackend, A: Real>(
+pub fn try_route<B: TestBackend, A: Real>(
     config: &MoeConfig,
     logits: &[f64],
     bias: Option<&[f64]>,
@@ -431,7 +470,7 @@ pub(crate) fn try_route<B: TestBackend, A: Real>(
 }
 
 /// Router backward on logits [T, E]; `weights` as dispatch left them.
-pub(crate) fn route_backward<B: TestBackend, A: Real>(
+pub fn route_backward<B: TestBackend, A: Real>(
     config: &MoeConfig,
     logits: &[f64],
     forward: &RouterOutcome,
@@ -467,7 +506,7 @@ pub(crate) fn route_backward<B: TestBackend, A: Real>(
 }
 
 /// Dispatch of ids [T, K]; weights [T, K] come back as it left them.
-pub(crate) fn dispatch<B: TestBackend, A: Real>(
+pub fn dispatch<B: TestBackend, A: Real>(
     backend: &B,
     config: &MoeConfig,
     ids: &[i32],
@@ -504,15 +543,20 @@ pub(crate) fn dispatch<B: TestBackend, A: Real>(
 }
 
 /// A plan's tensors on the host.
-pub(crate) struct HostPlan {
-    pub(crate) offsets: Vec<i32>,
-    pub(crate) row_to_assignment: Vec<i32>,
-    pub(crate) assignment_to_row: Vec<i32>,
-    pub(crate) row_tiles: Vec<i32>,
+pub struct HostPlan {
+    /// \[E + 1\].
+    pub offsets: Vec<i32>,
+    /// \[max rows\].
+    pub row_to_assignment: Vec<i32>,
+    /// \[T·K\].
+    pub assignment_to_row: Vec<i32>,
+    /// [max row tiles, 2].
+    pub row_tiles: Vec<i32>,
 }
 
 impl HostPlan {
-    pub(crate) fn read<B: TestBackend>(backend: &B, plan: &Plan<B>) -> Self {
+    /// Copies them.
+    pub fn read<B: TestBackend>(backend: &B, plan: &Plan<B>) -> Self {
         let (read, map) = (|view| backend.read(view).unwrap(), plan.map());
         Self {
             offsets: read(map.offsets),

@@ -10,7 +10,7 @@ use millet::{AuxScale, DropPolicy, MoeConfig, Renormalize, ScoreFunction, Single
 use crate::harness::{Outcome, Problem};
 
 /// `f32` or `f64`.
-pub(crate) trait Number:
+pub trait Number:
     Copy
     + Debug
     + PartialOrd
@@ -21,11 +21,17 @@ pub(crate) trait Number:
     + Neg<Output = Self>
     + AddAssign
 {
+    /// The largest finite one.
     const MAX: Self;
+    /// −∞.
     const NEG_INFINITY: Self;
+    /// Rounded to this type.
     fn of(value: f64) -> Self;
+    /// Widened, which is exact.
     fn f64(self) -> f64;
+    /// e to this power.
     fn exp(self) -> Self;
+    /// The natural logarithm.
     fn ln(self) -> Self;
 }
 
@@ -62,45 +68,59 @@ fn sum<N: Number>(values: impl IntoIterator<Item = N>) -> N {
         .fold(N::of(0.0), |sum, value| sum + value)
 }
 
-pub(crate) struct Oracle<'a, N> {
-    pub(crate) config: &'a MoeConfig,
+/// The layer of a configuration, computed in `N`.
+pub struct Oracle<'a, N> {
+    /// What the layer is.
+    pub config: &'a MoeConfig,
     /// To the tokens' storage type and back.
-    pub(crate) store: fn(N) -> N,
+    pub store: fn(N) -> N,
     /// To the router weight's storage type and back.
-    pub(crate) store_router: fn(N) -> N,
+    pub store_router: fn(N) -> N,
 }
 
 /// What the router makes of logits.
 #[derive(Debug, Clone)]
-pub(crate) struct Routed<N> {
+pub struct Routed<N> {
     /// Logits with every value comparable.
-    pub(crate) logits: Vec<Vec<N>>,
-    pub(crate) bad: Vec<bool>,
-    pub(crate) ids: Vec<i32>,
-    pub(crate) weights: Vec<N>,
-    pub(crate) lse: Vec<N>,
-    pub(crate) counts: Vec<i32>,
+    pub logits: Vec<Vec<N>>,
+    /// Of each token, whether its row is bad: it has a NaN or +∞, or nothing finite.
+    pub bad: Vec<bool>,
+    /// The experts picked \[T, K\], −1 where a masked one was.
+    pub ids: Vec<i32>,
+    /// Their combine weights \[T, K\], before anything is dropped.
+    pub weights: Vec<N>,
+    /// Of each token, the logarithm of the sum of exponentials.
+    pub lse: Vec<N>,
+    /// Tokens per expert, before anything is dropped.
+    pub counts: Vec<i32>,
     /// Softmax over all experts, of each token.
-    pub(crate) softmax: Vec<Vec<N>>,
+    pub softmax: Vec<Vec<N>>,
     /// The distribution whose balance is the auxiliary loss.
-    pub(crate) distribution: Vec<Vec<N>>,
+    pub distribution: Vec<Vec<N>>,
     /// Its sums over the rows that are not bad.
-    pub(crate) expert_sums: Vec<N>,
-    pub(crate) aux: N,
-    pub(crate) z: N,
+    pub expert_sums: Vec<N>,
+    /// The load-balancing loss.
+    pub aux: N,
+    /// The z loss.
+    pub z: N,
 }
 
 /// What dispatch makes of a routing.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Plan<N> {
-    pub(crate) offsets: Vec<i32>,
-    pub(crate) row_to_assignment: Vec<i32>,
-    pub(crate) assignment_to_row: Vec<i32>,
-    pub(crate) weights: Vec<N>,
+pub struct Plan<N> {
+    /// Exclusive prefix sums of rows per expert \[E + 1\].
+    pub offsets: Vec<i32>,
+    /// Of each row, its assignment t·K + slot.
+    pub row_to_assignment: Vec<i32>,
+    /// Of each assignment its row, −1 where it has none.
+    pub assignment_to_row: Vec<i32>,
+    /// The combine weights \[T, K\], renormalised if the configuration says so.
+    pub weights: Vec<N>,
 }
 
 impl<'a> Oracle<'a, f64> {
-    pub(crate) fn exact(config: &'a MoeConfig) -> Self {
+    /// What is right: f64, and nothing rounded.
+    pub fn exact(config: &'a MoeConfig) -> Self {
         Self {
             config,
             store: |v| v,
@@ -114,7 +134,8 @@ impl<N: Number> Oracle<'_, N> {
         N::of(self.config.router().scaling_factor())
     }
 
-    pub(crate) fn capacity(&self, tokens: usize) -> Option<usize> {
+    /// Rows that an expert takes at most, where that is fewer than there are tokens.
+    pub fn capacity(&self, tokens: usize) -> Option<usize> {
         let capacity = self.config.capacity()?;
         let mean = (tokens * self.config.top_k()) as f64 / self.config.num_experts() as f64;
         let limit = (mean * capacity.factor()).ceil() as usize;
@@ -257,7 +278,7 @@ impl<N: Number> Oracle<'_, N> {
     }
 
     /// Logits [T, E] → routing and losses.
-    pub(crate) fn route(&self, logits: &[N], bias: Option<&[N]>) -> Routed<N> {
+    pub fn route(&self, logits: &[N], bias: Option<&[N]>) -> Routed<N> {
         let experts = self.config.num_experts();
         let tokens = logits.len() / experts;
         let zero = N::of(0.0);
@@ -318,7 +339,7 @@ impl<N: Number> Oracle<'_, N> {
     }
 
     /// Routing → plan. Ids outside 0..E are sentinels.
-    pub(crate) fn dispatch(&self, ids: &[i32], weights: &[N]) -> Plan<N> {
+    pub fn dispatch(&self, ids: &[i32], weights: &[N]) -> Plan<N> {
         let (experts, top_k) = (self.config.num_experts(), self.config.top_k());
         let tokens = ids.len() / top_k;
         let mut plan = Plan {
@@ -408,7 +429,7 @@ impl<N: Number> Oracle<'_, N> {
     }
 
     /// Gradients of the combine weights and of `loss_gradient`·(aux + z) → gradient of the logits [T, E].
-    pub(crate) fn route_backward(
+    pub fn route_backward(
         &self,
         routed: &Routed<N>,
         plan: &Plan<N>,
@@ -471,7 +492,7 @@ impl<N: Number> Oracle<'_, N> {
     }
 
     /// The whole layer, forward and backward of ⟨output, output_grad⟩ + `loss_gradient`·(aux + z).
-    pub(crate) fn layer(&self, problem: &Problem, loss_gradient: f64) -> Outcome {
+    pub fn layer(&self, problem: &Problem, loss_gradient: f64) -> Outcome {
         let (hidden, inner) = (self.config.hidden_size(), self.config.intermediate_size());
         let (experts, top_k) = (self.config.num_experts(), self.config.top_k());
         let tokens = problem.tokens;

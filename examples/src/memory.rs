@@ -3,7 +3,10 @@
 const GIB: f64 = (1u64 << 30) as f64;
 
 /// Refuses what needs more bytes than the system says it can give, or than 64 GiB where it does not say.
-pub(crate) fn check(needed: f64) -> Result<(), String> {
+///
+/// # Errors
+/// When there is not enough: how much there is, and how much is needed.
+pub fn check(needed: f64) -> Result<(), String> {
     let available = available().unwrap_or(64.0 * GIB);
     if needed <= available {
         return Ok(());

@@ -1,0 +1,41 @@
+//! What tests of [`millet`]'s backends share.
+//!
+//! | module | |
+//! |---|---|
+//! | [`generate`] | inputs: reproducible, and of every kind that has gone wrong somewhere |
+//! | [`oracle`] | the layer once more, in plain loops that share nothing with millet; in f64 it is what is right |
+//! | [`harness`] | runs a backend on host tensors, and the rule of tolerance |
+//!
+//! A backend that implements [`TestBackend`](harness::TestBackend) can be run on any layer and held against the oracle:
+//!
+//! ```
+//! use millet::{Cpu, Keep};
+//! use millet_testing::generate;
+//! use millet_testing::harness::{self, Problem};
+//! use millet_testing::oracle::Oracle;
+//!
+//! // H, I, E and K, and then the number of tokens.
+//! let config = generate::base(16, 8, 6, 2).build()?;
+//! let problem = Problem::random(&config, 20, 1);
+//! let got = harness::run::<Cpu, f64, f64>(&config, &problem, Keep::Hidden, 1.0);
+//! let right = Oracle::exact(&config).layer(&problem, 1.0);
+//! got.assert_same_routing(&right, "one small layer");
+//! for ((name, got), (_, right)) in got.floats().into_iter().zip(right.floats()) {
+//!     harness::assert_right::<Cpu>(got, right, Vec::new, 1e-11, name);
+//! }
+//! # Ok::<(), millet::Error>(())
+//! ```
+//!
+//! # Features
+//!
+//! `cuda`: `TestBackend` for `millet::Cuda`, which then needs a driver; `cuda-emulator-loader` brings one to machines without a GPU.
+
+#![deny(missing_docs)]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+pub mod generate;
+pub mod harness;
+pub mod oracle;
