@@ -1,12 +1,13 @@
 // Combine: each token gathers its rows.
 //
-//   unpermute            out[t] = Σ_slot w[t,slot]·rows[r], slots in order, f32, one rounding; weights of 1 where none are given:
-//                        rows of the down product are weighed already, and the backward of permute has none
+//   unpermute            out[t] = Σ_slot w[t,slot]·rows[r], slots in order, f32, one rounding; weights of 1 where
+//                        none are given: rows of the down product are weighed already, and the backward of permute
+//                        has none
 //   unpermute_backward   rows_grad[r] = w[t,slot]·dO[t];  weights_grad[t,slot] = ⟨dO[t], rows[r]⟩, 0 without a row
 //
-// Grid: one warp per token, blocks of 8 warps; for unpermute a second dimension splits the columns when there are few tokens. Every
-// row is read once and every token written once (backward: read once, and rows written once), so bytes are the floor:
-// R·H + T·H (backward 2·R·H + T·H), and the map and weights of T·K words each.
+// Grid: one warp per token, blocks of 8 warps; for unpermute a second dimension splits the columns when there are few
+// tokens. Every row is read once and every token written once (backward: read once, and rows written once), so bytes
+// are the floor: R·H + T·H (backward 2·R·H + T·H), and the map and weights of T·K words each.
 #include "device/rows.cuh"
 
 namespace millet {
@@ -99,12 +100,12 @@ template <typename T, int N> __device__ __forceinline__ void unpermute_backward(
 
 }  // namespace millet
 
-#define MILLET_COMBINE(NAME, T)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 4) unpermute_##NAME(MilletRows p) {                      \
-        p.vectorized ? millet::unpermute<T, millet::VECTOR<T>>(p) : millet::unpermute<T, 1>(p);                        \
-    }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 4) unpermute_backward_##NAME(MilletRows p) {          \
-        p.vectorized ? millet::unpermute_backward<T, millet::VECTOR<T>>(p) : millet::unpermute_backward<T, 1>(p);      \
+#define MILLET_COMBINE(NAME, T)                                                                                   \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 4) unpermute_##NAME(MilletRows p) {              \
+        p.vectorized ? millet::unpermute<T, millet::VECTOR<T>>(p) : millet::unpermute<T, 1>(p);                   \
+    }                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 4) unpermute_backward_##NAME(MilletRows p) {     \
+        p.vectorized ? millet::unpermute_backward<T, millet::VECTOR<T>>(p) : millet::unpermute_backward<T, 1>(p); \
     }
 
 MILLET_COMBINE(f32, float)

@@ -1,21 +1,24 @@
 // Dispatch: capacity dropping and the stable sort of assignments by expert, in one launch.
 //
-// An assignment a = t·K + slot goes to expert ids[a]; an id outside 0..E is a sentinel and takes part in nothing. Rows are ordered by
-// expert, then by assignment. An expert keeps at most C: how many it keeps, and so where its rows begin, follows from
-// the counts alone, before anybody knows which ones.
+// An assignment a = t·K + slot goes to expert ids[a]; an id outside 0..E is a sentinel and takes part in nothing. Rows
+// are ordered by expert, then by assignment. An expert keeps at most C: how many it keeps, and so where its rows begin,
+// follows from the counts alone, before anybody knows which ones.
 //
 // Tickets (device/phases.cuh), one block each:
 //
 //   count    tiles       assignments of each expert in a tile of assignments
 //   columns  ⌈E/32⌉      counts over tiles become each tile's first rank in each expert; totals
-//   place    tiles + 1   every assignment's rank, and so its row; without a limit, or with the policy Position, that is all. The
-//                        rows of an expert that has to choose go to `sorted` instead. One block writes offsets and row tiles
-//   choose   E           (Probability, SlotMajor) the C best of an expert over capacity, by radix selection on a 32-bit key, ties
-//                        to the lower assignment; those that stay get rows in order of their assignment
+//   place    tiles + 1   every assignment's rank, and so its row; without a limit, or with the policy Position, that
+//                        is all. The rows of an expert that has to choose go to `sorted` instead. One block writes
+//                        offsets and row tiles
+//   choose   E           (Probability, SlotMajor) the C best of an expert over capacity, by radix selection on a
+//                        32-bit key, ties to the lower assignment; those that stay get rows in order of their
+//                        assignment
 //   scale    tiles       (renormalising) weights of survivors
 //
-// Floor: ids (and weights where they decide) read once, offsets and both maps written once. Above it: ids are read three times,
-// the later ones from cache, and tiles·E counts are written and read twice. Shared memory: E·(2 + warps) words.
+// Floor: ids (and weights where they decide) read once, offsets and both maps written once. Above it: ids are read
+// three times, the later ones from cache, and tiles·E counts are written and read twice. Shared memory: E·(2 + warps)
+// words.
 #include "device/phases.cuh"
 #include "device/scan.cuh"
 #include "params.h"
@@ -61,8 +64,8 @@ __device__ __forceinline__ int kept(const MilletDispatch &p, int total) {
     return limited(p) ? min(total, p.capacity) : total;
 }
 
-// Counts this warp's assignments of each expert into `counts` [E], which it owns; `each(assignment, expert, rank)` gets the
-// number of assignments of the same expert before it. Counts may start anywhere.
+// Counts this warp's assignments of each expert into `counts` [E], which it owns; `each(assignment, expert, rank)` gets
+// the number of assignments of the same expert before it. Counts may start anywhere.
 template <typename Each> __device__ void walk(const MilletDispatch &p, Tile part, int *counts, Each each) {
     int lane = threadIdx.x % WARP;
     for (int64_t start = part.first; start < part.last; start += WARP) {
@@ -136,8 +139,8 @@ template <typename Each> __device__ int for_experts(const MilletDispatch &p, Eac
 
 __device__ void place(const MilletDispatch &p, int tile, int *shared) {
     int warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
-    int *base = shared;                 // [E] this tile's first row, or ~(first place in `sorted`)
-    int *end = &shared[p.experts];      // [E] where the expert's rows end
+    int *base = shared;                    // [E] this tile's first row, or ~(first place in `sorted`)
+    int *end = &shared[p.experts];         // [E] where the expert's rows end
     int *counts = &shared[2 * p.experts];  // [warps, E]
     int rows = for_experts(p, [&](int e, int total, int assignments_before, int rows_before) {
         int rank = p.tile_counts[static_cast<int64_t>(tile) * p.experts + e];
@@ -186,8 +189,8 @@ __device__ void place(const MilletDispatch &p, int tile, int *shared) {
 // Offsets, and the tiles of rows for the grouped products.
 __device__ void tile_rows(const MilletDispatch &p, int *shared) {
     __shared__ int warp_sums[MAX_WARPS];
-    int *offsets = shared;                    // [E + 1]
-    int *tiles = &shared[p.experts + 1];      // [E + 1] tiles before an expert
+    int *offsets = shared;                // [E + 1]
+    int *tiles = &shared[p.experts + 1];  // [E + 1] tiles before an expert
     int rows = for_experts(p, [&](int e, int, int, int rows_before) { offsets[e] = rows_before; });
     if (threadIdx.x == 0) offsets[p.experts] = rows;
     __syncthreads();
@@ -300,7 +303,8 @@ __device__ void choose(const MilletDispatch &p, int expert) {
         bool above = p.capacity > 0 && i < total && key > threshold;
         bool at = i < total && key == threshold;
         uint64_t all;
-        uint64_t rank = counted + block_scan(static_cast<uint64_t>(at) << 32 | static_cast<uint64_t>(above), warp_sums, all);
+        uint64_t rank =
+            counted + block_scan(static_cast<uint64_t>(at) << 32 | static_cast<uint64_t>(above), warp_sums, all);
         counted += all;
         if (i >= total) continue;
         int at_before = static_cast<int>(rank >> 32), above_before = static_cast<int>(rank & 0xffffffffu);

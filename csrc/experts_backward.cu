@@ -1,23 +1,26 @@
 // The experts' backward products.
 //
-//   experts_down_backward      dA' = dO[token]·down; then, a made again of h,          dO [T, H], down [E, H, I], h [R, 2I]
-//                              dh = dSwiGLU(w·dA', h), w·a, parts of ⟨dA', a⟩           → dh over h, w·a [R, I], dots [I/64, R]
-//   experts_weights_grad       dS = Σ dots, 0 for dropped assignments                  → [T, K]
-//   experts_down_weight_grad   d_down[e] = Σ dO[token]ᵀ·(w·a)                          → [E, H, I]
-//   experts_input_grad         dX̃ = dh·gate_up                                         → [R, H]
-//   experts_up_weight_grad     d_gate_up[e] = Σ dhᵀ·x[token]                           → [E, 2I, H]
+//   experts_down_backward      dA' = dO[token]·down; then, a made again of h,
+//                              dh = dSwiGLU(w·dA', h), w·a, parts of ⟨dA', a⟩
+//                              dO [T, H], down [E, H, I], h [R, 2I]       → dh over h, w·a [R, I], dots [I/64, R]
+//   experts_weights_grad       dS = Σ dots, 0 for dropped assignments     → [T, K]
+//   experts_down_weight_grad   d_down[e] = Σ dO[token]ᵀ·(w·a)             → [E, H, I]
+//   experts_input_grad         dX̃ = dh·gate_up                            → [R, H]
+//   experts_up_weight_grad     d_gate_up[e] = Σ dhᵀ·x[token]              → [E, 2I, H]
 //
-// Blocks, shared memory, pipeline and barriers are those of the forward products (experts_forward.cu, device/pipeline.cuh).
-// The layout differs: down and gate_up are MN-major here, so their tiles are [reduction, columns] in shared memory and ldmatrix
-// transposes. In the weights' gradients both operands are MN-major, and the reduction runs over the rows of an expert; x and dO are
-// gathered by token while they are copied. An expert without rows writes zeros.
+// Blocks, shared memory, pipeline and barriers are those of the forward products (experts_forward.cu,
+// device/pipeline.cuh). The layout differs: down and gate_up are MN-major here, so their tiles are [reduction, columns]
+// in shared memory and ldmatrix transposes. In the weights' gradients both operands are MN-major, and the reduction
+// runs over the rows of an expert; x and dO are gathered by token while they are copied. An expert without rows writes
+// zeros.
 //
-// dA' stays in registers, in f32: ⟨dA', a⟩ is summed over a warp's 64 columns by each thread in order of columns, then by the
-// four lanes of a row, and stored as one part; `experts_weights_grad` adds the parts in order. No atomics, one order.
+// dA' stays in registers, in f32: ⟨dA', a⟩ is summed over a warp's 64 columns by each thread in order of columns, then
+// by the four lanes of a row, and stored as one part; `experts_weights_grad` adds the parts in order. No atomics, one
+// order.
 //
-// Floor, in elements of the storage type: dA' reads T·H + E·H·I + 2·R·I, writes 3·R·I; dX̃ reads 2·R·I + 2·E·I·H, writes R·H;
-// d_down reads T·H + R·I, writes E·H·I; d_gate_up reads T·H + 2·R·I, writes 2·E·I·H. FLOPs: 2·R·I·H for dA' and d_down, 4·R·I·H for
-// dX̃ and d_gate_up.
+// Floor, in elements of the storage type: dA' reads T·H + E·H·I + 2·R·I, writes 3·R·I; dX̃ reads 2·R·I + 2·E·I·H, writes
+// R·H; d_down reads T·H + R·I, writes E·H·I; d_gate_up reads T·H + 2·R·I, writes 2·E·I·H. FLOPs: 2·R·I·H for dA' and
+// d_down, 4·R·I·H for dX̃ and d_gate_up.
 //
 // dS = ⟨dA', a⟩ in the epilogue, so that y need not be kept, and the gather along the reduction follow SonicMoE (arXiv
 // 2512.14080).
@@ -54,8 +57,9 @@ template <typename T, int ROWS_, Access ACCESS> struct DownBackward : RowTiles<R
     __device__ __forceinline__ void open(const Tile &tile, OperandA &a, OperandB &b) const {
         const Divider top_k = {p.top_k_multiplier, p.top_k_shift};
         const int32_t *assignments = p.row_to_assignment + tile.row;
-        a.open(static_cast<const T *>(p.tokens), p.hidden,
-               [&](int row) { return row < tile.rows ? static_cast<int>(top_k.divide(__ldg(assignments + row))) : -1; });
+        a.open(static_cast<const T *>(p.tokens), p.hidden, [&](int row) {
+            return row < tile.rows ? static_cast<int>(top_k.divide(__ldg(assignments + row))) : -1;
+        });
         const int64_t size = static_cast<int64_t>(p.hidden) * p.inner;
         b.open(static_cast<const T *>(p.weight) + tile.expert * size, p.inner, p.hidden, tile.column, p.inner);
     }
@@ -152,8 +156,8 @@ template <typename T, int ROWS_, Access ACCESS> struct InputGrad : RowTiles<ROWS
 
 // A weight's gradient [rows, columns] of each expert: overwritten in the storage type, or added to in f32.
 template <typename T, int ROWS, Access ACCESS>
-__device__ __forceinline__ void store_gradient(const MilletExperts &p, const typename WeightTiles<ROWS>::Tile &tile, int rows,
-                                               int columns, const Sum<ROWS> &sum) {
+__device__ __forceinline__ void store_gradient(const MilletExperts &p, const typename WeightTiles<ROWS>::Tile &tile,
+                                               int rows, int columns, const Sum<ROWS> &sum) {
     const int64_t expert = static_cast<int64_t>(rows) * columns * tile.expert;
     if (p.grad_sum == nullptr) {
         store_rows<T, ROWS, ACCESS>(static_cast<T *>(p.grad) + expert, columns, tile, sum);
@@ -173,11 +177,12 @@ template <typename T, int ROWS_, Access ACCESS> struct DownWeightGrad : WeightTi
     using ReaderB = AcrossReader<T>;
 
     using WeightTiles<ROWS>::p;
-    __device__ __forceinline__ explicit DownWeightGrad(const MilletExperts &p) : WeightTiles<ROWS>(p, p.hidden, p.inner) {}
+    __device__ __forceinline__ explicit DownWeightGrad(const MilletExperts &p)
+        : WeightTiles<ROWS>(p, p.hidden, p.inner) {}
 
     __device__ __forceinline__ void open(const Tile &tile, OperandA &a, OperandB &b) const {
-        a.open(static_cast<const T *>(p.tokens), p.hidden, tile.depth, tile.row, p.hidden, p.row_to_assignment + tile.first,
-               {p.top_k_multiplier, p.top_k_shift});
+        a.open(static_cast<const T *>(p.tokens), p.hidden, tile.depth, tile.row, p.hidden,
+               p.row_to_assignment + tile.first, {p.top_k_multiplier, p.top_k_shift});
         const T *rows = static_cast<const T *>(p.rows_in) + static_cast<int64_t>(tile.first) * p.inner;
         b.open(rows, p.inner, tile.depth, tile.column, p.inner);
     }
@@ -206,7 +211,8 @@ template <typename T, int ROWS_, Access ACCESS> struct UpWeightGrad : WeightTile
 
     __device__ __forceinline__ void open(const Tile &tile, OperandA &a, OperandB &b) const {
         const int rows = 2 * p.inner;
-        a.open(static_cast<const T *>(p.rows_in) + static_cast<int64_t>(tile.first) * rows, rows, tile.depth, tile.row, rows);
+        a.open(static_cast<const T *>(p.rows_in) + static_cast<int64_t>(tile.first) * rows, rows, tile.depth, tile.row,
+               rows);
         b.open(static_cast<const T *>(p.tokens), p.hidden, tile.depth, tile.column, p.hidden,
                p.row_to_assignment + tile.first, {p.top_k_multiplier, p.top_k_shift});
     }
@@ -228,7 +234,8 @@ MILLET_WEIGHT_GRADS(experts_down_weight_grad, DownWeightGrad)
 MILLET_WEIGHT_GRADS(experts_up_weight_grad, UpWeightGrad)
 
 // Grid: one thread per row or assignment, whichever are more. Neighbouring threads read neighbouring rows' parts.
-extern "C" __global__ void __launch_bounds__(MILLET_THREADS) experts_weights_grad(const __grid_constant__ MilletExperts p) {
+extern "C" __global__ void __launch_bounds__(MILLET_THREADS)
+    experts_weights_grad(const __grid_constant__ MilletExperts p) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * MILLET_THREADS + threadIdx.x;
     if (i < __ldg(p.offsets + p.experts)) {
         const int parts = (p.inner + MILLET_DOT_COLUMNS - 1) / MILLET_DOT_COLUMNS;

@@ -3,24 +3,24 @@
 //   experts_up     h = x[token]·gate_upᵀ, a = silu(gate)·up       x [T, H], gate_up [E, 2I, H] → h [R, 2I], a [R, I]
 //   experts_down   w·y, y = a·downᵀ                               a [R, I], down [E, H, I]     → w·y [R, H]
 //
-// Blocks: 128 threads, two per multiprocessor, as many as fit or as there are tiles. Each draws tiles [rows, 128 columns] of
-// the product, in an order that keeps those of an expert together (device/schedule.cuh). A tile has 128 rows of one expert, or 64
-// (`_small`) where experts have few.
+// Blocks: 128 threads, two per multiprocessor, as many as fit or as there are tiles. Each draws tiles [rows, 128
+// columns] of the product, in an order that keeps those of an expert together (device/schedule.cuh). A tile has 128
+// rows of one expert, or 64 (`_small`) where experts have few.
 // Shared memory: 3 stages of 64 bytes of the reduction, (rows + 128)·64 bytes each: 48 KiB, 36 KiB with 64 rows.
 // Pipeline and barriers: device/pipeline.cuh. Results go from registers to global memory (device/columns.cuh).
 //
-// Up gathers: a row of the tile is copied from its token's place in x, so no gathered x ever exists. Its 128 columns are 64 of
-// gate and the same 64 of up, alternating by 8 in shared memory, so that a thread has both halves of a pair in its
-// own registers, rounds h, and makes a of the rounded h.
+// Up gathers: a row of the tile is copied from its token's place in x, so no gathered x ever exists. Its 128 columns
+// are 64 of gate and the same 64 of up, alternating by 8 in shared memory, so that a thread has both halves of a pair
+// in its own registers, rounds h, and makes a of the rounded h.
 //
-// Floor, in elements of the storage type: up reads T·H + 2·E·I·H, writes 3·R·I (or R·I without h), 4·R·I·H FLOPs; down reads
-// R·I + E·H·I, writes R·H, 2·R·I·H FLOPs. Above it: x and a again for each band of columns, weights again where an expert's row
-// tiles fall into two waves of blocks. Counted: docs/kernels.md.
+// Floor, in elements of the storage type: up reads T·H + 2·E·I·H, writes 3·R·I (or R·I without h), 4·R·I·H FLOPs; down
+// reads R·I + E·H·I, writes R·H, 2·R·I·H FLOPs. Above it: x and a again for each band of columns, weights again where
+// an expert's row tiles fall into two waves of blocks. Counted: docs/kernels.md.
 //
 // `_any` takes every H and I, element by element; the others need rows of whole 16-byte chunks.
 //
-// The gather in the load and the paired epilogue follow SonicMoE (arXiv 2512.14080); a multistage ring is usual for this
-// generation of tensor cores.
+// The gather in the load and the paired epilogue follow SonicMoE (arXiv 2512.14080); a multistage ring is usual for
+// this generation of tensor cores.
 #include "device/columns.cuh"
 #include "device/kernels.cuh"
 #include "device/pipeline.cuh"
@@ -55,8 +55,9 @@ template <typename T, int ROWS_, Access ACCESS> struct Up : RowTiles<ROWS_> {
     __device__ __forceinline__ void open(const Tile &tile, OperandA &a, OperandB &b) const {
         const Divider top_k = {p.top_k_multiplier, p.top_k_shift};
         const int32_t *assignments = p.row_to_assignment + tile.row;
-        a.open(static_cast<const T *>(p.tokens), p.hidden,
-               [&](int row) { return row < tile.rows ? static_cast<int>(top_k.divide(__ldg(assignments + row))) : -1; });
+        a.open(static_cast<const T *>(p.tokens), p.hidden, [&](int row) {
+            return row < tile.rows ? static_cast<int>(top_k.divide(__ldg(assignments + row))) : -1;
+        });
         const int64_t size = 2ll * p.inner * p.hidden;
         b.open(static_cast<const T *>(p.weight) + tile.expert * size, p.hidden, [&](int row) {
             // 8 of gate, 8 of up.
@@ -132,7 +133,8 @@ template <typename T, int ROWS_, Access ACCESS> struct Down : RowTiles<ROWS_> {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const int row = Position::warp_down() * (ROWS / 2) + i * 16 + half * 8 + Position::row();
-                const float weight = row < tile.rows ? __ldg(p.weights + __ldg(p.row_to_assignment + tile.row + row)) : 0.0f;
+                const float weight =
+                    row < tile.rows ? __ldg(p.weights + __ldg(p.row_to_assignment + tile.row + row)) : 0.0f;
 #pragma unroll
                 for (int j = 0; j < Sum<ROWS>::ACROSS; j++)
 #pragma unroll

@@ -1,12 +1,13 @@
-// Parameters of the kernels and the constants that host and device share: the one source for Rust (src/cuda/sys.rs is made
-// of this file, `cargo xtask bindings`) and CUDA. Pointers are device addresses. Sizes are those of the crate's documentation:
-// T tokens, H hidden size, E experts, K top-k, R rows.
+// Parameters of the kernels and the constants that host and device share: the one source for Rust (src/cuda/sys.rs is
+// made of this file, `cargo xtask bindings`) and CUDA. Pointers are device addresses. Sizes are those of the crate's
+// documentation: T tokens, H hidden size, E experts, K top-k, R rows.
 #pragma once
 #include <stdint.h>
 
 // Threads of a block in every kernel of routing.
 #define MILLET_THREADS 256
-// Tiles that a pass over tokens or assignments is split into at most, whatever their number: bounds what is counted per tile.
+// Tiles that a pass over tokens or assignments is split into at most, whatever their number: bounds what is counted per
+// tile.
 #define MILLET_MAX_TILES 256
 // Largest E and K of the router.
 #define MILLET_MAX_EXPERTS 4096
@@ -41,7 +42,7 @@ typedef struct {
     float scaling_factor;
 } MilletRouter;
 
-// Router forward. See csrc/router.cu.
+// Router forward. See csrc/router.cu (logits given) and csrc/router_tokens.cu (from tokens).
 typedef struct {
     MilletRouter router;
     int64_t tokens;
@@ -73,7 +74,7 @@ typedef struct {
     int32_t *tile_counts;
 } MilletRouterForward;
 
-// Router backward. See csrc/router_backward.cu.
+// Router backward. See csrc/router.cu (logits given) and csrc/router_tokens_backward.cu (from tokens).
 typedef struct {
     MilletRouter router;
     int64_t tokens;
@@ -180,7 +181,8 @@ typedef struct {
     void *x_grad;
 } MilletRouterInputGrad;
 
-// Threads of a block of the experts' products, columns of its tile, stages of its ring, bytes of the reduction in a stage.
+// Threads of a block of the experts' products, columns of its tile, stages of its ring, bytes of the reduction in a
+// stage.
 #define MILLET_PRODUCT_THREADS 128
 #define MILLET_PRODUCT_COLUMNS 128
 #define MILLET_PRODUCT_STAGES 3

@@ -2,9 +2,9 @@
 //
 //   rows[r] = x[t]   for every assignment of token t that has a row r
 //
-// Grid: one warp per token, blocks of 8 warps; a second dimension splits the columns when there are few tokens. A token is read
-// once and stored to all of its rows, so the bytes are the floor: T·H read, R·H written, and the map of T·K words. Rows beyond the
-// last are not touched. The backward pass (a sum over rows) is in combine.cu.
+// Grid: one warp per token, blocks of 8 warps; a second dimension splits the columns when there are few tokens. A token
+// is read once and stored to all of its rows, so the bytes are the floor: T·H read, R·H written, and the map of T·K
+// words. Rows beyond the last are not touched. The backward pass (a sum over rows) is in combine.cu.
 #include "device/rows.cuh"
 
 namespace millet {
@@ -31,9 +31,9 @@ template <typename T, int N> __device__ __forceinline__ void permute(const Mille
 
 }  // namespace millet
 
-#define MILLET_PERMUTE(NAME, T)                                                                     \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) permute_##NAME(MilletRows p) {     \
-        p.vectorized ? millet::permute<T, millet::VECTOR<T>>(p) : millet::permute<T, 1>(p);         \
+#define MILLET_PERMUTE(NAME, T)                                                                 \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) permute_##NAME(MilletRows p) { \
+        p.vectorized ? millet::permute<T, millet::VECTOR<T>>(p) : millet::permute<T, 1>(p);     \
     }
 
 MILLET_PERMUTE(f32, float)

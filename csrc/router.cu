@@ -1,13 +1,13 @@
 // Router on given logits [T, E] in f32, bf16 or f16.
 //
-//   router_forward_*    logits → ids, weights, lse, counts, statistics, losses        (device/router_tile.cuh, device/route.cuh)
-//   router_backward_*   logits, dS and the losses' gradient → dz
+//   router_forward_*    logits → ids, weights, lse, counts, statistics, losses    (router_tile.cuh, route.cuh)
+//   router_backward_*   logits, dS and the losses' gradient → dz                  (route.cuh)
 //
-// One warp per token, 8 warps per block. Forward takes tiles of ⌈T/256⌉ tokens, so that the tiles' counts stay small. Rows are in
-// registers up to E = 512, in two sizes; beyond that in shared memory, with as many warps as fit.
+// One warp per token, 8 warps per block. Forward takes tiles of ⌈T/256⌉ tokens, so that the tiles' counts stay small.
+// Rows are in registers up to E = 512, in two sizes; beyond that in shared memory, with as many warps as fit.
 //
-// Floor, forward: logits read once; K ids, K weights and one lse per token written once. Above it: 8·E + 4·K bytes per tile,
-// written and read. Backward: logits, K ids, weights and gradients and one lse read once, dz [T, E] written once.
+// Floor, forward: logits read once; K ids, K weights and one lse per token written once. Above it: 8·E + 4·K bytes per
+// tile, written and read. Backward: logits, K ids, weights and gradients and one lse read once, dz [T, E] written once.
 #include "device/router_tile.cuh"
 
 namespace millet {

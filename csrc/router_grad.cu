@@ -3,12 +3,13 @@
 //   router_weight_grad_*   dWᵣ = dzᵀ·x                    dz [T, E], x [T, H] → [E, H]
 //   router_input_grad_*    dX[t] = Σ_slot rows[r] + dz[t]·Wᵣ    the combine of dX̃ with the router's part, one rounding
 //
-// weight_grad: one block per 64 experts, 128 columns and range of tokens. One range would keep few blocks busy, so there are
-// several; their sums go to scratch, and blocks that wait for them add them in order (device/phases.cuh). Floor: dz and x read
-// once. Above it: the ranges' sums, written and read.
+// weight_grad: one block per 64 experts, 128 columns and range of tokens. One range would keep few blocks busy, so
+// there are several; their sums go to scratch, and blocks that wait for them add them in order (device/phases.cuh).
+// Floor: dz and x read once. Above it: the ranges' sums, written and read.
 //
-// input_grad: one block per 64 tokens and 128 columns. It leaves dz·Wᵣ in shared memory, then each token adds up its rows, slots in
-// order, and that product last. Floor: rows and dz read once, dX written once; Wᵣ and dz are read again from L2.
+// input_grad: one block per 64 tokens and 128 columns. It leaves dz·Wᵣ in shared memory, then each token adds up its
+// rows, slots in order, and that product last. Floor: rows and dz read once, dX written once; Wᵣ and dz are read again
+// from L2.
 #include "device/mixed_product.cuh"
 #include "device/phases.cuh"
 #include "device/router_kernels.cuh"
@@ -17,7 +18,8 @@
 namespace millet {
 
 // One element of a weight gradient.
-template <typename W> __device__ __forceinline__ void store_grad(const MilletRouterWeightGrad &p, int64_t index, float value) {
+template <typename W>
+__device__ __forceinline__ void store_grad(const MilletRouterWeightGrad &p, int64_t index, float value) {
     if (p.accumulate) {
         static_cast<float *>(p.grad)[index] += value;
     } else {
@@ -112,9 +114,11 @@ template <typename X, typename W> __device__ __forceinline__ void router_weight_
     phases.finish(0);
 }
 
-// Adds a token's rows to `part` in slot order (rows first, then the part) for this lane's columns, and stores the token.
+// Adds a token's rows to `part` in slot order (rows first, then the part) for this lane's columns, and stores the
+// token.
 template <typename X, int N>
-__device__ __forceinline__ void gather_rows(const MilletRouterInputGrad &p, int64_t token, int column, const float *part) {
+__device__ __forceinline__ void gather_rows(const MilletRouterInputGrad &p, int64_t token, int column,
+                                            const float *part) {
     constexpr int BATCH = 4;
     const X *rows = static_cast<const X *>(p.rows);
     float sum[N] = {};
@@ -156,7 +160,8 @@ template <typename X, typename W> __device__ __forceinline__ void router_input_g
     const int64_t first_token = static_cast<int64_t>(blockIdx.x) * PRODUCT_M;
     const int first_column = blockIdx.y * PRODUCT_N;
     const W *weight = static_cast<const W *>(p.weight);
-    // A thread has 4 experts of a token, and 8 columns of an expert. Eight lanes have rows 4 apart: their stores do not share banks.
+    // A thread has 4 experts of a token, and 8 columns of an expert. Eight lanes have rows 4 apart: their stores do not
+    // share banks.
     const int m = threadIdx.x / 32 * 8 + threadIdx.x / 4 % 2 * 4 + threadIdx.x % 32 / 8, ka = threadIdx.x % 4 * 4;
     const int kb = threadIdx.x / 16, column = threadIdx.x % 16 * 8;
     struct Part {
@@ -182,7 +187,8 @@ template <typename X, typename W> __device__ __forceinline__ void router_input_g
     Tile tile;
     tile.template run<sizeof(W) == 2>(0, (p.experts + PRODUCT_K - 1) / PRODUCT_K, shared, fetch, put);
     tile.leave_out(
-        p.experts, static_cast<int>(min(static_cast<int64_t>(PRODUCT_M), p.tokens - first_token)), p.hidden - first_column,
+        p.experts, static_cast<int>(min(static_cast<int64_t>(PRODUCT_M), p.tokens - first_token)),
+        p.hidden - first_column,
         [&](int64_t k, int m) { return __ldg(&p.logits_grad[(first_token + m) * p.experts + k]); },
         [&](int64_t k, int n) { return widen(__ldg(&weight[k * p.hidden + first_column + n])); });
 
@@ -202,7 +208,8 @@ template <typename X, typename W> __device__ __forceinline__ void router_input_g
         constexpr int N = VECTOR<X>, LANES = PRODUCT_N / N;  // lanes of a token
         for (int row = threadIdx.x / LANES; row < rows; row += MILLET_THREADS / LANES) {
             int c = threadIdx.x % LANES * N;
-            if (c < columns) gather_rows<X, N>(p, first_token + row, first_column + c, &shared[row * Tile::SUM_STRIDE + c]);
+            if (c < columns)
+                gather_rows<X, N>(p, first_token + row, first_column + c, &shared[row * Tile::SUM_STRIDE + c]);
         }
     } else {
         for (int i = threadIdx.x; i < rows * columns; i += MILLET_THREADS) {
@@ -214,13 +221,14 @@ template <typename X, typename W> __device__ __forceinline__ void router_input_g
 
 }  // namespace millet
 
-#define MILLET_ROUTER_GRAD(NAME, X, W)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(X) == 4 ? 1 : 2)                                \
-        router_weight_grad_##NAME(MilletRouterWeightGrad p) {                                                           \
-        millet::router_weight_grad<X, W>(p);                                                                            \
-    }                                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_input_grad_##NAME(MilletRouterInputGrad p) { \
-        millet::router_input_grad<X, W>(p);                                                                             \
+#define MILLET_ROUTER_GRAD(NAME, X, W)                                                   \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(X) == 4 ? 1 : 2) \
+        router_weight_grad_##NAME(MilletRouterWeightGrad p) {                            \
+        millet::router_weight_grad<X, W>(p);                                             \
+    }                                                                                    \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2)                      \
+        router_input_grad_##NAME(MilletRouterInputGrad p) {                              \
+        millet::router_input_grad<X, W>(p);                                              \
     }
 
 MILLET_FOR_ROUTER_TYPES(MILLET_ROUTER_GRAD)

@@ -1,11 +1,11 @@
-// Router forward from tokens: logits by tensor cores (device/logits.cuh) and the routing of the same tile (device/router_tile.cuh) in
-// one launch, so that logits are stored only where somebody asks for them.
+// Router forward from tokens: logits by tensor cores (device/logits.cuh) and the routing of the same tile
+// (device/router_tile.cuh) in one launch, so that logits are stored only where somebody asks for them.
 //
-//   router_tokens_128_*, _256_*, _512_*   x [T, H], Wᵣ [E, H] → everything router forward gives, for E up to that number
+//   router_tokens_128_*, _256_*, _512_*   x [T, H], Wᵣ [E, H] → all that router forward gives, for E up to the number
 //   router_logits_*                       x, Wᵣ → logits, for more experts; router.cu takes them from there
 //
-// Grid: a block for 64 tokens (32 for E > 256), and the tickets of router_tile.cuh. Floor: x read once; Wᵣ is read by every block,
-// after the first from L2.
+// Grid: a block for 64 tokens (32 for E > 256), and the tickets of router_tile.cuh. Floor: x read once; Wᵣ is read by
+// every block, after the first from L2.
 #include "device/logits.cuh"
 #include "device/router_kernels.cuh"
 #include "device/router_tile.cuh"

@@ -1,17 +1,18 @@
-// Router backward from tokens: logits again by tensor cores (device/logits.cuh), then dz of the same tile (device/route.cuh), in one
-// launch; logits are never stored.
+// Router backward from tokens: logits again by tensor cores (device/logits.cuh), then dz of the same tile
+// (device/route.cuh), in one launch; logits are never stored.
 //
 //   router_tokens_backward_128_*, _256_*, _512_*   x [T, H], Wᵣ [E, H], dS and the losses' gradient → dz [T, E]
 //
-// Grid: a block for 64 tokens (32 for E > 256). Floor: x read once, dz written once; Wᵣ is read by every block, after the first
-// from L2.
+// Grid: a block for 64 tokens (32 for E > 256). Floor: x read once, dz written once; Wᵣ is read by every block, after
+// the first from L2.
 #include "device/logits.cuh"
 #include "device/route.cuh"
 #include "device/router_kernels.cuh"
 
 namespace millet {
 
-template <typename X, typename W, int M, int N> __device__ __forceinline__ void router_tokens_backward(const MilletRouterBackward &p) {
+template <typename X, typename W, int M, int N>
+__device__ __forceinline__ void router_tokens_backward(const MilletRouterBackward &p) {
     extern __shared__ __align__(128) uint8_t memory[];
     using Tile = LogitsTile<X, W, M, N>;
     const int experts = p.router.experts, warp = threadIdx.x / WARP;

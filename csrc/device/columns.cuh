@@ -1,9 +1,9 @@
 // The epilogue: rows of the accumulator to and from global memory.
 //
-// A thread has 2 of every 8 columns, so four neighbouring pieces [16, 8] give it 4 pairs of 32 columns. In 16 bits those would be
-// 4-byte accesses, 16 bytes of a row at a time: half of every sector wasted. So the four lanes of a row exchange their pairs, and
-// each gets 8 neighbouring columns: one 16-byte access, 64 bytes of a row at a time. In 32 bits a lane's pair is 8 bytes, and four
-// lanes fill a sector already.
+// A thread has 2 of every 8 columns, so four neighbouring pieces [16, 8] give it 4 pairs of 32 columns. In 16 bits
+// those would be 4-byte accesses, 16 bytes of a row at a time: half of every sector wasted. So the four lanes of a row
+// exchange their pairs, and each gets 8 neighbouring columns: one 16-byte access, 64 bytes of a row at a time. In 32
+// bits a lane's pair is 8 bytes, and four lanes fill a sector already.
 #pragma once
 #include "numeric.cuh"
 #include "pipeline.cuh"
@@ -18,12 +18,14 @@ __device__ __forceinline__ void exchange(uint32_t (&v)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
         uint32_t got = __shfl_xor_sync(ALL_LANES, odd ? v[i] : v[i + 1], 1);
-        if (odd) v[i] = got; else v[i + 1] = got;
+        if (odd) v[i] = got;
+        else v[i + 1] = got;
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         uint32_t got = __shfl_xor_sync(ALL_LANES, high ? v[i] : v[i + 2], 2);
-        if (high) v[i] = got; else v[i + 2] = got;
+        if (high) v[i] = got;
+        else v[i + 2] = got;
     }
 }
 
@@ -50,8 +52,9 @@ template <typename T> __device__ __forceinline__ float2 rounded(float2 v) {
     else return unpack<T>(pack<T>(v));
 }
 
-// 32 columns of a row, the thread's pairs: `v[i]` is columns 8·i + Position::column() and the next. `row` points to the first,
-// `columns` of them exist; a multiple of a piece with Access::Pieces. All lanes of a warp call; `exists` is of the row.
+// 32 columns of a row, the thread's pairs: `v[i]` is columns 8·i + Position::column() and the next. `row` points to the
+// first, `columns` of them exist; a multiple of a piece with Access::Pieces. All lanes of a warp call; `exists` is of
+// the row.
 template <typename T, Access ACCESS>
 __device__ __forceinline__ void store_columns(T *row, int columns, bool exists, const float2 (&v)[4]) {
     const int lane = threadIdx.x % 4;
@@ -118,7 +121,8 @@ __device__ __forceinline__ void store_rows(T *rows, int columns, const Tile &til
             for (int j = 0; j < Sum<ROWS>::ACROSS; j += 4) {
                 float2 v[4];
 #pragma unroll
-                for (int c = 0; c < 4; c++) v[c] = make_float2(sum.at[i][j + c][2 * half], sum.at[i][j + c][2 * half + 1]);
+                for (int c = 0; c < 4; c++)
+                    v[c] = make_float2(sum.at[i][j + c][2 * half], sum.at[i][j + c][2 * half + 1]);
                 store_columns<T, ACCESS>(to + j * 8, tile.columns - first - j * 8, row < tile.rows, v);
             }
         }

@@ -1,15 +1,17 @@
 // Logits of a tile of tokens by tensor cores: x·Wᵣᵀ for M tokens and N experts, left in shared memory for the routing.
 //
-// 8 warps per block; each keeps 32 tokens and M·N/256 experts of the accumulator in registers. x and Wᵣ pass through a ring of STAGES
-// steps in shared memory, 64 bytes of the hidden size per step. A row of the tile is 64 bytes, swizzled: 16-byte chunk p of row r is at
-// place p ^ (r / 2 % 4), so that every access of 8 lanes covers the 32 banks. In each step:
+// 8 warps per block; each keeps 32 tokens and M·N/256 experts of the accumulator in registers. x and Wᵣ pass through a
+// ring of STAGES steps in shared memory, 64 bytes of the hidden size per step. A row of the tile is 64 bytes, swizzled:
+// 16-byte chunk p of row r is at place p ^ (r / 2 % 4), so that every access of 8 lanes covers the 32 banks. In each
+// step:
 //   every thread   its own copies of step s are done              wait_copies<STAGES − 2>
 //   barrier        all copies of step s are visible; nobody reads step s − 1 any more
 //   every thread   copies step s + STAGES − 1 into the place of step s − 1
 //   every warp     multiplies step s
 //
-// 16-bit x and Wᵣ are multiplied as they are. With Wᵣ in f32 the product is 3xTF32 (16-bit x is a tf32 number, which saves a third),
-// and x is widened as it is stored to shared memory. Logits that come out not finite are computed again in f32.
+// 16-bit x and Wᵣ are multiplied as they are. With Wᵣ in f32 the product is 3xTF32 (16-bit x is a tf32 number, which
+// saves a third), and x is widened as it is stored to shared memory. Logits that come out not finite are computed again
+// in f32.
 #pragma once
 #include <type_traits>
 
@@ -35,7 +37,8 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
     static constexpr int ROW = 64;                                  // bytes
     static constexpr int STAGE = (M + N) * ROW;
     static constexpr int STAGES = N <= 128 ? 4 : N <= 256 ? 3 : 2;
-    // Floats from one row of logits to the next: 8 more than N, so that the 4 rows of half a warp's pairs do not share banks.
+    // Floats from one row of logits to the next: 8 more than N, so that the 4 rows of half a warp's pairs do not share
+    // banks.
     static constexpr int STRIDE = N + 8;
     static constexpr int RING_BYTES = STAGES * STAGE, LOGITS_BYTES = M * STRIDE * 4;
     // Logits take the place of the ring.
@@ -61,7 +64,8 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
         ptx::store_shared(to, piece);
     }
 
-    __device__ static void load(const LogitsInput &in, int64_t first_token, int first_expert, int step, uint32_t stage) {
+    __device__ static void load(const LogitsInput &in, int64_t first_token, int first_expert, int step,
+                                uint32_t stage) {
         const X *x = static_cast<const X *>(in.x);
         const W *weight = static_cast<const W *>(in.weight);
         for (int i = threadIdx.x; i < M * 4; i += 256) {
@@ -128,7 +132,8 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
         }
     }
 
-    // Logits of tokens first_token… and experts first_expert… into `shared`, rows STRIDE floats apart, for all threads to read.
+    // Logits of tokens first_token… and experts first_expert… into `shared`, rows STRIDE floats apart, for all threads
+    // to read.
     __device__ static float *compute(const LogitsInput &in, int64_t first_token, int first_expert, void *shared) {
         const uint32_t ring = ptx::shared_address(shared);
         const int steps = (in.hidden + STEP - 1) / STEP;
@@ -177,7 +182,8 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
         return logits;
     }
 
-    // Logits that are not finite, again in f32: an infinite factor's tf32 parts make NaN of what may be −∞, a mask. One warp per logit.
+    // Logits that are not finite, again in f32: an infinite factor's tf32 parts make NaN of what may be −∞, a mask. One
+    // warp per logit.
     __device__ static void multiply_again(const LogitsInput &in, int64_t first_token, int first_expert, float *logits) {
         const int tokens = static_cast<int>(min(static_cast<int64_t>(M), in.tokens - first_token));
         const int experts = min(N, in.experts - first_expert), lane = threadIdx.x % WARP;
@@ -186,7 +192,8 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
             float &logit = logits[row * STRIDE + column];
             if (is_finite(logit)) continue;  // all lanes together
             const X *x = static_cast<const X *>(in.x) + (first_token + row) * in.hidden;
-            const W *weight = static_cast<const W *>(in.weight) + static_cast<int64_t>(first_expert + column) * in.hidden;
+            const W *weight =
+                static_cast<const W *>(in.weight) + static_cast<int64_t>(first_expert + column) * in.hidden;
             float sum = 0.0f;
 #pragma unroll 1
             for (int k = lane; k < in.hidden; k += WARP) sum = fmaf(widen(__ldg(&x[k])), widen(__ldg(&weight[k])), sum);

@@ -1,14 +1,14 @@
-// Products with dz, which is f32, by tensor cores: 3xTF32, or two thirds of it where the other operand has 16 bits and so is a tf32
-// number already. Where dz is 0 the other factor does not count, whatever it is.
+// Products with dz, which is f32, by tensor cores: 3xTF32, or two thirds of it where the other operand has 16 bits and
+// so is a tf32 number already. Where dz is 0 the other factor does not count, whatever it is.
 //
-// A block of 8 warps computes a tile [64, 128]; each warp keeps [32, 32] of the accumulator in registers. Operands are widened as they
-// are stored to shared memory, 16 of the reduction at a time, into two buffers in turn:
+// A block of 8 warps computes a tile [64, 128]; each warp keeps [32, 32] of the accumulator in registers. Operands are
+// widened as they are stored to shared memory, 16 of the reduction at a time, into two buffers in turn:
 //   every thread   fetches its part of step s + 1 into registers
 //   every warp     multiplies step s
 //   every thread   stores what it fetched into the buffer of step s − 1
 //   barrier        step s + 1 is visible; nobody reads step s any more
-// Fragments are single words at (k, m) or (k, n); rows are 8 (or, with k contiguous, 4) modulo 32 words apart, so that the 32 lanes
-// of a load have 32 banks.
+// Fragments are single words at (k, m) or (k, n); rows are 8 (or, with k contiguous, 4) modulo 32 words apart, so that
+// the 32 lanes of a load have 32 banks.
 #pragma once
 #include "mma.cuh"
 #include "vector.cuh"
@@ -31,8 +31,8 @@ template <Lies A> struct MixedTile {
     static constexpr int B_STRIDE = PRODUCT_N + 8;
     static constexpr int B_WORDS = PRODUCT_K * B_STRIDE;
     static constexpr int WORDS = A_WORDS + B_WORDS;  // of one place
-    // Where column n of a row of B is: neighbouring 16 bytes change places in every other 32 columns, so that threads which
-    // store 32 bytes each, 16 at a time, have different banks.
+    // Where column n of a row of B is: neighbouring 16 bytes change places in every other 32 columns, so that threads
+    // which store 32 bytes each, 16 at a time, have different banks.
     __device__ static int b_column(int n) { return n ^ (n >> 3 & 4); }
     // The sum in shared memory, in the place of the operands.
     static constexpr int SUM_STRIDE = PRODUCT_N + 8;
@@ -46,7 +46,9 @@ template <Lies A> struct MixedTile {
     template <bool B_EXACT> __device__ __forceinline__ void multiply(const float *a, const float *b) {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
         const int first_m = threadIdx.x / 128 * 32, first_n = threadIdx.x / 32 % 4 * 32;
-        auto at = [&](int k, int m) { return __float_as_uint(A == Lies::Across ? a[k * A_STRIDE + m] : a[m * A_STRIDE + k]); };
+        auto at = [&](int k, int m) {
+            return __float_as_uint(A == Lies::Across ? a[k * A_STRIDE + m] : a[m * A_STRIDE + k]);
+        };
         // Not unrolled: both halves at once would take too many registers for two blocks per multiprocessor.
 #pragma unroll 1
         for (int k = 0; k < PRODUCT_K; k += 8) {
@@ -85,7 +87,8 @@ template <Lies A> struct MixedTile {
         }
     }
 
-    // Steps first… last of the reduction. `fetch(step)` gives this thread's part of a step, `put(part, a, b)` stores it.
+    // Steps first… last of the reduction. `fetch(step)` gives this thread's part of a step, `put(part, a, b)` stores
+    // it.
     template <bool B_EXACT, typename Fetch, typename Put>
     __device__ __forceinline__ void run(int first, int last, float *shared, Fetch fetch, Put put) {
 #pragma unroll
@@ -107,15 +110,16 @@ template <Lies A> struct MixedTile {
         }
     }
 
-    // Computes sums that are not finite again, in f32 and without the products of a dz of 0: a bad row or a masked expert has a dz of
-    // 0, and any value beside it. `dz(k, m)` and `other(k, n)` are the factors of the tile's row m and column n, k from 0 to `depth`.
-    // Rows and columns from `rows` and `columns` on do not exist.
+    // Computes sums that are not finite again, in f32 and without the products of a dz of 0: a bad row or a masked
+    // expert has a dz of 0, and any value beside it. `dz(k, m)` and `other(k, n)` are the factors of the tile's row m
+    // and column n, k from 0 to `depth`. Rows and columns from `rows` and `columns` on do not exist.
     template <typename Dz, typename Other>
     __device__ __forceinline__ void leave_out(int64_t depth, int rows, int columns, Dz dz, Other other) {
         float check = 0.0f;  // NaN where a sum is not finite
         each([&](int, float &sum) { check = fmaf(sum, 0.0f, check); });
         if (check == check) return;
-        // One loop for all sums, whose registers it finds by comparing: 32 loops would need more registers than the product.
+        // One loop for all sums, whose registers it finds by comparing: 32 loops would need more registers than the
+        // product.
 #pragma unroll 1
         for (int index = 0; index < 32; ++index) {
             const int m = row() + index / 16 * 16 + index / 2 % 2 * 8, n = column() + index / 4 % 4 * 8 + index % 2;
@@ -143,7 +147,8 @@ template <Lies A> struct MixedTile {
     }
 };
 
-// Eight neighbouring elements of a row of `columns`, widened; zeros beyond the end, and all zeros when the row is not there.
+// Eight neighbouring elements of a row of `columns`, widened; zeros beyond the end, and all zeros when the row is not
+// there.
 template <typename T> struct Eight {
     float v[8];
 

@@ -35,8 +35,8 @@ __device__ __forceinline__ float weighed(float weight, float value) { return wei
 // 2ⁿ for |n| ≤ 126.
 __device__ __forceinline__ float power_of_two(int n) { return __int_as_float((n + 127) << 23); }
 
-// eˣ within one unit in the last place, by the operations of the reference in their order (src/element.rs): selection and
-// dropping compare these values, so the bits must be the same.
+// eˣ within one unit in the last place, by the operations of the reference in their order (src/element.rs): selection
+// and dropping compare these values, so the bits must be the same.
 __device__ __forceinline__ float exponential(float x) {
     x = x < -104.0f ? -104.0f : x;
     x = x > 89.0f ? 89.0f : x;

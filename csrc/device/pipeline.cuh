@@ -1,20 +1,20 @@
-// The main loop that all of the experts' products share: a block computes tiles [ROWS, 128] one after another, and its operands
-// pass through a ring of STAGES steps in shared memory.
+// The main loop that all of the experts' products share: a block computes tiles [ROWS, 128] one after another, and its
+// operands pass through a ring of STAGES steps in shared memory.
 //
-// Four warps, two by two; each keeps [ROWS/2, 64] of the accumulator in registers. A step of the ring is 64 bytes of the reduction
-// of both operands. In each step:
+// Four warps, two by two; each keeps [ROWS/2, 64] of the accumulator in registers. A step of the ring is 64 bytes of
+// the reduction of both operands. In each step:
 //   every thread   its own copies of step s are done            wait_copies<STAGES − 2>
 //   barrier        all copies of step s are visible; nobody reads step s − 1 any more
 //   every thread   copies step s + STAGES − 1 into the place of step s − 1, closes the group
 //   every warp     multiplies step s
-// One barrier per step, and one between tiles. After that one the next tile's first steps are fetched before this tile's epilogue:
-// results go from registers to global memory, so the ring is free.
+// One barrier per step, and one between tiles. After that one the next tile's first steps are fetched before this
+// tile's epilogue: results go from registers to global memory, so the ring is free.
 //
 // A warp whose rows or columns are all padding skips its products: padding costs in units of [ROWS/2, 64].
 //
-// The fast main loop assumes finite numbers. A tile with a sum that is not finite is computed again, with care: the tf32 parts of an
-// infinite f32 then give what f32 gives, and a weight's gradient leaves out rows that are 0, whatever the other factor is. Finite
-// results keep their bits.
+// The fast main loop assumes finite numbers. A tile with a sum that is not finite is computed again, with care: the
+// tf32 parts of an infinite f32 then give what f32 gives, and a weight's gradient leaves out rows that are 0, whatever
+// the other factor is. Finite results keep their bits.
 #pragma once
 #include <type_traits>
 
@@ -56,8 +56,8 @@ template <int ROWS> struct Sum {
     }
 };
 
-// This thread's warp in the block's tile, and its place in a piece [16, 8] of the sum: rows `row` and `row` + 8, columns
-// `column` and the next.
+// This thread's warp in the block's tile, and its place in a piece [16, 8] of the sum: rows `row` and `row` + 8,
+// columns `column` and the next.
 struct Position {
     static __device__ __forceinline__ int warp_down() { return threadIdx.x / 64; }
     static __device__ __forceinline__ int warp_across() { return threadIdx.x / 32 % 2; }
@@ -67,8 +67,8 @@ struct Position {
 
 // sum += a·b of one step.
 template <typename T, Care CARE, int ROWS, class ReaderA, class ReaderB>
-__device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &read_a, const ReaderB &read_b, bool tf32, uint32_t tile_a,
-                                              uint32_t tile_b) {
+__device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &read_a, const ReaderB &read_b, bool tf32,
+                                              uint32_t tile_a, uint32_t tile_b) {
     constexpr int DOWN = Sum<ROWS>::DOWN, ACROSS = Sum<ROWS>::ACROSS;
     uint32_t a[2][DOWN][4], b[2][ACROSS][2];
 #pragma unroll
@@ -100,8 +100,8 @@ __device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &rea
                 for (int v = 0; v < 4; v++) sum.at[i][j][v] += step[v];
             }
     } else {
-        // Tensor cores truncate their sums. A step's sum starts at 0, takes small terms first, and joins the accumulator by a rounded
-        // addition, so that the error does not grow with the length of the reduction.
+        // Tensor cores truncate their sums. A step's sum starts at 0, takes small terms first, and joins the
+        // accumulator by a rounded addition, so that the error does not grow with the length of the reduction.
 #pragma unroll
         for (int i = 0; i < DOWN; i++) {
             uint32_t high[2][4], low[2][4];
@@ -136,8 +136,8 @@ __device__ __forceinline__ void multiply_step(Sum<ROWS> &sum, const ReaderA &rea
 //   void store(Tile, Sum)          the epilogue
 //   LEAVES_OUT                     does it leave out rows, so that tiles are multiplied again in 16 bits too?
 //   void leave_out(Tile, a, b)     with care, after `open`: tells the operands which
-// A tile has `rows` and `columns` that are not padding, and the `depth` of its reduction. `tickets` counts the items drawn beyond
-// each block's first; 0 when the kernel starts.
+// A tile has `rows` and `columns` that are not padding, and the `depth` of its reduction. `tickets` counts the items
+// drawn beyond each block's first; 0 when the kernel starts.
 template <class Work> __device__ __forceinline__ void multiply_tiles(const Work &work, uint32_t *tickets) {
     using T = typename Work::Type;
     using OperandA = typename Work::OperandA;
@@ -181,7 +181,8 @@ template <class Work> __device__ __forceinline__ void multiply_tiles(const Work 
             if (step + STAGES - 1 < steps) load(step + STAGES - 1, free_stage, care);
             ptx::commit_copies();
             if (!padding)
-                multiply_step<T, decltype(care)::value>(sum, read_a, read_b, work.p.tf32 != 0, tiles_a + stage * OperandA::BYTES,
+                multiply_step<T, decltype(care)::value>(sum, read_a, read_b, work.p.tf32 != 0,
+                                                        tiles_a + stage * OperandA::BYTES,
                                                         tiles_b + stage * OperandB::BYTES);
             free_stage = stage;
             stage = stage + 1 == STAGES ? 0 : stage + 1;

@@ -1,8 +1,8 @@
-// One token through the router, forward and backward, by a warp. What it computes is src/cpu/router.rs, operation for operation:
-// ids and weights are the same bits.
+// One token through the router, forward and backward, by a warp. What it computes is src/cpu/router.rs, operation for
+// operation: ids and weights are the same bits.
 //
-// Element e of a row belongs to lane e mod 32. Rows live in registers where E is small, else in shared memory; the code is
-// the same, `row[j]` is this lane's element j·32 + lane.
+// Element e of a row belongs to lane e mod 32. Rows live in registers where E is small, else in shared memory; the code
+// is the same, `row[j]` is this lane's element j·32 + lane.
 #pragma once
 #include "../params.h"
 #include "numeric.cuh"
@@ -16,9 +16,7 @@ constexpr int SLOT_ROUNDS = 2;
 
 __device__ __forceinline__ int lane_id() { return threadIdx.x % WARP; }
 __device__ __forceinline__ bool is_nan(float v) { return v != v; }
-__device__ __forceinline__ float comparable(float v) {
-    return is_nan(v) ? -infinity() : v > LARGEST ? LARGEST : v;
-}
+__device__ __forceinline__ float comparable(float v) { return is_nan(v) ? -infinity() : v > LARGEST ? LARGEST : v; }
 
 // A row of at most 32·N elements in registers.
 template <typename T, int N> struct RegisterRow {
@@ -61,8 +59,7 @@ template <typename T> struct SharedRow {
 };
 
 // The loop over a lane's elements: `j` and its expert `e`, which may be beyond the last.
-#define MILLET_FOR_ROW(row, j, e) \
-    _Pragma("unroll") for (int j = 0, e = lane_id(); j < (row).rounds(); ++j, e += WARP)
+#define MILLET_FOR_ROW(row, j, e) _Pragma("unroll") for (int j = 0, e = lane_id(); j < (row).rounds(); ++j, e += WARP)
 
 // This lane's slots: `lane` and `lane + 32`.
 template <typename T> struct SlotRow {
@@ -75,14 +72,16 @@ template <typename T> struct SlotRow {
     }
 };
 
+// clang-format off
 #define MILLET_FOR_SLOTS(i, slot, top_k)                                                   \
     _Pragma("unroll") for (int i = 0, slot = lane_id(); i < SLOT_ROUNDS; ++i, slot += WARP) \
         if (i == 0 || (top_k) > WARP)
+// clang-format on
 
 // Shared memory of one warp while it routes.
 struct RouteSpace {
-    // [E] keys where groups limit the selection, [G] groups' scores and their tie-breakers, and [⌈G/32⌉] bits of the groups that
-    // are out.
+    // [E] keys where groups limit the selection, [G] groups' scores and their tie-breakers, and [⌈G/32⌉] bits of the
+    // groups that are out.
     uint32_t *keys;
     float *group_scores;
     float *group_lacks;
@@ -117,8 +116,8 @@ struct TwoBest {
     }
 };
 
-// Marks the groups that are not among the best; true where two groups' scores are equal. Those go by the lower lack where it is
-// asked for, then by the lower group.
+// Marks the groups that are not among the best; true where two groups' scores are equal. Those go by the lower lack
+// where it is asked for, then by the lower group.
 __device__ inline bool mark_groups(const MilletRouter &r, const RouteSpace &space, bool by_lack) {
     bool equal = false;
     for (int start = 0; start < r.groups; start += WARP) {
@@ -132,7 +131,8 @@ __device__ inline bool mark_groups(const MilletRouter &r, const RouteSpace &spac
                 bool before = other < group;
                 if (score == own && other != group) {
                     equal = true;
-                    float theirs = by_lack ? space.group_lacks[other] : 0.0f, ours = by_lack ? space.group_lacks[group] : 0.0f;
+                    float theirs = by_lack ? space.group_lacks[other] : 0.0f,
+                          ours = by_lack ? space.group_lacks[group] : 0.0f;
                     if (theirs != ours) before = theirs < ours;
                 }
                 better += score > own || (score == own && before);
@@ -148,7 +148,8 @@ __device__ inline bool mark_groups(const MilletRouter &r, const RouteSpace &spac
 
 // Groups that are not among the best: their keys become 0, below every score.
 template <typename Floats, typename Keys>
-__device__ __forceinline__ void limit_groups(const MilletRouter &r, bool biased, const Floats &z, Keys &key, const RouteSpace &space) {
+__device__ __forceinline__ void limit_groups(const MilletRouter &r, bool biased, const Floats &z, Keys &key,
+                                             const RouteSpace &space) {
     const bool sigmoids = r.score_function == MILLET_SIGMOID;
     const int experts = r.experts, size = experts / r.groups;
     const uint32_t *keys = key.share(experts, space.keys);
@@ -176,7 +177,8 @@ __device__ __forceinline__ void limit_groups(const MilletRouter &r, bool biased,
     __syncwarp();
 }
 
-// The highest of this lane's keys, at round `at`; of equal keys that of the higher logit, which only a bias can tell apart.
+// The highest of this lane's keys, at round `at`; of equal keys that of the higher logit, which only a bias can tell
+// apart.
 template <typename Floats, typename Keys>
 __device__ __forceinline__ uint32_t best_key(bool biased, Floats &z, Keys &key, int &at) {
     uint32_t best = 0;
@@ -227,7 +229,8 @@ __device__ inline void sort_slots(int top_k, const RouteSpace &space, SlotRow<in
 }
 
 // A masked expert that was selected for want of others takes no row: its slot becomes a sentinel.
-template <typename Floats> __device__ __forceinline__ void leave_out_masked(int top_k, const Floats &z, SlotRow<int> &ids) {
+template <typename Floats>
+__device__ __forceinline__ void leave_out_masked(int top_k, const Floats &z, SlotRow<int> &ids) {
     for (int slot = 0; slot < top_k; ++slot) {
         const int id = ids.broadcast(slot);
         const float logit = __shfl_sync(ALL_LANES, z.at(id / WARP), id % WARP);
@@ -237,11 +240,12 @@ template <typename Floats> __device__ __forceinline__ void leave_out_masked(int 
     }
 }
 
-// Routes the row of logits `z`: K experts and weights, this lane's slots of them; lse, NaN for a bad row. Adds to `sums`, and
-// the probabilities to `total`. `p` and `key` are space.
+// Routes the row of logits `z`: K experts and weights, this lane's slots of them; lse, NaN for a bad row. Adds to
+// `sums`, and the probabilities to `total`. `p` and `key` are space.
 template <typename Floats, typename Keys>
-__device__ __forceinline__ float route(const MilletRouter &r, const float *bias, Floats &z, Floats &p, Keys &key, Floats &total,
-                                       const RouteSpace &space, RouteSums &sums, SlotRow<int> &ids, SlotRow<float> &weights) {
+__device__ __forceinline__ float route(const MilletRouter &r, const float *bias, Floats &z, Floats &p, Keys &key,
+                                       Floats &total, const RouteSpace &space, RouteSums &sums, SlotRow<int> &ids,
+                                       SlotRow<float> &weights) {
     const int experts = r.experts, top_k = r.top_k;
     const bool sigmoids = r.score_function == MILLET_SIGMOID, biased = bias != nullptr;
 
@@ -286,7 +290,8 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
             float own = 0.0f;
             if (e < experts) {
                 own = sigmoid(z[j]);
-                // Without a bias scores are compared as logits, which do not saturate. A masked expert stays masked whatever its bias.
+                // Without a bias scores are compared as logits, which do not saturate. A masked expert stays masked
+                // whatever its bias.
                 float score = z[j];
                 if (biased && score > -infinity()) score = comparable(own + __ldg(&bias[e]));
                 k = order_key(score);
@@ -301,8 +306,8 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
     }
     if (r.groups > 0) limit_groups(r, biased, z, key, space);
 
-    // K times the best key, among equals the higher logit, then the lowest expert. A lane keeps the best of its own; only the
-    // winner looks again. Slots get the logits.
+    // K times the best key, among equals the higher logit, then the lowest expert. A lane keeps the best of its own;
+    // only the winner looks again. Slots get the logits.
     int at = 0;
     uint32_t best = best_key(biased, z, key, at);
 #pragma unroll
@@ -388,11 +393,13 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
 // weight·value, 0 where the weight is 0.
 __device__ __forceinline__ float weighted(float weight, float value) { return weight > 0.0f ? weight * value : 0.0f; }
 
-// The gradient of one row's logits `z` [E], into global memory. `p` and `picked` are rows of shared memory of this warp.
+// The gradient of one row's logits `z` [E], into global memory. `p` and `picked` are rows of shared memory of this
+// warp.
 //
-// Each part is w_i·(v_i − Σ w·v). Where one weight is nearly 1 its two terms are nearly equal, so every v is taken relative to that of
-// the heaviest, whose own term is then exactly 0. A weight of 0 is left out, whatever its v.
-__device__ inline void route_backward(const MilletRouterBackward &b, int64_t token, const float *z, float *p, float *picked) {
+// Each part is w_i·(v_i − Σ w·v). Where one weight is nearly 1 its two terms are nearly equal, so every v is taken
+// relative to that of the heaviest, whose own term is then exactly 0. A weight of 0 is left out, whatever its v.
+__device__ inline void route_backward(const MilletRouterBackward &b, int64_t token, const float *z, float *p,
+                                      float *picked) {
     const MilletRouter &r = b.router;
     const int experts = r.experts, top_k = r.top_k;
     float *grad = &b.logits_grad[token * experts];
@@ -464,10 +471,11 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
         }
         float mean = alone ? 0.0f : warp_sum(part);
         if (!alone && !r.renormalized) {
-            // How far the weights' sum is below 1: the share of a sentinel that had been selected (an empty slot has none), or of
-            // the epsilon.
+            // How far the weights' sum is below 1: the share of a sentinel that had been selected (an empty slot has
+            // none), or of the epsilon.
             float missing = __any_sync(ALL_LANES, sentinel) ? 1.0f - warp_sum(share) : 0.0f;
-            if (missing <= SUM_ROUNDING) missing = sigmoids ? SIGMOID_EPSILON / (warp_sum(sigma) + SIGMOID_EPSILON) : 0.0f;
+            if (missing <= SUM_ROUNDING)
+                missing = sigmoids ? SIGMOID_EPSILON / (warp_sum(sigma) + SIGMOID_EPSILON) : 0.0f;
             mean += -(reference * missing);
         }
         MILLET_FOR_SLOTS(i, slot, top_k) {

@@ -1,4 +1,5 @@
-// Router forward around the rows: each block routes a tile of tokens, and the last blocks add up the tiles' counts and statistics.
+// Router forward around the rows: each block routes a tile of tokens, and the last blocks add up the tiles' counts and
+// statistics.
 //
 // Tickets (device/phases.cuh), one block each:
 //
@@ -23,8 +24,8 @@ __device__ __forceinline__ int stats_elements(const MilletRouter &r) { return SL
 // Words of a row in shared memory: E′, E rounded up to whole rounds of a warp.
 __device__ __forceinline__ int row_words(int experts) { return (experts + WARP - 1) / WARP * WARP; }
 
-// Where the rows of a tile's tokens are while they are routed: in registers, with keys in shared memory where groups need them; in
-// shared memory; or in registers, with keys where the tile's logits were.
+// Where the rows of a tile's tokens are while they are routed: in registers, with keys in shared memory where groups
+// need them; in shared memory; or in registers, with keys where the tile's logits were.
 enum class RowPlace { Registers, Shared, Tile };
 
 // Shared memory of a block that routes: counts [E], then for each warp Σp [E′], sums of slots and the rest.
@@ -66,7 +67,8 @@ struct TileSpace {
 //
 // Row is RegisterRow<…> for E ≤ 32·N, or SharedRow.
 template <template <typename> class Row, typename Load>
-__device__ __forceinline__ void route_tile(const MilletRouterForward &p, int tile, int tile_rows, TileSpace &space, Load load) {
+__device__ __forceinline__ void route_tile(const MilletRouterForward &p, int tile, int tile_rows, TileSpace &space,
+                                           Load load) {
     const MilletRouter &r = p.router;
     const int experts = r.experts, top_k = r.top_k;
     const int warps = blockDim.x / WARP, warp = threadIdx.x / WARP;

@@ -6,7 +6,8 @@
 namespace millet {
 
 constexpr int WARPS = MILLET_THREADS / WARP;
-// Slots whose rows a warp loads before it uses the first: enough to hide the latency of memory, few enough for registers.
+// Slots whose rows a warp loads before it uses the first: enough to hide the latency of memory, few enough for
+// registers.
 constexpr int BATCH = 4;
 
 // Rows and weights of up to 32 slots of a token, one per lane.

@@ -4,8 +4,8 @@
 
 namespace millet {
 
-// Exclusive prefix sum over the threads of a block in order of their index, and the sum of all in `total`. Every thread must
-// call; `warp_sums` is shared memory for one value per warp, free again when the call returns.
+// Exclusive prefix sum over the threads of a block in order of their index, and the sum of all in `total`. Every thread
+// must call; `warp_sums` is shared memory for one value per warp, free again when the call returns.
 template <typename T> __device__ __forceinline__ T block_scan(T value, T *warp_sums, T &total) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     T sum = value;  // inclusive, of this warp

@@ -1,7 +1,7 @@
-// The tile scheduler: which tiles there are, and in which order. Blocks are persistent: block b begins with item b, then each draws
-// the next free item. So neighbouring items always run at the same time, however long each takes, and share operands through L2;
-// with a fixed stride between a block's items, blocks drift apart (docs/kernels.md). Which block computes a tile does not change the
-// result.
+// The tile scheduler: which tiles there are, and in which order. Blocks are persistent: block b begins with item b,
+// then each draws the next free item. So neighbouring items always run at the same time, however long each takes, and
+// share operands through L2; with a fixed stride between a block's items, blocks drift apart (docs/kernels.md). Which
+// block computes a tile does not change the result.
 #pragma once
 #include "../params.h"
 #include "pipeline.cuh"
@@ -26,8 +26,8 @@ __device__ __forceinline__ uint32_t count_row_tiles(const MilletExperts &p) {
     return first;
 }
 
-// Tiles of an expert's rows × tiles of a matrix's columns. Items run through the columns of a band, then through the row tiles,
-// then through the bands: row tiles of an expert are neighbours and share its weights, columns share rows.
+// Tiles of an expert's rows × tiles of a matrix's columns. Items run through the columns of a band, then through the
+// row tiles, then through the bands: row tiles of an expert are neighbours and share its weights, columns share rows.
 template <int ROWS> struct RowTiles {
     static constexpr bool LEAVES_OUT = false;
     struct Tile {
@@ -66,8 +66,8 @@ template <int ROWS> struct RowTiles {
     }
 };
 
-// Tiles of the experts' weights: [ROWS, COLUMNS] of each [rows, columns], all of an expert's one after another. The reduction
-// runs over its rows.
+// Tiles of the experts' weights: [ROWS, COLUMNS] of each [rows, columns], all of an expert's one after another. The
+// reduction runs over its rows.
 template <int ROWS> struct WeightTiles {
     static constexpr bool LEAVES_OUT = true;
     struct Tile {

@@ -6,7 +6,8 @@ namespace millet {
 
 __device__ __forceinline__ float swiglu(float gate, float up) { return gate * sigmoid(gate) * up; }
 
-// Of one element, given h and dA', the gradient of a before the weight. A weight of 0 gives 0, whatever it would be multiplied by.
+// Of one element, given h and dA', the gradient of a before the weight. A weight of 0 gives 0, whatever it would be
+// multiplied by.
 template <typename T> struct SwigluBackward {
     float gate, up;    // dh
     float weighted_a;  // w·a

@@ -1,9 +1,11 @@
-// Tiles of operands in shared memory: where their chunks of 16 bytes (`PIECE`) lie, how they get there, and how warps read them.
+// Tiles of operands in shared memory: where their chunks of 16 bytes (`PIECE`) lie, how they get there, and how warps
+// read them.
 //
-// A step of the main loop takes 64 bytes of the reduction: STEP elements. An operand is K-major in global memory (x·gate_upᵀ: both)
-// or MN-major (dO·down: down; the weight gradients: both), so there are two layouts, `Along` and `Across`. Each has an operand, which
-// copies chunks from global memory, and a reader, which gives a warp its fragments. An exclusive or swizzles the chunks, so that
-// every access of a warp, 8 lanes at a time, falls into 8 different groups of 4 banks.
+// A step of the main loop takes 64 bytes of the reduction: STEP elements. An operand is K-major in global memory
+// (x·gate_upᵀ: both) or MN-major (dO·down: down; the weight gradients: both), so there are two layouts, `Along` and
+// `Across`. Each has an operand, which copies chunks from global memory, and a reader, which gives a warp its
+// fragments. An exclusive or swizzles the chunks, so that every access of a warp, 8 lanes at a time, falls into 8
+// different groups of 4 banks.
 #pragma once
 #include "../params.h"
 #include "mma.cuh"
@@ -19,12 +21,12 @@ constexpr int PIECE = 16;  // bytes
 template <typename T> constexpr int PIECE_ELEMENTS = PIECE / static_cast<int>(sizeof(T));
 template <typename T> constexpr int STEP = MILLET_PRODUCT_STEP_BYTES / static_cast<int>(sizeof(T));
 
-// How pieces are loaded: 16 bytes at a time, for which every row of every tensor must begin at a multiple of 16 bytes, or
-// element by element.
+// How pieces are loaded: 16 bytes at a time, for which every row of every tensor must begin at a multiple of 16 bytes,
+// or element by element.
 enum class Access { Pieces, Elements };
 
-// Row `row` of a matrix whose rows are `stride` bytes apart: one multiply-add of 32 bits by 32 to 64. From sm_100 on ptxas has to be
-// told: it would add `matrix` apart, in two instructions more per address.
+// Row `row` of a matrix whose rows are `stride` bytes apart: one multiply-add of 32 bits by 32 to 64. From sm_100 on
+// ptxas has to be told: it would add `matrix` apart, in two instructions more per address.
 template <typename T> __device__ __forceinline__ const T *row_of(const T *matrix, uint32_t row, uint32_t stride) {
 #if __CUDA_ARCH__ >= 1000
     const T *address;
@@ -36,7 +38,8 @@ template <typename T> __device__ __forceinline__ const T *row_of(const T *matrix
 }
 
 // Copies a piece, or the first `elements` of it (at most a whole one) and zeros.
-template <typename T, Access ACCESS> __device__ __forceinline__ void copy_piece(uint32_t to, const T *from, int elements) {
+template <typename T, Access ACCESS>
+__device__ __forceinline__ void copy_piece(uint32_t to, const T *from, int elements) {
     if constexpr (ACCESS == Access::Pieces) {
         ptx::copy_async(to, from, elements > 0 ? PIECE : 0);
     } else {
@@ -64,11 +67,13 @@ struct Divider {
     __device__ __forceinline__ uint32_t divide(uint32_t n) const { return (__umulhi(n, multiplier) + n) >> shift; }
 };
 
-// ---- K-major: the reduction contiguous --------------------------------------------------------------------------------------
+// K-major: the reduction is contiguous.
 
 // [ROWS][64 bytes]; chunk p of row r is at place p ^ (r / 2 % 4): a pair of rows fills the 32 banks.
 struct Along {
-    static __device__ __forceinline__ uint32_t place(int row, int piece) { return row * 64 + ((piece ^ (row / 2 % 4)) * PIECE); }
+    static __device__ __forceinline__ uint32_t place(int row, int piece) {
+        return row * 64 + ((piece ^ (row / 2 % 4)) * PIECE);
+    }
 };
 
 // Rows of a matrix [·, depth]: thread t copies piece t % 4 of rows t / 4, t / 4 + 32, ….
@@ -124,11 +129,13 @@ public:
     }
 
     // `half` of the step.
-    template <typename T, int COUNT> __device__ __forceinline__ void a(uint32_t tile, int half, uint32_t (&to)[COUNT][4]) const {
+    template <typename T, int COUNT>
+    __device__ __forceinline__ void a(uint32_t tile, int half, uint32_t (&to)[COUNT][4]) const {
 #pragma unroll
         for (int i = 0; i < COUNT; i++) ptx::load_matrices(to[i], tile + (place ^ (half * 32)) + i * (16 * 64));
     }
-    template <typename T, int COUNT> __device__ __forceinline__ void b(uint32_t tile, int half, uint32_t (&to)[COUNT][2]) const {
+    template <typename T, int COUNT>
+    __device__ __forceinline__ void b(uint32_t tile, int half, uint32_t (&to)[COUNT][2]) const {
 #pragma unroll
         for (int i = 0; i < COUNT; i += 2) {
             uint32_t four[4];
@@ -138,12 +145,12 @@ public:
     }
 };
 
-// ---- MN-major: the other side contiguous ------------------------------------------------------------------------------------
+// MN-major: the other side is contiguous.
 
-// Panels of 128 bytes of columns, one after another: [COLUMNS·size / 128][STEP][128 bytes]. Chunk p of a panel's row k is at
-// place p ^ twist(k): ldmatrix takes one chunk of 8 rows, 32-bit loads take two chunks of 4 rows.
+// Panels of 128 bytes of columns, one after another: [COLUMNS·size / 128][STEP][128 bytes]. Chunk p of a panel's row k
+// is at place p ^ twist(k): ldmatrix takes one chunk of 8 rows, 32-bit loads take two chunks of 4 rows.
 template <typename T> struct Across {
-    static constexpr int PANEL = 128 / sizeof(T);           // columns
+    static constexpr int PANEL = 128 / sizeof(T);  // columns
     static constexpr int PANEL_BYTES = STEP<T> * 128;
     static constexpr int PERIOD = sizeof(T) == 2 ? 8 : 4;
     static __device__ __forceinline__ int twist(int k) { return k % PERIOD * (8 / PERIOD); }
@@ -180,7 +187,8 @@ template <typename T, int COLUMNS, Access ACCESS, Order ORDER> class AcrossOpera
                 int k = step * STEP<T> + static_cast<int>(threadIdx.x) / PIECES + i * ROWS;
                 next[i] = k < depth ? __ldg(assignments + k) : -1;
                 if constexpr (CARE == Care::Any) {
-                    if (k < depth && is_zero(row_of(factors, k, factor_columns * sizeof(T)), factor_columns)) next[i] = -1;
+                    if (k < depth && is_zero(row_of(factors, k, factor_columns * sizeof(T)), factor_columns))
+                        next[i] = -1;
                 }
             }
         }
@@ -252,7 +260,8 @@ public:
         return (place ^ (pieces % 8 * PIECE)) + pieces / 8 * Across<T>::PANEL_BYTES;
     }
 
-    template <typename, int COUNT> __device__ __forceinline__ void a(uint32_t tile, int half, uint32_t (&to)[COUNT][4]) const {
+    template <typename, int COUNT>
+    __device__ __forceinline__ void a(uint32_t tile, int half, uint32_t (&to)[COUNT][4]) const {
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
             if constexpr (sizeof(T) == 2) {
@@ -266,7 +275,8 @@ public:
             }
         }
     }
-    template <typename, int COUNT> __device__ __forceinline__ void b(uint32_t tile, int half, uint32_t (&to)[COUNT][2]) const {
+    template <typename, int COUNT>
+    __device__ __forceinline__ void b(uint32_t tile, int half, uint32_t (&to)[COUNT][2]) const {
 #pragma unroll
         for (int i = 0; i < COUNT; i += 2) {
             if constexpr (sizeof(T) == 2) {

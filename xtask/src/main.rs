@@ -2,6 +2,7 @@
 
 mod bindings;
 mod conformance;
+mod format;
 mod publish;
 mod wheels;
 
@@ -15,10 +16,11 @@ Usage: cargo xtask <task>
 
   test         every test of the workspace, doc-tests and examples; ends with their number. With MILLET_CUDA_ARCHS=80,90a
                those of CUDA once more on an emulated H100
-  check        rustfmt, clippy and rustdoc, warnings as errors, with and without CUDA; src/cuda/sys.rs is not stale; what would
-               be published builds
+  check        rustfmt, clang-format, clippy and rustdoc, warnings as errors, with and without CUDA; src/cuda/sys.rs is not stale;
+               what would be published builds
   ci           check, then test
   nvcc         the CUDA compiler: the machine's own, else from PyPI into target; test and check begin with it
+  format       rewrites what rustfmt and clang-format would lay out otherwise; clang-format comes from PyPI into target
   bindings     src/cuda/sys.rs from csrc/params.h
   bench        the benches (arguments after it go to criterion)
   conformance  CUTLASS, CuTe, CUB and Triton kernels on the emulator; installs them below target (arguments: cub, gemm, triton)";
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         (Some("check"), true) => check(),
         (Some("ci"), true) => check().and_then(|()| test()),
         (Some("nvcc"), true) => wheels::nvcc().map(|nvcc| println!("{}", nvcc.display())),
+        (Some("format"), true) => format::format(),
         (Some("bindings"), true) => bindings::bindings(),
         (Some("bench"), _) => bench(&rest),
         (Some("conformance"), _) => conformance::conformance(&rest),
@@ -39,10 +42,12 @@ fn main() -> ExitCode {
             println!("{USAGE}");
             Ok(())
         }
-        (Some(task @ ("test" | "check" | "ci" | "nvcc" | "bindings")), false) => Err(format!(
-            "`{task}` takes no arguments, but was given `{}`\n\n{USAGE}",
-            rest.join(" ")
-        )),
+        (Some(task @ ("test" | "check" | "ci" | "nvcc" | "format" | "bindings")), false) => {
+            Err(format!(
+                "`{task}` takes no arguments, but was given `{}`\n\n{USAGE}",
+                rest.join(" ")
+            ))
+        }
         (Some(task), _) => Err(format!("there is no task `{task}`\n\n{USAGE}")),
         (None, _) => Err(USAGE.into()),
     };
@@ -177,7 +182,7 @@ fn test() -> Result<(), String> {
 }
 
 fn check() -> Result<(), String> {
-    run(cargo().args(["fmt", "--all", "--check"]))?;
+    format::check()?;
     bindings::check()?;
     wheels::nvcc()?;
     let clippy = ["clippy", "--workspace", "--all-targets"];

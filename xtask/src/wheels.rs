@@ -1,4 +1,4 @@
-//! Tools that come as Python wheels: the CUDA compiler and libclang, each in a folder of its own below `target/`.
+//! Tools that come as Python wheels: the CUDA compiler, clang-format and libclang, each in a folder of its own below `target/`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -33,6 +33,14 @@ Install the CUDA toolkit (12.4 or later) and put its bin folder on PATH, or set 
 `cargo test --workspace` runs the tests of everything else.",
 };
 
+/// Releases of clang-format differ in what they write, so an exact one, never the machine's.
+const CLANG_FORMAT: Tool = Tool {
+    folder: "clang-format",
+    wheels: &["clang-format==21.1.8"],
+    proof: "clang_format/data/bin/clang-format",
+    otherwise: "Layout of the CUDA files cannot be checked without it.",
+};
+
 #[cfg(not(feature = "bindings"))]
 const LIBCLANG: Tool = Tool {
     folder: "libclang",
@@ -57,6 +65,11 @@ pub(super) fn nvcc() -> Result<PathBuf, String> {
         .map(|folder| folder.join(&name))
         .find(|candidate| candidate.is_file());
     own.map_or_else(|| install(&CUDA), Ok)
+}
+
+/// clang-format, of the one release that decides the layout.
+pub(super) fn clang_format() -> Result<PathBuf, String> {
+    install(&CLANG_FORMAT)
 }
 
 /// The folder of libclang, for bindgen.
