@@ -12,25 +12,26 @@
 
 namespace millet {
 
-template <typename T, int N> __device__ __forceinline__ void unpermute(const MilletRows &p) {
-    const T *rows = static_cast<const T *>(p.rows_in);
-    T *out = static_cast<T *>(p.tokens_out);
-    int64_t t = warp_token();
-    if (t >= p.tokens) return;  // guard: the last block's spare warps
-    Slots slots = Slots::load(p, t, 0).that_count();
-    for_columns<N>(p, [&](int64_t column, bool inside) {
+template <typename T, int N> __device__ __forceinline__ void unpermute(const MilletRows &params) {
+    const T *rows = static_cast<const T *>(params.rows_in);
+    T *out = static_cast<T *>(params.tokens_out);
+    int64_t token = warp_token();
+    if (token >= params.tokens) return;  // guard: the last block's spare warps
+    Slots slots = Slots::load(params, token, 0).with_weight();
+    for_columns<N>(params, [&](int64_t column, bool inside) {
         float sum[N] = {};
         const T *from = &rows[inside ? column : 0];  // so that all lanes do the same
-        for (int first = 0; first < p.top_k; first += WARP) {
-            if (p.top_k > WARP) slots = Slots::load(p, t, first).that_count();
+        for (int first = 0; first < params.top_k; first += WARP) {
+            if (params.top_k > WARP) slots = Slots::load(params, token, first).with_weight();
             // A batch may pass the last slot: lanes there have no row.
-            for (int batch = 0; batch < min(WARP, p.top_k - first); batch += BATCH) {
+            for (int batch = 0; batch < min(WARP, params.top_k - first); batch += BATCH) {
                 Vector<T, N> values[BATCH];
                 int32_t row[BATCH];
 #pragma unroll
                 for (int i = 0; i < BATCH; ++i) {
                     row[i] = slots.row_of(batch + i);
-                    if (row[i] >= 0) values[i] = Vector<T, N>::load(&from[static_cast<int64_t>(row[i]) * p.hidden]);
+                    if (row[i] >= 0)
+                        values[i] = Vector<T, N>::load(&from[static_cast<int64_t>(row[i]) * params.hidden]);
                 }
 #pragma unroll
                 for (int i = 0; i < BATCH; ++i) {
@@ -44,22 +45,22 @@ template <typename T, int N> __device__ __forceinline__ void unpermute(const Mil
         Vector<T, N> result;
 #pragma unroll
         for (int j = 0; j < N; ++j) result.v[j] = narrow<T>(sum[j]);
-        if (inside) result.store(&out[t * p.hidden + column]);
+        if (inside) result.store(&out[token * params.hidden + column]);
     });
 }
 
-template <typename T, int N> __device__ __forceinline__ void unpermute_backward(const MilletRows &p) {
-    const T *output_grad = static_cast<const T *>(p.tokens_in);
-    const T *rows = static_cast<const T *>(p.rows_in);
-    T *rows_grad = static_cast<T *>(p.rows_out);
+template <typename T, int N> __device__ __forceinline__ void unpermute_backward(const MilletRows &params) {
+    const T *output_grad = static_cast<const T *>(params.tokens_in);
+    const T *rows = static_cast<const T *>(params.rows_in);
+    T *rows_grad = static_cast<T *>(params.rows_out);
     int lane = threadIdx.x % WARP;
-    int64_t t = warp_token();
-    if (t >= p.tokens) return;  // guard: the last block's spare warps
-    for (int first = 0; first < p.top_k; first += WARP) {
-        Slots slots = Slots::load(p, t, first);
+    int64_t token = warp_token();
+    if (token >= params.tokens) return;  // guard: the last block's spare warps
+    for (int first = 0; first < params.top_k; first += WARP) {
+        Slots slots = Slots::load(params, token, first);
         float grad = 0.0f;  // of this lane's slot
         bool nothing = __all_sync(ALL_LANES, slots.row < 0);
-        for (int batch = 0; batch < (nothing ? 0 : min(WARP, p.top_k - first)); batch += BATCH) {
+        for (int batch = 0; batch < (nothing ? 0 : min(WARP, params.top_k - first)); batch += BATCH) {
             int64_t row[BATCH];
             float weight[BATCH];
             float dot[BATCH] = {};
@@ -68,22 +69,22 @@ template <typename T, int N> __device__ __forceinline__ void unpermute_backward(
                 row[i] = slots.row_of(batch + i);
                 weight[i] = slots.weight_of(batch + i);
             }
-            for_columns<N>(p, [&](int64_t column, bool inside) {
+            for_columns<N>(params, [&](int64_t column, bool inside) {
                 if (!inside) return;
                 // A later batch finds dO in the first-level cache.
-                auto token = Vector<T, N>::load(&output_grad[t * p.hidden + column]);
+                auto grads = Vector<T, N>::load(&output_grad[token * params.hidden + column]);
 #pragma unroll
                 for (int i = 0; i < BATCH; ++i) {
                     if (row[i] < 0) continue;
-                    auto values = Vector<T, N>::load(&rows[row[i] * p.hidden + column]);
+                    auto values = Vector<T, N>::load(&rows[row[i] * params.hidden + column]);
                     Vector<T, N> result;
 #pragma unroll
                     for (int j = 0; j < N; ++j) {
-                        float g = widen(token.v[j]);
+                        float g = widen(grads.v[j]);
                         dot[i] += g * widen(values.v[j]);
                         result.v[j] = narrow<T>(weighed(weight[i], g));
                     }
-                    result.store(&rows_grad[row[i] * p.hidden + column]);
+                    result.store(&rows_grad[row[i] * params.hidden + column]);
                 }
             });
 #pragma unroll
@@ -93,19 +94,20 @@ template <typename T, int N> __device__ __forceinline__ void unpermute_backward(
             }
         }
         // Worked out again rather than kept through the loops, which need the registers.
-        asm volatile("" : "+l"(t));
-        if (first + lane < p.top_k) p.weights_grad[t * p.top_k + first + lane] = grad;
+        asm volatile("" : "+l"(token));
+        if (first + lane < params.top_k) params.weights_grad[token * params.top_k + first + lane] = grad;
     }
 }
 
 }  // namespace millet
 
-#define MILLET_COMBINE(NAME, T)                                                                                   \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 4) unpermute_##NAME(MilletRows p) {              \
-        p.vectorized ? millet::unpermute<T, millet::VECTOR<T>>(p) : millet::unpermute<T, 1>(p);                   \
-    }                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 4) unpermute_backward_##NAME(MilletRows p) {     \
-        p.vectorized ? millet::unpermute_backward<T, millet::VECTOR<T>>(p) : millet::unpermute_backward<T, 1>(p); \
+#define MILLET_COMBINE(NAME, T)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 4) unpermute_##NAME(MilletRows params) {          \
+        params.vectorized ? millet::unpermute<T, millet::VECTOR<T>>(params) : millet::unpermute<T, 1>(params);     \
+    }                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 4) unpermute_backward_##NAME(MilletRows params) { \
+        params.vectorized ? millet::unpermute_backward<T, millet::VECTOR<T>>(params)                               \
+                          : millet::unpermute_backward<T, 1>(params);                                              \
     }
 
 MILLET_COMBINE(f32, float)

@@ -9,21 +9,21 @@
 
 namespace millet {
 
-template <typename T, int N> __device__ __forceinline__ void permute(const MilletRows &p) {
-    const T *x = static_cast<const T *>(p.tokens_in);
-    T *rows = static_cast<T *>(p.rows_out);
-    int64_t t = warp_token();
-    if (t >= p.tokens) return;  // guard: the last block's spare warps
-    Slots slots = Slots::load(p, t, 0);
-    if (p.top_k <= WARP && __all_sync(ALL_LANES, slots.row < 0)) return;  // guard: nothing of this token was kept
-    for_columns<N>(p, [&](int64_t column, bool inside) {
+template <typename T, int N> __device__ __forceinline__ void permute(const MilletRows &params) {
+    const T *x = static_cast<const T *>(params.tokens_in);
+    T *rows = static_cast<T *>(params.rows_out);
+    int64_t token = warp_token();
+    if (token >= params.tokens) return;  // guard: the last block's spare warps
+    Slots slots = Slots::load(params, token, 0);
+    if (params.top_k <= WARP && __all_sync(ALL_LANES, slots.row < 0)) return;  // guard: nothing of this token was kept
+    for_columns<N>(params, [&](int64_t column, bool inside) {
         Vector<T, N> values;
-        if (inside) values = Vector<T, N>::load(&x[t * p.hidden + column]);
-        for (int first = 0; first < p.top_k; first += WARP) {
-            if (p.top_k > WARP) slots = Slots::load(p, t, first);
-            for (int slot = 0; slot < min(WARP, p.top_k - first); ++slot) {
+        if (inside) values = Vector<T, N>::load(&x[token * params.hidden + column]);
+        for (int first = 0; first < params.top_k; first += WARP) {
+            if (params.top_k > WARP) slots = Slots::load(params, token, first);
+            for (int slot = 0; slot < min(WARP, params.top_k - first); ++slot) {
                 int64_t row = slots.row_of(slot);
-                if (inside && row >= 0) values.store(&rows[row * p.hidden + column]);
+                if (inside && row >= 0) values.store(&rows[row * params.hidden + column]);
             }
         }
     });
@@ -31,9 +31,9 @@ template <typename T, int N> __device__ __forceinline__ void permute(const Mille
 
 }  // namespace millet
 
-#define MILLET_PERMUTE(NAME, T)                                                                 \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) permute_##NAME(MilletRows p) { \
-        p.vectorized ? millet::permute<T, millet::VECTOR<T>>(p) : millet::permute<T, 1>(p);     \
+#define MILLET_PERMUTE(NAME, T)                                                                            \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS) permute_##NAME(MilletRows params) {       \
+        params.vectorized ? millet::permute<T, millet::VECTOR<T>>(params) : millet::permute<T, 1>(params); \
     }
 
 MILLET_PERMUTE(f32, float)

@@ -15,47 +15,51 @@ namespace millet {
 template <typename T> using Row128 = RegisterRow<T, 4>;
 template <typename T> using Row512 = RegisterRow<T, 16>;
 
-template <typename L, template <typename> class Row, RowPlace PLACE>
-__device__ __forceinline__ void router_given(const MilletRouterForward &p) {
+template <typename L, template <typename> class Row, RowStorage STORAGE>
+__device__ __forceinline__ void router_given(const MilletRouterForward &params) {
     extern __shared__ int memory[];
-    router_forward(p, [&](int tile) {
-        TileSpace space(p.router, memory, PLACE);
-        const L *logits = static_cast<const L *>(p.logits);
-        route_tile<Row>(p, tile, p.tile_tokens, space, [&](int row, Row<float> &z) {
-            const L *from = &logits[(static_cast<int64_t>(tile) * p.tile_tokens + row) * p.router.experts];
-            MILLET_FOR_ROW(z, j, e) {
-                if (e < p.router.experts) z[j] = widen(__ldg(&from[e]));
+    router_forward(params, [&](int tile) {
+        TileSpace space(params.router, memory, STORAGE);
+        const L *logits = static_cast<const L *>(params.logits);
+        route_tile<Row>(params, tile, params.tile_tokens, space, [&](int row, Row<float> &row_logits) {
+            const L *from = &logits[(static_cast<int64_t>(tile) * params.tile_tokens + row) * params.router.experts];
+            MILLET_FOR_ROW(row_logits, j, e) {
+                if (e < params.router.experts) row_logits[j] = widen(__ldg(&from[e]));
             }
         });
     });
 }
 
-template <typename L> __device__ __forceinline__ void router_given_backward(const MilletRouterBackward &p) {
+template <typename L> __device__ __forceinline__ void router_given_backward(const MilletRouterBackward &params) {
     extern __shared__ float rows[];
-    const int experts = p.router.experts, warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
-    const L *logits = static_cast<const L *>(p.logits);
+    const int experts = params.router.experts, warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
+    const L *logits = static_cast<const L *>(params.logits);
     float *z = &rows[3 * warp * experts];
     const int64_t token = static_cast<int64_t>(blockIdx.x) * warps + warp;
-    if (token >= p.tokens) return;  // guard: the last block's spare warps
+    if (token >= params.tokens) return;  // guard: the last block's spare warps
     for (int e = lane_id(); e < experts; e += WARP) z[e] = widen(logits[token * experts + e]);  // dz may overwrite them
     __syncwarp();
-    route_backward(p, token, z, &z[experts], &z[2 * experts]);
+    route_backward(params, token, z, &z[experts], &z[2 * experts]);
 }
 
 }  // namespace millet
 
-#define MILLET_ROUTER(NAME, L)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_128_##NAME(MilletRouterForward p) { \
-        millet::router_given<L, millet::Row128, millet::RowPlace::Registers>(p);                                       \
-    }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_512_##NAME(MilletRouterForward p) { \
-        millet::router_given<L, millet::Row512, millet::RowPlace::Registers>(p);                                       \
-    }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_forward_any_##NAME(MilletRouterForward p) { \
-        millet::router_given<L, millet::SharedRow, millet::RowPlace::Shared>(p);                                       \
-    }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 6) router_backward_##NAME(MilletRouterBackward p) {   \
-        millet::router_given_backward<L>(p);                                                                           \
+#define MILLET_ROUTER(NAME, L)                                                          \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2)                     \
+        router_forward_128_##NAME(MilletRouterForward params) {                         \
+        millet::router_given<L, millet::Row128, millet::RowStorage::Registers>(params); \
+    }                                                                                   \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2)                     \
+        router_forward_512_##NAME(MilletRouterForward params) {                         \
+        millet::router_given<L, millet::Row512, millet::RowStorage::Registers>(params); \
+    }                                                                                   \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2)                     \
+        router_forward_any_##NAME(MilletRouterForward params) {                         \
+        millet::router_given<L, millet::SharedRow, millet::RowStorage::Shared>(params); \
+    }                                                                                   \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 6)                     \
+        router_backward_##NAME(MilletRouterBackward params) {                           \
+        millet::router_given_backward<L>(params);                                       \
     }
 
 MILLET_ROUTER(f32, float)

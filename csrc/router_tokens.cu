@@ -17,16 +17,17 @@ template <typename T> using Row256 = RegisterRow<T, 8>;
 template <typename T> using Row512 = RegisterRow<T, 16>;
 
 template <typename X, typename W, int M, int N, template <typename> class Row>
-__device__ __forceinline__ void router_tokens(const MilletRouterForward &p) {
+__device__ __forceinline__ void router_tokens(const MilletRouterForward &params) {
     extern __shared__ __align__(128) uint8_t memory[];
     using Tile = LogitsTile<X, W, M, N>;
-    router_forward(p, [&](int tile) {
-        LogitsInput in = {p.x, p.weight, p.tokens, p.hidden, p.router.experts, p.aligned != 0};
+    router_forward(params, [&](int tile) {
+        LogitsInput in = {params.x,      params.weight,         params.tokens,
+                          params.hidden, params.router.experts, params.aligned != 0};
         float *logits = Tile::compute(in, static_cast<int64_t>(tile) * M, 0, memory);
-        TileSpace space(p.router, reinterpret_cast<int *>(memory + Tile::BYTES), RowPlace::Tile);
-        route_tile<Row>(p, tile, M, space, [&](int row, Row<float> &z) {
-            MILLET_FOR_ROW(z, j, e) {
-                if (e < p.router.experts) z[j] = logits[row * Tile::STRIDE + e];
+        TileSpace space(params.router, reinterpret_cast<int *>(memory + Tile::BYTES), RowStorage::LogitsTile);
+        route_tile<Row>(params, tile, M, space, [&](int row, Row<float> &row_logits) {
+            MILLET_FOR_ROW(row_logits, j, e) {
+                if (e < params.router.experts) row_logits[j] = logits[row * Tile::STRIDE + e];
             }
             // The row is in registers now; its place is free for keys.
             space.route.keys = reinterpret_cast<uint32_t *>(&logits[row * Tile::STRIDE]);
@@ -35,37 +36,40 @@ __device__ __forceinline__ void router_tokens(const MilletRouterForward &p) {
     });
 }
 
-template <typename X, typename W> __device__ __forceinline__ void router_logits(const MilletRouterForward &p) {
+template <typename X, typename W> __device__ __forceinline__ void router_logits(const MilletRouterForward &params) {
     extern __shared__ __align__(128) uint8_t memory[];
     using Tile = LogitsTile<X, W, 64, 128>;
     const int64_t first_token = static_cast<int64_t>(blockIdx.x) * 64;
-    const int first_expert = blockIdx.y * 128, experts = p.router.experts;
-    LogitsInput in = {p.x, p.weight, p.tokens, p.hidden, experts, p.aligned != 0};
+    const int first_expert = blockIdx.y * 128, experts = params.router.experts;
+    LogitsInput in = {params.x, params.weight, params.tokens, params.hidden, experts, params.aligned != 0};
     float *logits = Tile::compute(in, first_token, first_expert, memory);
     for (int i = threadIdx.x; i < 64 * 128; i += MILLET_THREADS) {
         int row = i / 128, column = i % 128;
-        if (first_token + row < p.tokens && first_expert + column < experts) {
-            p.logits_out[(first_token + row) * experts + first_expert + column] = logits[row * Tile::STRIDE + column];
+        if (first_token + row < params.tokens && first_expert + column < experts) {
+            params.logits_out[(first_token + row) * experts + first_expert + column] =
+                logits[row * Tile::STRIDE + column];
         }
     }
 }
 
 }  // namespace millet
 
-#define MILLET_ROUTER_TOKENS(NAME, X, W)                                                                              \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2)                              \
-        router_tokens_128_##NAME(MilletRouterForward p) {                                                             \
-        millet::router_tokens<X, W, 64, 128, millet::Row128>(p);                                                      \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1) router_tokens_256_##NAME(MilletRouterForward p) { \
-        millet::router_tokens<X, W, 64, 256, millet::Row256>(p);                                                      \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1) router_tokens_512_##NAME(MilletRouterForward p) { \
-        millet::router_tokens<X, W, 32, 512, millet::Row512>(p);                                                      \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2)                              \
-        router_logits_##NAME(MilletRouterForward p) {                                                                 \
-        millet::router_logits<X, W>(p);                                                                               \
+#define MILLET_ROUTER_TOKENS(NAME, X, W)                                                 \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2) \
+        router_tokens_128_##NAME(MilletRouterForward params) {                           \
+        millet::router_tokens<X, W, 64, 128, millet::Row128>(params);                    \
+    }                                                                                    \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)                      \
+        router_tokens_256_##NAME(MilletRouterForward params) {                           \
+        millet::router_tokens<X, W, 64, 256, millet::Row256>(params);                    \
+    }                                                                                    \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)                      \
+        router_tokens_512_##NAME(MilletRouterForward params) {                           \
+        millet::router_tokens<X, W, 32, 512, millet::Row512>(params);                    \
+    }                                                                                    \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2) \
+        router_logits_##NAME(MilletRouterForward params) {                               \
+        millet::router_logits<X, W>(params);                                             \
     }
 
 MILLET_FOR_ROUTER_TYPES(MILLET_ROUTER_TOKENS)

@@ -12,33 +12,33 @@
 namespace millet {
 
 template <typename X, typename W, int M, int N>
-__device__ __forceinline__ void router_tokens_backward(const MilletRouterBackward &p) {
+__device__ __forceinline__ void router_tokens_backward(const MilletRouterBackward &params) {
     extern __shared__ __align__(128) uint8_t memory[];
     using Tile = LogitsTile<X, W, M, N>;
-    const int experts = p.router.experts, warp = threadIdx.x / WARP;
+    const int experts = params.router.experts, warp = threadIdx.x / WARP;
     const int64_t first = static_cast<int64_t>(blockIdx.x) * M;
-    LogitsInput in = {p.x, p.weight, p.tokens, p.hidden, experts, p.aligned != 0};
+    LogitsInput in = {params.x, params.weight, params.tokens, params.hidden, experts, params.aligned != 0};
     float *logits = Tile::compute(in, first, 0, memory);
     float *rows = reinterpret_cast<float *>(memory + Tile::BYTES) + 2 * warp * experts;
-    for (int row = warp; row < M && first + row < p.tokens; row += MILLET_THREADS / WARP) {
-        route_backward(p, first + row, &logits[row * Tile::STRIDE], rows, rows + experts);
+    for (int row = warp; row < M && first + row < params.tokens; row += MILLET_THREADS / WARP) {
+        route_backward(params, first + row, &logits[row * Tile::STRIDE], rows, rows + experts);
     }
 }
 
 }  // namespace millet
 
-#define MILLET_ROUTER_TOKENS_BACKWARD(NAME, X, W)                   \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) \
-        router_tokens_backward_128_##NAME(MilletRouterBackward p) { \
-        millet::router_tokens_backward<X, W, 64, 128>(p);           \
-    }                                                               \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1) \
-        router_tokens_backward_256_##NAME(MilletRouterBackward p) { \
-        millet::router_tokens_backward<X, W, 64, 256>(p);           \
-    }                                                               \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1) \
-        router_tokens_backward_512_##NAME(MilletRouterBackward p) { \
-        millet::router_tokens_backward<X, W, 32, 512>(p);           \
+#define MILLET_ROUTER_TOKENS_BACKWARD(NAME, X, W)                        \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2)      \
+        router_tokens_backward_128_##NAME(MilletRouterBackward params) { \
+        millet::router_tokens_backward<X, W, 64, 128>(params);           \
+    }                                                                    \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)      \
+        router_tokens_backward_256_##NAME(MilletRouterBackward params) { \
+        millet::router_tokens_backward<X, W, 64, 256>(params);           \
+    }                                                                    \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)      \
+        router_tokens_backward_512_##NAME(MilletRouterBackward params) { \
+        millet::router_tokens_backward<X, W, 32, 512>(params);           \
     }
 
 MILLET_FOR_ROUTER_TYPES(MILLET_ROUTER_TOKENS_BACKWARD)

@@ -2,11 +2,11 @@
 //
 // 8 warps per block; each keeps 32 tokens and M·N/256 experts of the accumulator in registers. x and Wᵣ pass through a
 // ring of STAGES steps in shared memory, 64 bytes of the hidden size per step. A row of the tile is 64 bytes, swizzled:
-// 16-byte chunk p of row r is at place p ^ (r / 2 % 4), so that every access of 8 lanes covers the 32 banks. In each
+// 16-byte chunk c of row r is at c ^ (r / 2 % 4), so that every access of 8 lanes covers the 32 banks. In each
 // step:
 //   every thread   its own copies of step s are done              wait_copies<STAGES − 2>
 //   barrier        all copies of step s are visible; nobody reads step s − 1 any more
-//   every thread   copies step s + STAGES − 1 into the place of step s − 1
+//   every thread   copies step s + STAGES − 1 into the stage of step s − 1
 //   every warp     multiplies step s
 //
 // 16-bit x and Wᵣ are multiplied as they are. With Wᵣ in f32 the product is 3xTF32 (16-bit x is a tf32 number, which
@@ -16,6 +16,7 @@
 #include <type_traits>
 
 #include "mma.cuh"
+#include "tf32.cuh"
 
 namespace millet {
 
@@ -31,24 +32,24 @@ struct LogitsInput {
 };
 
 template <typename X, typename W, int M, int N> struct LogitsTile {
-    static constexpr int WARPS_DOWN = M / 32, WARPS_ACROSS = 8 / WARPS_DOWN;
-    static constexpr int DOWN = 2, ACROSS = N / WARPS_ACROSS / 8;
-    static constexpr int PIECE = 16 / sizeof(W), STEP = 4 * PIECE;  // elements
-    static constexpr int ROW = 64;                                  // bytes
-    static constexpr int STAGE = (M + N) * ROW;
+    static constexpr int WARPS_M = M / 32, WARPS_N = 8 / WARPS_M;
+    static constexpr int MMA_M = 2, MMA_N = N / WARPS_N / 8;
+    static constexpr int CHUNK = 16 / sizeof(W), TILE_K = 4 * CHUNK;  // elements
+    static constexpr int ROW_BYTES = 64;                              // bytes
+    static constexpr int STAGE_BYTES = (M + N) * ROW_BYTES;
     static constexpr int STAGES = N <= 128 ? 4 : N <= 256 ? 3 : 2;
     // Floats from one row of logits to the next: 8 more than N, so that the 4 rows of half a warp's pairs do not share
     // banks.
     static constexpr int STRIDE = N + 8;
-    static constexpr int RING_BYTES = STAGES * STAGE, LOGITS_BYTES = M * STRIDE * 4;
+    static constexpr int RING_BYTES = STAGES * STAGE_BYTES, LOGITS_BYTES = M * STRIDE * 4;
     // Logits take the place of the ring.
     static constexpr int BYTES = RING_BYTES > LOGITS_BYTES ? RING_BYTES : LOGITS_BYTES;
-    static_assert(ACROSS % 2 == 0, "ldmatrix brings two pieces of columns");
+    static_assert(MMA_N % 2 == 0, "ldmatrix brings two chunks of columns");
 
-    __device__ static uint32_t place(int row, int piece) { return row * ROW + (piece ^ (row / 2 % 4)) * 16; }
+    __device__ static uint32_t offset(int row, int chunk) { return row * ROW_BYTES + (chunk ^ (row / 2 % 4)) * 16; }
 
-    // A piece of a row: `left` elements from `from` on are the row's, the rest zeros.
-    template <typename S> __device__ static void copy_piece(uint32_t to, const S *from, int left, bool aligned) {
+    // A chunk of a row: `left` elements from `from` on are the row's, the rest zeros.
+    template <typename S> __device__ static void copy_chunk(uint32_t to, const S *from, int left, bool aligned) {
         if constexpr (std::is_same_v<S, W>) {
             if (aligned) {
                 ptx::copy_async(to, from, left > 0 ? 16 : 0);
@@ -56,12 +57,12 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
             }
         }
         union {
-            W elements[PIECE];
-            uint4 piece;
+            W elements[CHUNK];
+            uint4 chunk;
         };
 #pragma unroll
-        for (int i = 0; i < PIECE; ++i) elements[i] = i < left ? narrow<W>(widen(__ldg(&from[i]))) : narrow<W>(0.0f);
-        ptx::store_shared(to, piece);
+        for (int i = 0; i < CHUNK; ++i) elements[i] = i < left ? narrow<W>(widen(__ldg(&from[i]))) : narrow<W>(0.0f);
+        ptx::store_shared(to, chunk);
     }
 
     __device__ static void load(const LogitsInput &in, int64_t first_token, int first_expert, int step,
@@ -69,52 +70,53 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
         const X *x = static_cast<const X *>(in.x);
         const W *weight = static_cast<const W *>(in.weight);
         for (int i = threadIdx.x; i < M * 4; i += 256) {
-            int row = i / 4, piece = i % 4, k = step * STEP + piece * PIECE;
+            int row = i / 4, chunk = i % 4, k = step * TILE_K + chunk * CHUNK;
             bool there = first_token + row < in.tokens && k < in.hidden;
             int64_t from = there ? (first_token + row) * in.hidden + k : 0;
-            copy_piece(stage + place(row, piece), &x[from], there ? in.hidden - k : 0, in.aligned);
+            copy_chunk(stage + offset(row, chunk), &x[from], there ? in.hidden - k : 0, in.aligned);
         }
         for (int i = threadIdx.x; i < N * 4; i += 256) {
-            int row = i / 4, piece = i % 4, k = step * STEP + piece * PIECE;
+            int row = i / 4, chunk = i % 4, k = step * TILE_K + chunk * CHUNK;
             bool there = first_expert + row < in.experts && k < in.hidden;
             int64_t from = there ? static_cast<int64_t>(first_expert + row) * in.hidden + k : 0;
-            copy_piece(stage + M * ROW + place(row, piece), &weight[from], there ? in.hidden - k : 0, in.aligned);
+            copy_chunk(stage + M * ROW_BYTES + offset(row, chunk), &weight[from], there ? in.hidden - k : 0,
+                       in.aligned);
         }
     }
 
-    __device__ static void multiply(float (&sum)[DOWN][ACROSS][4], uint32_t stage) {
+    __device__ static void multiply(float (&accumulator)[MMA_M][MMA_N][4], uint32_t stage) {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        const int first_row = warp / WARPS_ACROSS * 32, first_column = warp % WARPS_ACROSS * (ACROSS * 8);
+        const int first_row = warp / WARPS_N * 32, first_column = warp % WARPS_N * (MMA_N * 8);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            uint32_t a[DOWN][4], b[ACROSS][2];
+            uint32_t a[MMA_M][4], b[MMA_N][2];
 #pragma unroll
-            for (int i = 0; i < DOWN; ++i) {
-                ptx::load_matrices(a[i], stage + place(first_row + i * 16 + lane % 16, half * 2 + lane / 16));
+            for (int i = 0; i < MMA_M; ++i) {
+                ptx::load_matrices(a[i], stage + offset(first_row + i * 16 + lane % 16, half * 2 + lane / 16));
             }
 #pragma unroll
-            for (int j = 0; j < ACROSS; j += 2) {
+            for (int j = 0; j < MMA_N; j += 2) {
                 uint32_t four[4];
                 int row = first_column + j * 8 + lane / 16 * 8 + lane % 8;
-                ptx::load_matrices(four, stage + M * ROW + place(row, half * 2 + lane / 8 % 2));
+                ptx::load_matrices(four, stage + M * ROW_BYTES + offset(row, half * 2 + lane / 8 % 2));
                 b[j][0] = four[0], b[j][1] = four[1], b[j + 1][0] = four[2], b[j + 1][1] = four[3];
             }
 #pragma unroll
-            for (int j = 0; j < ACROSS; ++j) {
+            for (int j = 0; j < MMA_N; ++j) {
 #pragma unroll
-                for (int i = 0; i < DOWN; ++i) {
+                for (int i = 0; i < MMA_M; ++i) {
                     if constexpr (sizeof(W) == 2) {
-                        mma<W>(sum[i][j], a[i], b[j][0], b[j][1]);
+                        mma<W>(accumulator[i][j], a[i], b[j][0], b[j][1]);
                     } else {
                         // From 0 and small terms first, then a rounded addition: tensor cores truncate their sums.
-                        Split<Care::Fast> b0(b[j][0]), b1(b[j][1]);
+                        Tf32Split<Inputs::Finite> b0(b[j][0]), b1(b[j][1]);
                         uint32_t high[4];
                         float part[4] = {};
                         if constexpr (sizeof(X) == 4) {
                             uint32_t low[4];
 #pragma unroll
                             for (int v = 0; v < 4; ++v) {
-                                Split<Care::Fast> split(a[i][v]);
+                                Tf32Split<Inputs::Finite> split(a[i][v]);
                                 high[v] = split.high, low[v] = split.low;
                             }
                             mma<float>(part, low, b0.high, b1.high);
@@ -125,7 +127,7 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
                         mma<float>(part, high, b0.low, b1.low);
                         mma<float>(part, high, b0.high, b1.high);
 #pragma unroll
-                        for (int v = 0; v < 4; ++v) sum[i][j][v] += part[v];
+                        for (int v = 0; v < 4; ++v) accumulator[i][j][v] += part[v];
                     }
                 }
             }
@@ -136,12 +138,12 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
     // to read.
     __device__ static float *compute(const LogitsInput &in, int64_t first_token, int first_expert, void *shared) {
         const uint32_t ring = ptx::shared_address(shared);
-        const int steps = (in.hidden + STEP - 1) / STEP;
-        float sum[DOWN][ACROSS][4] = {};
+        const int steps = (in.hidden + TILE_K - 1) / TILE_K;
+        float accumulator[MMA_M][MMA_N][4] = {};
         // Not unrolled: every step's addresses, kept at once, spill.
 #pragma unroll 1
         for (int step = 0; step < STAGES - 1; ++step) {
-            if (step < steps) load(in, first_token, first_expert, step, ring + step * STAGE);
+            if (step < steps) load(in, first_token, first_expert, step, ring + step * STAGE_BYTES);
             ptx::commit_copies();
         }
         int stage = 0, free_stage = STAGES - 1;
@@ -149,9 +151,9 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
             ptx::wait_copies<STAGES - 2>();
             __syncthreads();
             int next = step + STAGES - 1;
-            if (next < steps) load(in, first_token, first_expert, next, ring + free_stage * STAGE);
+            if (next < steps) load(in, first_token, first_expert, next, ring + free_stage * STAGE_BYTES);
             ptx::commit_copies();
-            multiply(sum, ring + stage * STAGE);
+            multiply(accumulator, ring + stage * STAGE_BYTES);
             free_stage = stage;
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
@@ -161,22 +163,22 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
         float *logits = static_cast<float *>(shared);
         float check = 0.0f;  // NaN where a logit is not finite
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        const int row = warp / WARPS_ACROSS * 32 + lane / 4, column = warp % WARPS_ACROSS * (ACROSS * 8) + lane % 4 * 2;
+        const int row = warp / WARPS_N * 32 + lane / 4, column = warp % WARPS_N * (MMA_N * 8) + lane % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < DOWN; ++i) {
+        for (int i = 0; i < MMA_M; ++i) {
 #pragma unroll
-            for (int j = 0; j < ACROSS; ++j) {
+            for (int j = 0; j < MMA_N; ++j) {
                 float *to = &logits[(row + i * 16) * STRIDE + column + j * 8];
-                *reinterpret_cast<float2 *>(to) = make_float2(sum[i][j][0], sum[i][j][1]);
-                *reinterpret_cast<float2 *>(to + 8 * STRIDE) = make_float2(sum[i][j][2], sum[i][j][3]);
+                *reinterpret_cast<float2 *>(to) = make_float2(accumulator[i][j][0], accumulator[i][j][1]);
+                *reinterpret_cast<float2 *>(to + 8 * STRIDE) = make_float2(accumulator[i][j][2], accumulator[i][j][3]);
 #pragma unroll
-                for (int v = 0; v < 4; ++v) check = fmaf(sum[i][j][v], 0.0f, check);
+                for (int v = 0; v < 4; ++v) check = fmaf(accumulator[i][j][v], 0.0f, check);
             }
         }
         if constexpr (sizeof(W) == 2) {
             __syncthreads();
         } else if (__syncthreads_or(check != check)) {
-            multiply_again(in, first_token, first_expert, logits);
+            recompute(in, first_token, first_expert, logits);
             __syncthreads();
         }
         return logits;
@@ -184,7 +186,7 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
 
     // Logits that are not finite, again in f32: an infinite factor's tf32 parts make NaN of what may be −∞, a mask. One
     // warp per logit.
-    __device__ static void multiply_again(const LogitsInput &in, int64_t first_token, int first_expert, float *logits) {
+    __device__ static void recompute(const LogitsInput &in, int64_t first_token, int first_expert, float *logits) {
         const int tokens = static_cast<int>(min(static_cast<int64_t>(M), in.tokens - first_token));
         const int experts = min(N, in.experts - first_expert), lane = threadIdx.x % WARP;
         for (int i = threadIdx.x / WARP; i < tokens * experts; i += 8) {

@@ -11,35 +11,36 @@
 // the 32 lanes of a load have 32 banks.
 #pragma once
 #include "mma.cuh"
+#include "tf32.cuh"
 #include "vector.cuh"
 
 namespace millet {
 
-constexpr int PRODUCT_M = 64, PRODUCT_N = 128, PRODUCT_K = 16;
+constexpr int MIXED_TILE_M = 64, MIXED_TILE_N = 128, MIXED_TILE_K = 16;
 
 // How a tile of dz lies in shared memory.
-enum class Lies {
+enum class Major {
     // [k][m]: dz [T, E] with the tokens as the reduction.
-    Across,
+    Mn,
     // [m][k]: dz [T, E] with the experts as the reduction.
-    Along,
+    K,
 };
 
-template <Lies A> struct MixedTile {
-    static constexpr int A_STRIDE = A == Lies::Across ? PRODUCT_M + 8 : PRODUCT_K + 4;
-    static constexpr int A_WORDS = A == Lies::Across ? PRODUCT_K * A_STRIDE : PRODUCT_M * A_STRIDE;
-    static constexpr int B_STRIDE = PRODUCT_N + 8;
-    static constexpr int B_WORDS = PRODUCT_K * B_STRIDE;
-    static constexpr int WORDS = A_WORDS + B_WORDS;  // of one place
+template <Major A> struct MixedTile {
+    static constexpr int A_STRIDE = A == Major::Mn ? MIXED_TILE_M + 8 : MIXED_TILE_K + 4;
+    static constexpr int A_WORDS = A == Major::Mn ? MIXED_TILE_K * A_STRIDE : MIXED_TILE_M * A_STRIDE;
+    static constexpr int B_STRIDE = MIXED_TILE_N + 8;
+    static constexpr int B_WORDS = MIXED_TILE_K * B_STRIDE;
+    static constexpr int WORDS = A_WORDS + B_WORDS;  // of one buffer
     // Where column n of a row of B is: neighbouring 16 bytes change places in every other 32 columns, so that threads
     // which store 32 bytes each, 16 at a time, have different banks.
     __device__ static int b_column(int n) { return n ^ (n >> 3 & 4); }
     // The sum in shared memory, in the place of the operands.
-    static constexpr int SUM_STRIDE = PRODUCT_N + 8;
+    static constexpr int SUM_STRIDE = MIXED_TILE_N + 8;
 
-    float sum[2][4][4];  // pieces [16, 8]
+    float accumulator[2][4][4];  // mma tiles [16, 8]
 
-    // This thread's place in a piece: rows row() and row() + 8, columns column() and the next.
+    // This thread's elements of an mma tile: rows row() and row() + 8, columns column() and the next.
     __device__ static int row() { return threadIdx.x / 128 * 32 + threadIdx.x % 32 / 4; }
     __device__ static int column() { return threadIdx.x / 32 % 4 * 32 + threadIdx.x % 4 * 2; }
 
@@ -47,17 +48,17 @@ template <Lies A> struct MixedTile {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
         const int first_m = threadIdx.x / 128 * 32, first_n = threadIdx.x / 32 % 4 * 32;
         auto at = [&](int k, int m) {
-            return __float_as_uint(A == Lies::Across ? a[k * A_STRIDE + m] : a[m * A_STRIDE + k]);
+            return __float_as_uint(A == Major::Mn ? a[k * A_STRIDE + m] : a[m * A_STRIDE + k]);
         };
         // Not unrolled: both halves at once would take too many registers for two blocks per multiprocessor.
 #pragma unroll 1
-        for (int k = 0; k < PRODUCT_K; k += 8) {
+        for (int k = 0; k < MIXED_TILE_K; k += 8) {
             uint32_t high[2][4], low[2][4];
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
 #pragma unroll
                 for (int v = 0; v < 4; ++v) {
-                    Split<Care::Fast> split(at(k + t + v / 2 * 4, first_m + i * 16 + g + v % 2 * 8));
+                    Tf32Split<Inputs::Finite> split(at(k + t + v / 2 * 4, first_m + i * 16 + g + v % 2 * 8));
                     high[i][v] = split.high, low[i][v] = split.low;
                 }
             }
@@ -69,7 +70,7 @@ template <Lies A> struct MixedTile {
                 for (int half = 0; half < 2; ++half) {
                     b_high[half] = __float_as_uint(from[half * 4 * B_STRIDE]);
                     if constexpr (!B_EXACT) {
-                        Split<Care::Fast> split(b_high[half]);
+                        Tf32Split<Inputs::Finite> split(b_high[half]);
                         b_high[half] = split.high, b_low[half] = split.low;
                     }
                 }
@@ -81,7 +82,7 @@ template <Lies A> struct MixedTile {
                     mma<float>(part, low[i], b_high[0], b_high[1]);
                     mma<float>(part, high[i], b_high[0], b_high[1]);
 #pragma unroll
-                    for (int v = 0; v < 4; ++v) sum[i][j][v] += part[v];
+                    for (int v = 0; v < 4; ++v) accumulator[i][j][v] += part[v];
                 }
             }
         }
@@ -96,7 +97,7 @@ template <Lies A> struct MixedTile {
 #pragma unroll
             for (int j = 0; j < 4; ++j)
 #pragma unroll
-                for (int v = 0; v < 4; ++v) sum[i][j][v] = 0.0f;
+                for (int v = 0; v < 4; ++v) accumulator[i][j][v] = 0.0f;
         if (first >= last) return;
         put(fetch(first), shared, shared + A_WORDS);
         __syncthreads();
@@ -114,7 +115,7 @@ template <Lies A> struct MixedTile {
     // expert has a dz of 0, and any value beside it. `dz(k, m)` and `other(k, n)` are the factors of the tile's row m
     // and column n, k from 0 to `depth`. Rows and columns from `rows` and `columns` on do not exist.
     template <typename Dz, typename Other>
-    __device__ __forceinline__ void leave_out(int64_t depth, int rows, int columns, Dz dz, Other other) {
+    __device__ __forceinline__ void recompute(int64_t depth, int rows, int columns, Dz dz, Other other) {
         float check = 0.0f;  // NaN where a sum is not finite
         each([&](int, float &sum) { check = fmaf(sum, 0.0f, check); });
         if (check == check) return;
@@ -136,14 +137,14 @@ template <Lies A> struct MixedTile {
         }
     }
 
-    // Calls each(16·i + 4·j + v, sum[i][j][v]).
+    // Calls each(16·i + 4·j + v, accumulator[i][j][v]).
     template <typename Each> __device__ __forceinline__ void each(Each call) {
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
             for (int j = 0; j < 4; ++j)
 #pragma unroll
-                for (int v = 0; v < 4; ++v) call(16 * i + 4 * j + v, sum[i][j][v]);
+                for (int v = 0; v < 4; ++v) call(16 * i + 4 * j + v, accumulator[i][j][v]);
     }
 };
 
@@ -174,19 +175,20 @@ template <typename T> struct Eight {
 
     // To columns `column`… of a row of B.
     __device__ void store(float *row, int column) const {
-        using Tile = MixedTile<Lies::Across>;
+        using Tile = MixedTile<Major::Mn>;
         *reinterpret_cast<float4 *>(&row[Tile::b_column(column)]) = make_float4(v[0], v[1], v[2], v[3]);
         *reinterpret_cast<float4 *>(&row[Tile::b_column(column + 4)]) = make_float4(v[4], v[5], v[6], v[7]);
     }
 };
 
 // Four neighbouring elements of a row of dz; zeros beyond the end.
-__device__ __forceinline__ float4 load_four(const float *row, int e, int experts, bool there) {
+__device__ __forceinline__ float4 load_four(const float *row, int column, int experts, bool there) {
     if (there && experts % 4 == 0) {
-        return e < experts ? __ldg(reinterpret_cast<const float4 *>(&row[e])) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        return column < experts ? __ldg(reinterpret_cast<const float4 *>(&row[column]))
+                                : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
     auto at = [&](int i) { return there && i < experts ? __ldg(&row[i]) : 0.0f; };
-    return make_float4(at(e), at(e + 1), at(e + 2), at(e + 3));
+    return make_float4(at(column), at(column + 1), at(column + 2), at(column + 3));
 }
 
 }  // namespace millet

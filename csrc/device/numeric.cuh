@@ -14,26 +14,26 @@ using f16 = __half;
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
-__device__ __forceinline__ float widen(float v) { return v; }
-__device__ __forceinline__ float widen(bf16 v) { return __bfloat162float(v); }
-__device__ __forceinline__ float widen(f16 v) { return __half2float(v); }
+__device__ __forceinline__ float widen(float value) { return value; }
+__device__ __forceinline__ float widen(bf16 value) { return __bfloat162float(value); }
+__device__ __forceinline__ float widen(f16 value) { return __half2float(value); }
 
 // Rounds to nearest even.
-template <typename T> __device__ __forceinline__ T narrow(float v);
-template <> __device__ __forceinline__ float narrow<float>(float v) { return v; }
-template <> __device__ __forceinline__ bf16 narrow<bf16>(float v) { return __float2bfloat16_rn(v); }
-template <> __device__ __forceinline__ f16 narrow<f16>(float v) { return __float2half_rn(v); }
+template <typename T> __device__ __forceinline__ T narrow(float value);
+template <> __device__ __forceinline__ float narrow<float>(float value) { return value; }
+template <> __device__ __forceinline__ bf16 narrow<bf16>(float value) { return __float2bfloat16_rn(value); }
+template <> __device__ __forceinline__ f16 narrow<f16>(float value) { return __float2half_rn(value); }
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 __device__ __forceinline__ float not_a_number() { return __int_as_float(0x7fffffff); }
 constexpr float LARGEST = 3.402823466e38f;
-__device__ __forceinline__ bool is_finite(float v) { return fabsf(v) <= LARGEST; }
+__device__ __forceinline__ bool is_finite(float value) { return fabsf(value) <= LARGEST; }
 
 // A weight of 0 gives 0, whatever the value.
 __device__ __forceinline__ float weighed(float weight, float value) { return weight == 0.0f ? 0.0f : weight * value; }
 
-// 2ⁿ for |n| ≤ 126.
-__device__ __forceinline__ float power_of_two(int n) { return __int_as_float((n + 127) << 23); }
+// 2 to the exponent, of at most 126 either way.
+__device__ __forceinline__ float power_of_two(int exponent) { return __int_as_float((exponent + 127) << 23); }
 
 // eˣ within one unit in the last place, by the operations of the reference in their order (src/element.rs): selection
 // and dropping compare these values, so the bits must be the same.
@@ -58,23 +58,23 @@ __device__ __forceinline__ float exponential(float x) {
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
 // The second half of a row's sum: lane l brings the sum of elements l, l + 32, …; a binary tree adds the lanes.
-__device__ __forceinline__ float warp_sum(float v) {
+__device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
-    for (int width = 16; width > 0; width /= 2) v += __shfl_xor_sync(ALL_LANES, v, width);
-    return v;
+    for (int width = 16; width > 0; width /= 2) value += __shfl_xor_sync(ALL_LANES, value, width);
+    return value;
 }
 
-__device__ __forceinline__ float warp_max(float v) {
+__device__ __forceinline__ float warp_max(float value) {
 #pragma unroll
-    for (int width = 16; width > 0; width /= 2) v = fmaxf(v, __shfl_xor_sync(ALL_LANES, v, width));
-    return v;
+    for (int width = 16; width > 0; width /= 2) value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, width));
+    return value;
 }
 
-__device__ __forceinline__ int warp_sum(int v) { return __reduce_add_sync(ALL_LANES, v); }
+__device__ __forceinline__ int warp_sum(int value) { return __reduce_add_sync(ALL_LANES, value); }
 
 // A number whose unsigned order is that of the float; −0 and +0 are equal, NaN is not allowed. 0 is below every float.
-__device__ __forceinline__ uint32_t order_key(float v) {
-    uint32_t bits = __float_as_uint(v + 0.0f);
+__device__ __forceinline__ uint32_t order_key(float value) {
+    uint32_t bits = __float_as_uint(value + 0.0f);
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 

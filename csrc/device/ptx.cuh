@@ -55,23 +55,24 @@ __device__ __forceinline__ void store_shared(uint32_t to, uint4 value) {
 
 // Global memory, 16 or 8 bytes at a time. Left to the compiler, a store of a uint4 that was made of four registers
 // becomes four stores.
-__device__ __forceinline__ void store_global(void *to, const uint32_t (&v)[4]) {
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(v[0]), "r"(v[1]),
-                 "r"(v[2]), "r"(v[3])
+__device__ __forceinline__ void store_global(void *to, const uint32_t (&words)[4]) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(words[0]),
+                 "r"(words[1]), "r"(words[2]), "r"(words[3])
                  : "memory");
 }
-__device__ __forceinline__ void store_global(void *to, float2 v) {
-    asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "f"(v.x), "f"(v.y) : "memory");
+__device__ __forceinline__ void store_global(void *to, float2 pair) {
+    asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "f"(pair.x), "f"(pair.y)
+                 : "memory");
 }
-__device__ __forceinline__ void load_global(uint32_t (&v)[4], const void *from) {
+__device__ __forceinline__ void load_global(uint32_t (&words)[4], const void *from) {
     asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                  : "l"(__cvta_generic_to_global(from))
                  : "memory");
 }
-__device__ __forceinline__ void load_global(float2 &v, const void *from) {
+__device__ __forceinline__ void load_global(float2 &pair, const void *from) {
     asm volatile("ld.global.v2.f32 {%0, %1}, [%2];"
-                 : "=f"(v.x), "=f"(v.y)
+                 : "=f"(pair.x), "=f"(pair.y)
                  : "l"(__cvta_generic_to_global(from))
                  : "memory");
 }

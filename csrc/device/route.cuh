@@ -15,8 +15,10 @@ constexpr float SUM_ROUNDING = 4e-6f;
 constexpr int SLOT_ROUNDS = 2;
 
 __device__ __forceinline__ int lane_id() { return threadIdx.x % WARP; }
-__device__ __forceinline__ bool is_nan(float v) { return v != v; }
-__device__ __forceinline__ float comparable(float v) { return is_nan(v) ? -infinity() : v > LARGEST ? LARGEST : v; }
+__device__ __forceinline__ bool is_nan(float value) { return value != value; }
+__device__ __forceinline__ float comparable(float value) {
+    return is_nan(value) ? -infinity() : value > LARGEST ? LARGEST : value;
+}
 
 // A row of at most 32·N elements in registers.
 template <typename T, int N> struct RegisterRow {
@@ -100,11 +102,11 @@ struct RouteSums {
     SlotRow<float> weights = {};
 };
 
-// The two highest of n values.
+// The two highest of some values.
 struct TwoBest {
     float first = -infinity(), second = -infinity();
-    template <typename Value> __device__ TwoBest(int n, Value value) {
-        for (int i = 0; i < n; ++i) {
+    template <typename Value> __device__ TwoBest(int count, Value value) {
+        for (int i = 0; i < count; ++i) {
             float v = value(i);
             if (v > first) {
                 second = first;
@@ -118,15 +120,15 @@ struct TwoBest {
 
 // Marks the groups that are not among the best; true where two groups' scores are equal. Those go by the lower lack
 // where it is asked for, then by the lower group.
-__device__ inline bool mark_groups(const MilletRouter &r, const RouteSpace &space, bool by_lack) {
+__device__ inline bool mark_groups(const MilletRouter &router, const RouteSpace &space, bool by_lack) {
     bool equal = false;
-    for (int start = 0; start < r.groups; start += WARP) {
+    for (int start = 0; start < router.groups; start += WARP) {
         int group = start + lane_id();
         bool out = false;
-        if (group < r.groups) {
+        if (group < router.groups) {
             float own = space.group_scores[group];
             int better = 0;
-            for (int other = 0; other < r.groups; ++other) {
+            for (int other = 0; other < router.groups; ++other) {
                 float score = space.group_scores[other];
                 bool before = other < group;
                 if (score == own && other != group) {
@@ -137,7 +139,7 @@ __device__ inline bool mark_groups(const MilletRouter &r, const RouteSpace &spac
                 }
                 better += score > own || (score == own && before);
             }
-            out = better >= r.selected_groups;
+            out = better >= router.selected_groups;
         }
         unsigned mask = __ballot_sync(ALL_LANES, out);
         if (lane_id() == 0) space.group_out[start / WARP] = mask;
@@ -148,27 +150,27 @@ __device__ inline bool mark_groups(const MilletRouter &r, const RouteSpace &spac
 
 // Groups that are not among the best: their keys become 0, below every score.
 template <typename Floats, typename Keys>
-__device__ __forceinline__ void limit_groups(const MilletRouter &r, bool biased, const Floats &z, Keys &key,
+__device__ __forceinline__ void limit_groups(const MilletRouter &router, bool biased, const Floats &logits, Keys &key,
                                              const RouteSpace &space) {
-    const bool sigmoids = r.score_function == MILLET_SIGMOID;
-    const int experts = r.experts, size = experts / r.groups;
+    const bool sigmoids = router.score_function == MILLET_SIGMOID;
+    const int experts = router.experts, size = experts / router.groups;
     const uint32_t *keys = key.share(experts, space.keys);
-    for (int group = lane_id(); group < r.groups; group += WARP) {
+    for (int group = lane_id(); group < router.groups; group += WARP) {
         TwoBest best(size, [&](int i) { return from_order_key(keys[group * size + i]); });
         // Without a bias these are logits.
-        auto score = [&](float v) { return !biased && v > -infinity() ? sigmoid(v) : v; };
+        auto score = [&](float best) { return !biased && best > -infinity() ? sigmoid(best) : best; };
         space.group_scores[group] = sigmoids ? comparable(score(best.first) + score(best.second)) : best.first;
     }
     __syncwarp();
-    if (mark_groups(r, space, false) && sigmoids) {
+    if (mark_groups(router, space, false) && sigmoids) {
         // Equal sums of sigmoids go by what the two highest lack of 1, which tells saturated ones apart.
-        const float *logits = z.share(experts, reinterpret_cast<float *>(space.keys));
-        for (int group = lane_id(); group < r.groups; group += WARP) {
-            TwoBest best(size, [&](int i) { return logits[group * size + i]; });
+        const float *row = logits.share(experts, reinterpret_cast<float *>(space.keys));
+        for (int group = lane_id(); group < router.groups; group += WARP) {
+            TwoBest best(size, [&](int i) { return row[group * size + i]; });
             space.group_lacks[group] = sigmoid(-best.first) + sigmoid(-best.second);
         }
         __syncwarp();
-        mark_groups(r, space, true);
+        mark_groups(router, space, true);
     }
     MILLET_FOR_ROW(key, j, e) {
         int group = e < experts ? e / size : 0;
@@ -180,7 +182,7 @@ __device__ __forceinline__ void limit_groups(const MilletRouter &r, bool biased,
 // The highest of this lane's keys, at round `at`; of equal keys that of the higher logit, which only a bias can tell
 // apart.
 template <typename Floats, typename Keys>
-__device__ __forceinline__ uint32_t best_key(bool biased, Floats &z, Keys &key, int &at) {
+__device__ __forceinline__ uint32_t best_key(bool biased, Floats &logits, Keys &key, int &at) {
     uint32_t best = 0;
     if (!biased) {
         MILLET_FOR_ROW(key, j, e) {
@@ -193,9 +195,9 @@ __device__ __forceinline__ uint32_t best_key(bool biased, Floats &z, Keys &key, 
     }
     float logit = -infinity();
     MILLET_FOR_ROW(key, j, e) {
-        if (key[j] > best || (key[j] != 0 && key[j] == best && z[j] > logit)) {
+        if (key[j] > best || (key[j] != 0 && key[j] == best && logits[j] > logit)) {
             best = key[j];
-            logit = z[j];
+            logit = logits[j];
             at = j;
         }
     }
@@ -230,52 +232,52 @@ __device__ inline void sort_slots(int top_k, const RouteSpace &space, SlotRow<in
 
 // A masked expert that was selected for want of others takes no row: its slot becomes a sentinel.
 template <typename Floats>
-__device__ __forceinline__ void leave_out_masked(int top_k, const Floats &z, SlotRow<int> &ids) {
+__device__ __forceinline__ void leave_out_masked(int top_k, const Floats &logits, SlotRow<int> &ids) {
     for (int slot = 0; slot < top_k; ++slot) {
         const int id = ids.broadcast(slot);
-        const float logit = __shfl_sync(ALL_LANES, z.at(id / WARP), id % WARP);
+        const float logit = __shfl_sync(ALL_LANES, logits.at(id / WARP), id % WARP);
         MILLET_FOR_SLOTS(i, own, top_k) {
             if (own == slot && logit == -infinity()) ids.v[i] = -1;
         }
     }
 }
 
-// Routes the row of logits `z`: K experts and weights, this lane's slots of them; lse, NaN for a bad row. Adds to
-// `sums`, and the probabilities to `total`. `p` and `key` are space.
+// Routes the row of logits `logits`: K experts and weights, this lane's slots of them; lse, NaN for a bad row. Adds to
+// `sums`, and the probabilities to `total`. `probabilities` and `key` are space.
 template <typename Floats, typename Keys>
-__device__ __forceinline__ float route(const MilletRouter &r, const float *bias, Floats &z, Floats &p, Keys &key,
-                                       Floats &total, const RouteSpace &space, RouteSums &sums, SlotRow<int> &ids,
-                                       SlotRow<float> &weights) {
-    const int experts = r.experts, top_k = r.top_k;
-    const bool sigmoids = r.score_function == MILLET_SIGMOID, biased = bias != nullptr;
+__device__ __forceinline__ float route(const MilletRouter &router, const float *bias, Floats &logits,
+                                       Floats &probabilities, Keys &key, Floats &total, const RouteSpace &space,
+                                       RouteSums &sums, SlotRow<int> &ids, SlotRow<float> &weights) {
+    const int experts = router.experts, top_k = router.top_k;
+    const bool sigmoids = router.score_function == MILLET_SIGMOID, biased = bias != nullptr;
 
     // Every value becomes comparable; a row with nothing finite becomes one of zeros.
     bool bad = false, finite = false;
-    MILLET_FOR_ROW(z, j, e) {
-        float v = z[j];
+    MILLET_FOR_ROW(logits, j, e) {
+        float v = logits[j];
         if (e < experts) {
             bad |= is_nan(v) || v > LARGEST;
             v = comparable(v);
             finite |= v > -infinity();
-            z[j] = v;
+            logits[j] = v;
         }
     }
     bad = __any_sync(ALL_LANES, bad);
     finite = __any_sync(ALL_LANES, finite);
     if (!finite) {
         bad = true;
-        MILLET_FOR_ROW(z, j, e) z[j] = 0.0f;
+        MILLET_FOR_ROW(logits, j, e) logits[j] = 0.0f;
     }
 
     float max = -infinity();
-    MILLET_FOR_ROW(z, j, e) {
-        if (e < experts) max = fmaxf(max, z[j]);
+    MILLET_FOR_ROW(logits, j, e) {
+        if (e < experts) max = fmaxf(max, logits[j]);
     }
     max = warp_max(max);
     float sum = 0.0f;
-    MILLET_FOR_ROW(z, j, e) {
-        p[j] = e < experts ? exponential(z[j] - max) : 0.0f;
-        sum += p[j];
+    MILLET_FOR_ROW(logits, j, e) {
+        probabilities[j] = e < experts ? exponential(logits[j] - max) : 0.0f;
+        sum += probabilities[j];
     }
     sum = warp_sum(sum);
     const float log_sum = logf(sum);
@@ -285,44 +287,44 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
     float normalizer = sum;
     if (sigmoids) {
         float part = 0.0f;
-        MILLET_FOR_ROW(z, j, e) {
+        MILLET_FOR_ROW(logits, j, e) {
             uint32_t k = 0;
             float own = 0.0f;
             if (e < experts) {
-                own = sigmoid(z[j]);
+                own = sigmoid(logits[j]);
                 // Without a bias scores are compared as logits, which do not saturate. A masked expert stays masked
                 // whatever its bias.
-                float score = z[j];
+                float score = logits[j];
                 if (biased && score > -infinity()) score = comparable(own + __ldg(&bias[e]));
                 k = order_key(score);
             }
-            p[j] = own;
+            probabilities[j] = own;
             part += own;
             key[j] = k;
         }
         normalizer = warp_sum(part) + SIGMOID_EPSILON;
     } else {
-        MILLET_FOR_ROW(z, j, e) key[j] = e < experts ? order_key(z[j]) : 0u;
+        MILLET_FOR_ROW(logits, j, e) key[j] = e < experts ? order_key(logits[j]) : 0u;
     }
-    if (r.groups > 0) limit_groups(r, biased, z, key, space);
+    if (router.groups > 0) limit_groups(router, biased, logits, key, space);
 
     // K times the best key, among equals the higher logit, then the lowest expert. A lane keeps the best of its own;
     // only the winner looks again. Slots get the logits.
     int at = 0;
-    uint32_t best = best_key(biased, z, key, at);
+    uint32_t best = best_key(biased, logits, key, at);
 #pragma unroll
     for (int i = 0; i < SLOT_ROUNDS; ++i) {
         for (int slot = 0; slot < min(WARP, top_k - i * WARP); ++slot) {
             uint32_t top = __reduce_max_sync(ALL_LANES, best);
             bool winner = best == top;
             if (biased && __popc(__ballot_sync(ALL_LANES, winner)) > 1) {
-                uint32_t logit = winner ? order_key(z.at(at)) : 0;
+                uint32_t logit = winner ? order_key(logits.at(at)) : 0;
                 const uint32_t highest = __reduce_max_sync(ALL_LANES, logit);
                 winner = winner && logit == highest;
             }
             unsigned own = at * WARP + lane_id();
             unsigned expert = __reduce_min_sync(ALL_LANES, winner ? own : ~0u);
-            float logit = biased ? __shfl_sync(ALL_LANES, z.at(at), expert % WARP) : from_order_key(top);
+            float logit = biased ? __shfl_sync(ALL_LANES, logits.at(at), expert % WARP) : from_order_key(top);
             if (slot == lane_id()) {
                 ids.v[i] = static_cast<int>(expert);
                 weights.v[i] = logit;
@@ -332,7 +334,7 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
                 MILLET_FOR_ROW(key, j, e) {
                     if (j == taken) key[j] = 0;
                 }
-                best = best_key(biased, z, key, at);
+                best = best_key(biased, logits, key, at);
             }
         }
     }
@@ -345,7 +347,7 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
         float logit = weights.v[i];
         if (sigmoids) {
             weights.v[i] = sigmoid(logit);
-        } else if (r.score_function == MILLET_SOFTMAX_BEFORE_TOP_K) {
+        } else if (router.score_function == MILLET_SOFTMAX_BEFORE_TOP_K) {
             weights.v[i] = exponential(logit - max);
         } else {
             // All masked, in the groups that were selected: equal weights.
@@ -359,11 +361,11 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
         part += weights.v[i];
     }
     float divisor = normalizer;
-    if (r.score_function == MILLET_SOFTMAX_AFTER_TOP_K) divisor = warp_sum(part);
+    if (router.score_function == MILLET_SOFTMAX_AFTER_TOP_K) divisor = warp_sum(part);
     if (sigmoids) divisor = top_k > 1 ? warp_sum(part) + SIGMOID_EPSILON : 1.0f;
     part = 0.0f;
     MILLET_FOR_SLOTS(i, slot, top_k) {
-        weights.v[i] = weights.v[i] / divisor * r.scaling_factor;
+        weights.v[i] = weights.v[i] / divisor * router.scaling_factor;
         part += weights.v[i];
     }
 
@@ -374,13 +376,13 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
     // A masked expert has a weight of 0; few others have.
     bool zero = false;
     MILLET_FOR_SLOTS(i, slot, top_k) zero |= slot < top_k && weights.v[i] == 0.0f;
-    if (__any_sync(ALL_LANES, zero)) leave_out_masked(top_k, z, ids);
+    if (__any_sync(ALL_LANES, zero)) leave_out_masked(top_k, logits, ids);
     float weight_sum = warp_sum(part);
-    MILLET_FOR_ROW(p, j, e) {
-        float probability = p[j] / normalizer;
+    MILLET_FOR_ROW(probabilities, j, e) {
+        float probability = probabilities[j] / normalizer;
         total[j] += probability;
         if (probability > 0.0f) {
-            float log_probability = sigmoids ? logf(probability) : z[j] - max - log_sum;
+            float log_probability = sigmoids ? logf(probability) : logits[j] - max - log_sum;
             sums.entropy -= probability * log_probability;
         }
     }
@@ -390,47 +392,50 @@ __device__ __forceinline__ float route(const MilletRouter &r, const float *bias,
     return lse;
 }
 
-// weight·value, 0 where the weight is 0.
-__device__ __forceinline__ float weighted(float weight, float value) { return weight > 0.0f ? weight * value : 0.0f; }
+// weight·value, 0 where the weight is not above 0.
+__device__ __forceinline__ float weighed_positive(float weight, float value) {
+    return weight > 0.0f ? weight * value : 0.0f;
+}
 
-// The gradient of one row's logits `z` [E], into global memory. `p` and `picked` are rows of shared memory of this
-// warp.
+// The gradient of one row's `logits` [E], into global memory. `probabilities` and `picked` are rows of shared memory of
+// this warp.
 //
 // Each part is w_i·(v_i − Σ w·v). Where one weight is nearly 1 its two terms are nearly equal, so every v is taken
 // relative to that of the heaviest, whose own term is then exactly 0. A weight of 0 is left out, whatever its v.
-__device__ inline void route_backward(const MilletRouterBackward &b, int64_t token, const float *z, float *p,
-                                      float *picked) {
-    const MilletRouter &r = b.router;
-    const int experts = r.experts, top_k = r.top_k;
-    float *grad = &b.logits_grad[token * experts];
-    const float lse = b.lse[token];
+__device__ inline void route_backward(const MilletRouterBackward &params, int64_t token, const float *logits,
+                                      float *probabilities, float *picked) {
+    const MilletRouter &router = params.router;
+    const int experts = router.experts, top_k = router.top_k;
+    float *grad = &params.logits_grad[token * experts];
+    const float lse = params.lse[token];
     if (is_nan(lse)) {  // a bad row has no gradient
         for (int e = lane_id(); e < experts; e += WARP) grad[e] = 0.0f;
         return;
     }
-    const bool sigmoids = r.score_function == MILLET_SIGMOID;
-    const bool losses = b.aux != 0.0f || b.z != 0.0f;
+    const bool sigmoids = router.score_function == MILLET_SIGMOID;
+    const bool losses = params.aux != 0.0f || params.z != 0.0f;
     // Are the weights entries of the full softmax (or do they pretend to be, straight-through)?
-    const bool full = !r.renormalized && (r.score_function == MILLET_SOFTMAX_BEFORE_TOP_K || r.straight_through);
+    const bool full =
+        !router.renormalized && (router.score_function == MILLET_SOFTMAX_BEFORE_TOP_K || router.straight_through);
 
     // p = e^(z − max)/Σ, not e^(z − lse): lse has lost ln Σ where the logits are large. And the most probable expert.
     unsigned most_probable = 0;
     if (full || losses) {
         float max = -infinity();
-        for (int e = lane_id(); e < experts; e += WARP) max = fmaxf(max, z[e]);
+        for (int e = lane_id(); e < experts; e += WARP) max = fmaxf(max, logits[e]);
         max = warp_max(max);
         float sum = 0.0f;
         unsigned at = ~0u;
         for (int e = lane_id(); e < experts; e += WARP) {
-            if (z[e] == max) at = min(at, static_cast<unsigned>(e));
-            p[e] = exponential(z[e] - max);
-            sum += p[e];
+            if (logits[e] == max) at = min(at, static_cast<unsigned>(e));
+            probabilities[e] = exponential(logits[e] - max);
+            sum += probabilities[e];
         }
         sum = warp_sum(sum);
         most_probable = __reduce_min_sync(ALL_LANES, at);
         // A row without a greatest logit, whose lse is the caller's: all of it is NaN, whichever expert is named.
         if (most_probable == ~0u) most_probable = 0;
-        for (int e = lane_id(); e < experts; e += WARP) p[e] = p[e] / sum;
+        for (int e = lane_id(); e < experts; e += WARP) probabilities[e] = probabilities[e] / sum;
     }
     for (int e = lane_id(); e < experts; e += WARP) picked[e] = 0.0f;
     __syncwarp();
@@ -443,19 +448,19 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
     MILLET_FOR_SLOTS(i, slot, top_k) {
         ids.v[i] = -1;
         if (slot < top_k) {
-            ids.v[i] = b.ids[token * top_k + slot];
+            ids.v[i] = params.ids[token * top_k + slot];
             if (static_cast<uint32_t>(ids.v[i]) >= static_cast<uint32_t>(experts)) {
                 ids.v[i] = -1;
                 sentinel = true;
             } else {
-                weights.v[i] = b.weights[token * top_k + slot];
-                value.v[i] = b.weights_grad[token * top_k + slot];
+                weights.v[i] = params.weights[token * top_k + slot];
+                value.v[i] = params.weights_grad[token * top_k + slot];
             }
         }
         heavy.v[i] = __ballot_sync(ALL_LANES, weights.v[i] > 0.0f);
     }
     if (full) {
-        MILLET_FOR_SLOTS(i, slot, top_k) value.v[i] *= r.scaling_factor;
+        MILLET_FOR_SLOTS(i, slot, top_k) value.v[i] *= router.scaling_factor;
     } else {
         // Weights are normalised over the selected experts, unless a sigmoid is alone.
         const bool alone = sigmoids && top_k == 1;
@@ -465,12 +470,12 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
         float part = 0.0f, share = 0.0f, sigma = 0.0f;
         MILLET_FOR_SLOTS(i, slot, top_k) {
             if (ids.v[i] < 0) continue;
-            part += weighted(weights.v[i] / r.scaling_factor, value.v[i] - reference);
-            share += weights.v[i] / r.scaling_factor;
-            if (sigmoids) sigma += sigmoid(z[ids.v[i]]);
+            part += weighed_positive(weights.v[i] / router.scaling_factor, value.v[i] - reference);
+            share += weights.v[i] / router.scaling_factor;
+            if (sigmoids) sigma += sigmoid(logits[ids.v[i]]);
         }
         float mean = alone ? 0.0f : warp_sum(part);
-        if (!alone && !r.renormalized) {
+        if (!alone && !router.renormalized) {
             // How far the weights' sum is below 1: the share of a sentinel that had been selected (an empty slot has
             // none), or of the epsilon.
             float missing = __any_sync(ALL_LANES, sentinel) ? 1.0f - warp_sum(share) : 0.0f;
@@ -480,8 +485,8 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
         }
         MILLET_FOR_SLOTS(i, slot, top_k) {
             if (ids.v[i] < 0) continue;
-            float slope = sigmoids ? sigmoid(-z[ids.v[i]]) : 1.0f;
-            value.v[i] = weighted(weights.v[i], value.v[i] - reference - mean) * slope;
+            float slope = sigmoids ? sigmoid(-logits[ids.v[i]]) : 1.0f;
+            value.v[i] = weighed_positive(weights.v[i], value.v[i] - reference - mean) * slope;
         }
     }
     for (int slot = 0; slot < top_k; ++slot) {
@@ -494,9 +499,11 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
         const unsigned owner = most_probable % WARP;
         const float reference = __shfl_sync(ALL_LANES, owner == lane_id() ? picked[most_probable] : 0.0f, owner);
         float part = 0.0f;
-        for (int e = lane_id(); e < experts; e += WARP) part += weighted(p[e], picked[e] - reference);
+        for (int e = lane_id(); e < experts; e += WARP)
+            part += weighed_positive(probabilities[e], picked[e] - reference);
         const float mean = warp_sum(part);
-        for (int e = lane_id(); e < experts; e += WARP) picked[e] = weighted(p[e], picked[e] - reference - mean);
+        for (int e = lane_id(); e < experts; e += WARP)
+            picked[e] = weighed_positive(probabilities[e], picked[e] - reference - mean);
     }
 
     // Balance: p_j·slope_j·(v_j − Σ p·v) with v = aux·n; p is a softmax, or σ/Σσ.
@@ -504,29 +511,31 @@ __device__ inline void route_backward(const MilletRouterBackward &b, int64_t tok
     int reference_count = 0;
     if (losses && sigmoids) {
         float sum = 0.0f;
-        for (int e = lane_id(); e < experts; e += WARP) sum += sigmoid(z[e]);
+        for (int e = lane_id(); e < experts; e += WARP) sum += sigmoid(logits[e]);
         sigma_sum = warp_sum(sum) + SIGMOID_EPSILON;
     }
-    auto relative = [&](int e) { return b.aux * static_cast<float>(__ldg(&b.counts[e]) - reference_count); };
+    auto relative = [&](int expert) {
+        return params.aux * static_cast<float>(__ldg(&params.counts[expert]) - reference_count);
+    };
     if (losses) {
-        reference_count = __ldg(&b.counts[most_probable]);
+        reference_count = __ldg(&params.counts[most_probable]);
         float sum = 0.0f;
         for (int e = lane_id(); e < experts; e += WARP) {
-            float share = sigmoids ? sigmoid(z[e]) / sigma_sum : p[e];
+            float share = sigmoids ? sigmoid(logits[e]) / sigma_sum : probabilities[e];
             sum += share * relative(e);
         }
         const float rest = sigmoids ? SIGMOID_EPSILON / sigma_sum : 0.0f;
-        balance = warp_sum(sum) - b.aux * static_cast<float>(reference_count) * rest;
+        balance = warp_sum(sum) - params.aux * static_cast<float>(reference_count) * rest;
     }
     for (int e = lane_id(); e < experts; e += WARP) {
         float g = picked[e];
         if (losses) {
-            g += b.z * lse * p[e];
+            g += params.z * lse * probabilities[e];
             float value = relative(e) - balance;
             if (sigmoids) {
-                g += sigmoid(z[e]) / sigma_sum * sigmoid(-z[e]) * value;
+                g += sigmoid(logits[e]) / sigma_sum * sigmoid(-logits[e]) * value;
             } else {
-                g += p[e] * value;
+                g += probabilities[e] * value;
             }
         }
         grad[e] = g;

@@ -15,19 +15,19 @@ struct Slots {
     int32_t row;
     float weight;
 
-    // Slots first..first + 32 of token `t`; lanes beyond the last slot have no row.
-    __device__ static Slots load(const MilletRows &p, int64_t t, int first) {
+    // Slots first..first + 32 of `token`; lanes beyond the last slot have no row.
+    __device__ static Slots load(const MilletRows &params, int64_t token, int first) {
         int slot = first + threadIdx.x % WARP;
         Slots slots = {-1, 1.0f};
-        if (slot < p.top_k) {
-            slots.row = __ldg(&p.assignment_to_row[t * p.top_k + slot]);
-            if (p.weights != nullptr) slots.weight = __ldg(&p.weights[t * p.top_k + slot]);
+        if (slot < params.top_k) {
+            slots.row = __ldg(&params.assignment_to_row[token * params.top_k + slot]);
+            if (params.weights != nullptr) slots.weight = __ldg(&params.weights[token * params.top_k + slot]);
         }
         return slots;
     }
 
     // Without the rows whose weight is 0: they add 0, whatever they hold.
-    __device__ Slots that_count() const { return {weight == 0.0f ? -1 : row, weight}; }
+    __device__ Slots with_weight() const { return {weight == 0.0f ? -1 : row, weight}; }
 
     __device__ int32_t row_of(int slot) const { return __shfl_sync(ALL_LANES, row, slot); }
     __device__ float weight_of(int slot) const { return __shfl_sync(ALL_LANES, weight, slot); }
@@ -39,10 +39,10 @@ __device__ __forceinline__ int64_t warp_token() {
 }
 
 // Calls each(column) for this lane's vectors of N columns in this block's part of a row.
-template <int N, typename Each> __device__ __forceinline__ void for_columns(const MilletRows &p, Each each) {
-    int vectors = p.hidden / N;
-    int first = blockIdx.y * p.column_vectors;
-    int last = min(vectors, first + p.column_vectors);
+template <int N, typename Each> __device__ __forceinline__ void for_columns(const MilletRows &params, Each each) {
+    int vectors = params.hidden / N;
+    int first = blockIdx.y * params.column_vectors;
+    int last = min(vectors, first + params.column_vectors);
     // All lanes go around together: `each` shuffles.
     for (int vector = first; vector < last; vector += WARP) {
         int mine = vector + static_cast<int>(threadIdx.x % WARP);

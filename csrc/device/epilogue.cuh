@@ -1,14 +1,14 @@
 // The epilogue: rows of the accumulator to and from global memory.
 //
-// A thread has 2 of every 8 columns, so four neighbouring pieces [16, 8] give it 4 pairs of 32 columns. In 16 bits
+// A thread has 2 of every 8 columns, so four neighbouring mma tiles [16, 8] give it 4 pairs of 32 columns. In 16 bits
 // those would be 4-byte accesses, 16 bytes of a row at a time: half of every sector wasted. So the four lanes of a row
 // exchange their pairs, and each gets 8 neighbouring columns: one 16-byte access, 64 bytes of a row at a time. In 32
 // bits a lane's pair is 8 bytes, and four lanes fill a sector already.
 #pragma once
+#include "accumulator.cuh"
 #include "numeric.cuh"
-#include "pipeline.cuh"
+#include "operand.cuh"
 #include "ptx.cuh"
-#include "tile.cuh"
 
 namespace millet {
 
@@ -29,32 +29,32 @@ __device__ __forceinline__ void exchange(uint32_t (&v)[4]) {
     }
 }
 
-template <typename T> __device__ __forceinline__ uint32_t pack(float2 v);
-template <> __device__ __forceinline__ uint32_t pack<bf16>(float2 v) {
-    __nv_bfloat162 both = __floats2bfloat162_rn(v.x, v.y);
+template <typename T> __device__ __forceinline__ uint32_t pack(float2 pair);
+template <> __device__ __forceinline__ uint32_t pack<bf16>(float2 pair) {
+    __nv_bfloat162 both = __floats2bfloat162_rn(pair.x, pair.y);
     return *reinterpret_cast<uint32_t *>(&both);
 }
-template <> __device__ __forceinline__ uint32_t pack<f16>(float2 v) {
-    __half2 both = __floats2half2_rn(v.x, v.y);
+template <> __device__ __forceinline__ uint32_t pack<f16>(float2 pair) {
+    __half2 both = __floats2half2_rn(pair.x, pair.y);
     return *reinterpret_cast<uint32_t *>(&both);
 }
-template <typename T> __device__ __forceinline__ float2 unpack(uint32_t v);
-template <> __device__ __forceinline__ float2 unpack<bf16>(uint32_t v) {
-    return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u));
+template <typename T> __device__ __forceinline__ float2 unpack(uint32_t packed);
+template <> __device__ __forceinline__ float2 unpack<bf16>(uint32_t packed) {
+    return make_float2(__uint_as_float(packed << 16), __uint_as_float(packed & 0xffff0000u));
 }
-template <> __device__ __forceinline__ float2 unpack<f16>(uint32_t v) {
-    return __half22float2(*reinterpret_cast<__half2 *>(&v));
+template <> __device__ __forceinline__ float2 unpack<f16>(uint32_t packed) {
+    return __half22float2(*reinterpret_cast<__half2 *>(&packed));
 }
 
 // Rounds to the storage type.
-template <typename T> __device__ __forceinline__ float2 rounded(float2 v) {
-    if constexpr (sizeof(T) == 4) return v;
-    else return unpack<T>(pack<T>(v));
+template <typename T> __device__ __forceinline__ float2 rounded(float2 pair) {
+    if constexpr (sizeof(T) == 4) return pair;
+    else return unpack<T>(pack<T>(pair));
 }
 
-// 32 columns of a row, the thread's pairs: `v[i]` is columns 8·i + Position::column() and the next. `row` points to the
-// first, `columns` of them exist; a multiple of a piece with Access::Pieces. All lanes of a warp call; `exists` is of
-// the row.
+// 32 columns of a row, the thread's pairs: `v[i]` is columns 8·i + ThreadCoord::column() and the next. `row` points to
+// the first, `columns` of them exist; a multiple of a chunk with Access::Chunks. All lanes of a warp call; `exists` is
+// of the row.
 template <typename T, Access ACCESS>
 __device__ __forceinline__ void store_columns(T *row, int columns, bool exists, const float2 (&v)[4]) {
     const int lane = threadIdx.x % 4;
@@ -108,45 +108,47 @@ __device__ __forceinline__ void load_columns(const T *row, int columns, bool exi
 }
 
 // A warp's sum as it is, to `rows` [·, columns].
-template <typename T, int ROWS, Access ACCESS, class Tile>
-__device__ __forceinline__ void store_rows(T *rows, int columns, const Tile &tile, const Sum<ROWS> &sum) {
-    const int first = Position::warp_across() * WARP_COLUMNS;
+template <typename T, int TILE_M, Access ACCESS, class Tile>
+__device__ __forceinline__ void store_rows(T *rows, int columns, const Tile &tile,
+                                           const Accumulator<TILE_M> &accumulator) {
+    const int first = ThreadCoord::warp_n() * WARP_N;
 #pragma unroll
-    for (int i = 0; i < Sum<ROWS>::DOWN; i++)
+    for (int i = 0; i < Accumulator<TILE_M>::MMA_M; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int row = Position::warp_down() * (ROWS / 2) + i * 16 + half * 8 + Position::row();
+            const int row = ThreadCoord::warp_m() * WARP_M<TILE_M> + i * 16 + half * 8 + ThreadCoord::row();
             T *to = rows + static_cast<int64_t>(tile.row + row) * columns + tile.column + first;
 #pragma unroll
-            for (int j = 0; j < Sum<ROWS>::ACROSS; j += 4) {
+            for (int j = 0; j < Accumulator<TILE_M>::MMA_N; j += 4) {
                 float2 v[4];
 #pragma unroll
                 for (int c = 0; c < 4; c++)
-                    v[c] = make_float2(sum.at[i][j + c][2 * half], sum.at[i][j + c][2 * half + 1]);
+                    v[c] = make_float2(accumulator.mma[i][j + c][2 * half], accumulator.mma[i][j + c][2 * half + 1]);
                 store_columns<T, ACCESS>(to + j * 8, tile.columns - first - j * 8, row < tile.rows, v);
             }
         }
 }
 
 // A warp's sum added to f32.
-template <int ROWS, Access ACCESS, class Tile>
-__device__ __forceinline__ void add_rows(float *rows, int columns, const Tile &tile, const Sum<ROWS> &sum) {
-    const int first = Position::warp_across() * WARP_COLUMNS;
+template <int TILE_M, Access ACCESS, class Tile>
+__device__ __forceinline__ void add_rows(float *rows, int columns, const Tile &tile,
+                                         const Accumulator<TILE_M> &accumulator) {
+    const int first = ThreadCoord::warp_n() * WARP_N;
 #pragma unroll
-    for (int i = 0; i < Sum<ROWS>::DOWN; i++)
+    for (int i = 0; i < Accumulator<TILE_M>::MMA_M; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int row = Position::warp_down() * (ROWS / 2) + i * 16 + half * 8 + Position::row();
+            const int row = ThreadCoord::warp_m() * WARP_M<TILE_M> + i * 16 + half * 8 + ThreadCoord::row();
             float *to = rows + static_cast<int64_t>(tile.row + row) * columns + tile.column + first;
 #pragma unroll
-            for (int j = 0; j < Sum<ROWS>::ACROSS; j += 4) {
+            for (int j = 0; j < Accumulator<TILE_M>::MMA_N; j += 4) {
                 const int left = tile.columns - first - j * 8;
                 float2 v[4];
                 load_columns<float, ACCESS>(to + j * 8, left, row < tile.rows, v);
 #pragma unroll
                 for (int c = 0; c < 4; c++) {
-                    v[c].x += sum.at[i][j + c][2 * half];
-                    v[c].y += sum.at[i][j + c][2 * half + 1];
+                    v[c].x += accumulator.mma[i][j + c][2 * half];
+                    v[c].y += accumulator.mma[i][j + c][2 * half + 1];
                 }
                 store_columns<float, ACCESS>(to + j * 8, left, row < tile.rows, v);
             }
