@@ -1,6 +1,6 @@
 //! Storage types and the types they are computed in.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Display, Formatter};
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 use half::{bf16, f16};
@@ -33,14 +33,58 @@ impl Scalar for f64 {}
 impl Scalar for bf16 {}
 impl Scalar for f16 {}
 
+/// A storage type as a value: by it the types of [`Element`] are told apart at run time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DType {
+    /// `f32`.
+    F32,
+    /// `f64`.
+    F64,
+    /// [`bf16`](half::bf16).
+    BF16,
+    /// [`f16`](half::f16).
+    F16,
+}
+
+impl DType {
+    /// As Rust writes the type.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::BF16 => "bf16",
+            Self::F16 => "f16",
+        }
+    }
+
+    /// Bytes of an element.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F64 => 8,
+            Self::F32 => 4,
+            Self::BF16 | Self::F16 => 2,
+        }
+    }
+}
+
+impl Display for DType {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// A storage type of tokens and weights: `f32`, `bf16`, `f16`, and `f64` for checking. Sealed.
 pub trait Element: Scalar + sealed::Sealed {
     /// What products accumulate in and softmax, losses, weights, dS and the combine are computed in: `f64` for `f64`,
     /// else `f32`.
     type Acc: Real;
 
+    /// The type as a value.
+    const DTYPE: DType;
+
     /// Name of the type, for messages.
-    const NAME: &'static str;
+    const NAME: &'static str = Self::DTYPE.name();
 
     /// Exact.
     fn widen(self) -> Self::Acc;
@@ -117,10 +161,10 @@ mod sealed {
 }
 
 macro_rules! arithmetic_type {
-    ($type:ty, $exp:expr) => {
+    ($type:ty, $dtype:ident, $exp:expr) => {
         impl Element for $type {
             type Acc = $type;
-            const NAME: &'static str = stringify!($type);
+            const DTYPE: DType = DType::$dtype;
 
             #[inline(always)]
             fn widen(self) -> Self {
@@ -179,14 +223,14 @@ macro_rules! arithmetic_type {
     };
 }
 
-arithmetic_type!(f32, exp_f32);
-arithmetic_type!(f64, f64::exp);
+arithmetic_type!(f32, F32, exp_f32);
+arithmetic_type!(f64, F64, f64::exp);
 
 macro_rules! storage_type {
-    ($type:ty, $widen:expr, $narrow:expr) => {
+    ($type:ty, $dtype:ident, $widen:expr, $narrow:expr) => {
         impl Element for $type {
             type Acc = f32;
-            const NAME: &'static str = stringify!($type);
+            const DTYPE: DType = DType::$dtype;
 
             #[inline(always)]
             fn widen(self) -> f32 {
@@ -214,8 +258,8 @@ macro_rules! storage_type {
     };
 }
 
-storage_type!(bf16, widen_bf16, narrow_bf16);
-storage_type!(f16, widen_f16, narrow_f16);
+storage_type!(bf16, BF16, widen_bf16, narrow_bf16);
+storage_type!(f16, F16, widen_f16, narrow_f16);
 
 /// Every element, as many at a time as the machine's vectors hold.
 #[inline(always)]
@@ -392,6 +436,20 @@ mod tests {
             assert_eq!(bits(ours), bits(narrow(value)), "{:#x}", value.to_bits());
             assert_eq!(bits(T::narrow(value)), bits(ours));
         }
+    }
+
+    #[test]
+    fn a_type_and_its_value_agree() {
+        fn check<T: Element>() {
+            assert_eq!(T::DTYPE.size(), size_of::<T>());
+            let name = std::any::type_name::<T>();
+            assert_eq!(name.rsplit("::").next(), Some(T::DTYPE.name()));
+            assert_eq!(format!("{:>5}", T::DTYPE), format!("{:>5}", T::DTYPE.name()));
+        }
+        check::<f32>();
+        check::<f64>();
+        check::<bf16>();
+        check::<f16>();
     }
 
     #[test]

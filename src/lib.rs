@@ -88,7 +88,7 @@ pub use cuda::Cuda;
 #[cfg(feature = "cuda")]
 pub use cudarc;
 pub use diagnostics::Diagnostics;
-pub use element::{Element, Real, Scalar};
+pub use element::{DType, Element, Real, Scalar};
 pub use error::{Error, Result};
 pub use half;
 pub use layer::{BackwardInput, Gradients, Keep, MoeLayer, Routing, Saved, Weights, Workspace};

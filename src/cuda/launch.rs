@@ -5,7 +5,7 @@ use cudarc::driver::{CudaViewMut, DeviceRepr, SyncOnDrop, result};
 use super::Cuda;
 use super::memory::View;
 use super::module::{Mixed, Typed};
-use crate::element::{Element, Real, Scalar};
+use crate::element::{DType, Element, Real, Scalar};
 use crate::error::{Error, Result};
 
 /// The tensors and launches of one operation. cudarc's guards are kept until it is dropped, after the launches.
@@ -64,10 +64,10 @@ impl<'a> Launch<'a> {
 
     /// The kernel of a storage type.
     pub(crate) fn kernel<T: Element>(&self, kernel: Typed) -> Result<&'static str> {
-        match T::NAME {
-            "f32" => Ok(kernel.f32),
-            "bf16" => Ok(kernel.bf16),
-            "f16" => Ok(kernel.f16),
+        match T::DTYPE {
+            DType::F32 => Ok(kernel.f32),
+            DType::BF16 => Ok(kernel.bf16),
+            DType::F16 => Ok(kernel.f16),
             other => Err(Error::Unsupported {
                 operation: self.operation,
                 reason: format!("CUDA computes f32, bf16 and f16, not {other}; use the CPU for it"),
@@ -80,9 +80,9 @@ impl<'a> Launch<'a> {
         &self,
         kernel: Mixed,
     ) -> Result<&'static str> {
-        match (T::NAME, W::NAME) {
-            ("bf16", "f32") => Ok(kernel.bf16_f32),
-            ("f16", "f32") => Ok(kernel.f16_f32),
+        match (T::DTYPE, W::DTYPE) {
+            (DType::BF16, DType::F32) => Ok(kernel.bf16_f32),
+            (DType::F16, DType::F32) => Ok(kernel.f16_f32),
             (x, weight) if x == weight => self.kernel::<T>(kernel.same),
             (x, weight) => Err(Error::Unsupported {
                 operation: self.operation,
