@@ -444,7 +444,10 @@ mod tests {
             assert_eq!(T::DTYPE.size(), size_of::<T>());
             let name = std::any::type_name::<T>();
             assert_eq!(name.rsplit("::").next(), Some(T::DTYPE.name()));
-            assert_eq!(format!("{:>5}", T::DTYPE), format!("{:>5}", T::DTYPE.name()));
+            assert_eq!(
+                format!("{:>5}", T::DTYPE),
+                format!("{:>5}", T::DTYPE.name())
+            );
         }
         check::<f32>();
         check::<f64>();

@@ -1,15 +1,13 @@
 //! Dispatch: capacity dropping and the stable sort by expert.
 
+use super::catalogue::Operation;
 use super::launch::{Launch, Pieces};
-use super::module::Untyped;
 use super::{Cuda, sys};
 use crate::check;
 use crate::config::{DropPolicy, MoeConfig, Renormalize};
 use crate::element::Real;
 use crate::error::{Error, Result};
 use crate::ops::{self, Checked, Dispatch, DispatchInto};
-
-pub(super) const DISPATCH: Untyped = Untyped("dispatch");
 
 /// Assignments that make a tile worth a block.
 const TILE: usize = 1024;
@@ -115,6 +113,7 @@ impl Dispatch for Cuda {
             .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop);
         let mut launch = Launch::new(self, ops::dispatch::DISPATCH);
         launch.require_f32::<A>()?;
+        let kernel = launch.untyped(Operation::Dispatch)?;
         let scratch = launch
             .write("scratch", scratch, super::VECTOR)?
             .cast::<u8>();
@@ -154,13 +153,7 @@ impl Dispatch for Cuda {
         // SAFETY: `Checked` says that lengths fit, and scratch has the plan's pieces.
         unsafe {
             launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
-            launch.run(
-                DISPATCH.0,
-                [blocks, 1, 1],
-                32 * plan.warps,
-                shared,
-                &parameters,
-            )
+            launch.run(kernel, [blocks, 1, 1], 32 * plan.warps, shared, &parameters)
         }
     }
 }

@@ -7,10 +7,10 @@ use std::ptr;
 
 use cudarc::driver::CudaViewMut;
 
+use super::arch::{Plan as Tiling, RowProduct, Storage, WeightGradient};
+use super::catalogue::Operation;
 use super::combine::Gather;
 use super::launch::{Launch, Pieces};
-use super::module::{Typed, Untyped, typed};
-use super::plan::{self as tiling, Plan as Tiling, Storage, Variant};
 use super::{Cuda, F32Products, VECTOR, View, router, sys};
 use crate::check;
 use crate::config::MoeConfig;
@@ -21,67 +21,13 @@ use crate::ops::{
     ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Plan, WeightGrad, WeightGradOf,
 };
 
-/// A product's kernels.
-#[derive(Debug)]
-pub(super) struct Product {
-    large: Typed,
-    small: Typed,
-    any: Typed,
+/// Multiplier and shift with which the device divides by `divisor`: n / d = (hi(n·multiplier) + n) >> shift for n < 2³¹.
+fn divider(divisor: usize) -> (u32, u32) {
+    let divisor = divisor as u64;
+    let shift = divisor.next_power_of_two().trailing_zeros();
+    let multiplier = (((1u64 << shift) - divisor) << 32) / divisor + 1;
+    (multiplier as u32, shift)
 }
-
-impl Product {
-    /// All; a weight's gradient has the same kernel under two sizes.
-    pub(super) const fn names(&self) -> [&'static str; 8] {
-        let (large, small, any) = (self.large, self.small, self.any);
-        [
-            large.bf16, large.f16, small.bf16, small.f16, small.f32, any.bf16, any.f16, any.f32,
-        ]
-    }
-
-    fn kernel(&self, variant: Variant) -> Typed {
-        match variant {
-            Variant::Large => self.large,
-            Variant::Small => self.small,
-            Variant::Any => self.any,
-        }
-    }
-}
-
-/// The kernels of csrc/device/kernels.cuh. f32 has small tiles only, and a weight's gradient one size of tile.
-macro_rules! product {
-    ($name:literal, large f32 $large:literal, small $small:literal) => {
-        Product {
-            large: Typed {
-                f32: concat!($name, $large, "_f32"),
-                ..typed!($name)
-            },
-            small: Typed {
-                f32: concat!($name, $small, "_f32"),
-                bf16: concat!($name, $small, "_bf16"),
-                f16: concat!($name, $small, "_f16"),
-            },
-            any: Typed {
-                f32: concat!($name, "_any_f32"),
-                bf16: concat!($name, "_any_bf16"),
-                f16: concat!($name, "_any_f16"),
-            },
-        }
-    };
-    ($name:literal) => {
-        product!($name, large f32 "_small", small "_small")
-    };
-    (weight $name:literal) => {
-        product!($name, large f32 "", small "")
-    };
-}
-
-pub(super) const UP: Product = product!("experts_up");
-pub(super) const DOWN: Product = product!("experts_down");
-pub(super) const DOWN_BACKWARD: Product = product!("experts_down_backward");
-pub(super) const INPUT_GRAD: Product = product!("experts_input_grad");
-pub(super) const DOWN_WEIGHT_GRAD: Product = product!(weight "experts_down_weight_grad");
-pub(super) const UP_WEIGHT_GRAD: Product = product!(weight "experts_up_weight_grad");
-pub(super) const WEIGHTS_GRAD: Untyped = Untyped("experts_weights_grad");
 
 /// Parts of a row's ⟨dA', a⟩.
 fn dot_parts(config: &MoeConfig) -> usize {
@@ -116,15 +62,16 @@ pub(super) fn scratch_elements<T: Element>(config: &MoeConfig, tokens: usize) ->
 /// One product being prepared: its tensors' addresses and its parameters.
 struct Prepared<'a> {
     launch: Launch<'a>,
+    plan: &'a Plan<Cuda>,
     storage: Storage,
     parameters: sys::MilletExperts,
 }
 
 impl<'a> Prepared<'a> {
-    fn new<'m: 'a, T: Element>(
+    fn new<T: Element>(
         cuda: &'a Cuda,
         operation: &'static str,
-        plan: &'m Plan<Cuda>,
+        plan: &'a Plan<Cuda>,
         tickets: CudaViewMut<'a, T::Acc>,
     ) -> Result<Self> {
         let (config, tokens, map) = (plan.config(), plan.tokens(), plan.map());
@@ -136,7 +83,7 @@ impl<'a> Prepared<'a> {
                 reason: format!("{tensor} = {value} is over the limit {}", i32::MAX),
             })
         };
-        let (top_k_multiplier, top_k_shift) = tiling::divider(config.top_k());
+        let (top_k_multiplier, top_k_shift) = divider(config.top_k());
         let parameters = sys::MilletExperts {
             hidden: size("H", hidden)?,
             // 2I is a size, too.
@@ -169,7 +116,8 @@ impl<'a> Prepared<'a> {
         };
         Ok(Self {
             launch,
-            storage: Storage::new::<T>(hidden, inner),
+            plan,
+            storage: Storage::new(T::DTYPE, hidden, inner),
             parameters,
         })
     }
@@ -217,46 +165,63 @@ impl<'a> Prepared<'a> {
         Ok(())
     }
 
-    /// The tiles of a product of rows, which have COLUMNS of `columns`.
-    fn row_tiles(&self, cuda: &Cuda, plan: &Plan<Cuda>, columns: usize) -> Tiling {
-        let (config, tokens) = (plan.config(), plan.tokens());
-        tiling::rows(
-            self.storage,
-            cuda.kernels.multiprocessors as usize,
+    /// Submits a product of the plan's rows, of `columns` columns as its tiles count them.
+    ///
+    /// # Safety
+    /// The parameters must be complete, with tensors as large as the kernel takes them to be.
+    unsafe fn run_rows<T: Element>(&mut self, operation: Operation, columns: usize) -> Result<()> {
+        let (config, tokens) = (self.plan.config(), self.plan.tokens());
+        let shape = RowProduct {
+            operation,
             columns,
-            config.tile_rows(tokens),
-            config.max_row_tiles(tokens),
-            config.max_rows(tokens).div_ceil(config.num_experts()),
-        )
+            tile_rows: config.tile_rows(tokens),
+            row_tiles: config.max_row_tiles(tokens),
+            rows_per_expert: config.max_rows(tokens).div_ceil(config.num_experts()),
+        };
+        let kernels = &self.launch.cuda().kernels;
+        let products = kernels.architecture.products();
+        let tiles = products.rows(self.storage, kernels.multiprocessors, shape);
+        // SAFETY: by this function's contract.
+        unsafe { self.run::<T>(operation, tiles) }
     }
 
-    /// The tiles of the gradient of a weight [rows, columns] of each expert.
-    fn weight_tiles(&self, cuda: &Cuda, [rows, columns]: [usize; 2], experts: usize) -> Tiling {
-        let multiprocessors = cuda.kernels.multiprocessors as usize;
-        tiling::weights(self.storage, multiprocessors, rows, columns, experts)
+    /// Submits the gradient of a weight [rows, columns] of each expert.
+    ///
+    /// # Safety
+    /// As [`run_rows`](Self::run_rows).
+    unsafe fn run_weights<T: Element>(
+        &mut self,
+        operation: Operation,
+        [rows, columns]: [usize; 2],
+    ) -> Result<()> {
+        let shape = WeightGradient {
+            operation,
+            rows,
+            columns,
+            experts: self.plan.config().num_experts(),
+        };
+        let kernels = &self.launch.cuda().kernels;
+        let products = kernels.architecture.products();
+        let tiles = products.weights(self.storage, kernels.multiprocessors, shape);
+        // SAFETY: by this function's contract.
+        unsafe { self.run::<T>(operation, tiles) }
     }
 
     /// Submits the product.
     ///
     /// # Safety
-    /// The parameters must be complete, with tensors as large as the kernel takes them to be.
-    unsafe fn run<T: Element>(
-        &mut self,
-        operation: &'static str,
-        product: &Product,
-        tiles: Tiling,
-    ) -> Result<()> {
+    /// As [`run_rows`](Self::run_rows).
+    unsafe fn run<T: Element>(&mut self, operation: Operation, tiles: Tiling) -> Result<()> {
         // Kernels count tiles in 32 bits, and a block's next may be a whole wave past the last.
         if tiles.tiles.saturating_add(tiles.blocks) > i32::MAX as usize {
             return Err(Error::Unsupported {
-                operation,
+                operation: self.launch.operation(),
                 reason: format!("{} tiles, over the limit {}", tiles.tiles, i32::MAX),
             });
         }
         self.parameters.column_tiles = tiles.column_tiles as u32;
         self.parameters.column_band = tiles.column_band as u32;
-        let kernel = self.launch.kernel::<T>(product.kernel(tiles.variant))?;
-        let shared = tiles.variant.shared_bytes();
+        let kernel = self.launch.kernel::<T>(operation, tiles.tile)?;
         if tiles.blocks == 0 {
             return Ok(());
         }
@@ -267,8 +232,8 @@ impl<'a> Prepared<'a> {
             self.launch.run(
                 kernel,
                 [tiles.blocks, 1, 1],
-                tiling::THREADS,
-                shared,
+                tiles.threads,
+                tiles.shared_bytes,
                 &self.parameters,
             )
         }
@@ -317,9 +282,9 @@ impl Experts for Cuda {
             up.parameters.h = up.write("h", h)?;
         }
         // A tile has both columns of a pair.
-        let tiles = up.row_tiles(self, plan, 2 * plan.config().intermediate_size());
+        let columns = 2 * plan.config().intermediate_size();
         // SAFETY: lengths are checked; the plan is as dispatch makes it.
-        unsafe { up.run::<T>(OPERATION, &UP, tiles) }
+        unsafe { up.run_rows::<T>(Operation::ExpertsUp, columns) }
     }
 
     fn run_experts_down<T: Element>(
@@ -343,9 +308,9 @@ impl Experts for Cuda {
             product.parameters.weight = product.read("down", down)?;
             product.parameters.weights = product.launch.read("weights", weights, 4)?.cast();
             product.parameters.rows_out = product.write("scratch", weighed.slice_mut(..))?;
-            let tiles = product.row_tiles(self, plan, plan.config().hidden_size());
+            let columns = plan.config().hidden_size();
             // SAFETY: lengths are checked; the plan is as dispatch makes it.
-            unsafe { product.run::<T>(OPERATION, &DOWN, tiles) }?;
+            unsafe { product.run_rows::<T>(Operation::ExpertsDown, columns) }?;
         }
         let weighed = weighed.as_view();
         let gather = Gather {
@@ -383,18 +348,16 @@ impl Experts for Cuda {
         let weights_grad = backward.launch.write("weights_grad", weights_grad, 4)?;
         backward.parameters.weights_grad = weights_grad.cast();
         backward.parameters.dots = backward.launch.write("scratch", dots, 4)?.cast();
-        let tiles = backward.row_tiles(self, plan, plan.config().intermediate_size());
+        let columns = plan.config().intermediate_size();
+        let sums = backward.launch.untyped(Operation::ExpertsWeightsGrad)?;
         // SAFETY: lengths are checked; the plan is as dispatch makes it.
-        unsafe { backward.run::<T>(OPERATION, &DOWN_BACKWARD, tiles) }?;
+        unsafe { backward.run_rows::<T>(Operation::ExpertsDownBackward, columns) }?;
         // Never fewer than rows.
         let assignments = plan.tokens() * plan.config().top_k();
         let grid = [assignments.div_ceil(THREADS), 1, 1];
+        let launch = &backward.launch;
         // SAFETY: as above.
-        unsafe {
-            backward
-                .launch
-                .run(WEIGHTS_GRAD.0, grid, THREADS, 0, &backward.parameters)
-        }
+        unsafe { launch.run(sums, grid, THREADS, 0, &backward.parameters) }
     }
 
     fn run_experts_down_weight_grad<T: Element>(
@@ -416,9 +379,8 @@ impl Experts for Cuda {
         product.gradient(grad)?;
         let config = plan.config();
         let shape = [config.hidden_size(), config.intermediate_size()];
-        let tiles = product.weight_tiles(self, shape, config.num_experts());
         // SAFETY: lengths are checked; the plan is as dispatch makes it.
-        unsafe { product.run::<T>(OPERATION, &DOWN_WEIGHT_GRAD, tiles) }
+        unsafe { product.run_weights::<T>(Operation::ExpertsDownWeightGrad, shape) }
     }
 
     fn run_experts_up_weight_grad<T: Element>(
@@ -440,9 +402,8 @@ impl Experts for Cuda {
         product.gradient(grad)?;
         let config = plan.config();
         let shape = [2 * config.intermediate_size(), config.hidden_size()];
-        let tiles = product.weight_tiles(self, shape, config.num_experts());
         // SAFETY: lengths are checked; the plan is as dispatch makes it.
-        unsafe { product.run::<T>(OPERATION, &UP_WEIGHT_GRAD, tiles) }
+        unsafe { product.run_weights::<T>(Operation::ExpertsUpWeightGrad, shape) }
     }
 
     fn run_experts_input_grad<T: Element, W: Element<Acc = T::Acc>>(
@@ -465,9 +426,9 @@ impl Experts for Cuda {
             product.parameters.rows_in = product.read("h_grad", h_grad)?;
             product.parameters.weight = product.read("gate_up", gate_up)?;
             product.parameters.rows_out = product.write("scratch", rows_grad.slice_mut(..))?;
-            let tiles = product.row_tiles(self, plan, plan.config().hidden_size());
+            let columns = plan.config().hidden_size();
             // SAFETY: lengths are checked; the plan is as dispatch makes it.
-            unsafe { product.run::<T>(OPERATION, &INPUT_GRAD, tiles) }?;
+            unsafe { product.run_rows::<T>(Operation::ExpertsInputGrad, columns) }?;
         }
         let rows_grad = rows_grad.as_view();
         let gather = Gather {
@@ -477,5 +438,30 @@ impl Experts for Cuda {
             output: ("x_grad", x_grad),
         };
         router::input_grad(self, gather, router)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn division() {
+        let quotient = |n: u32, (multiplier, shift): (u32, u32)| {
+            let high = ((u64::from(n) * u64::from(multiplier)) >> 32) as u32;
+            (high + n) >> shift
+        };
+        for divisor in 1..=64usize {
+            let magic = divider(divisor);
+            let d = divisor as u32;
+            let largest = i32::MAX as u32;
+            let near = |multiple: u32| [multiple.wrapping_sub(1), multiple, multiple + 1];
+            let multiples = (0..5000).chain([largest / d, largest / d - 1, (1 << 30) / d]);
+            for n in multiples.flat_map(|m| near(m * d)).chain([largest]) {
+                if n <= largest {
+                    assert_eq!(quotient(n, magic), n / d, "{n} / {d}");
+                }
+            }
+        }
     }
 }

@@ -3,8 +3,8 @@
 use cudarc::driver::{CudaViewMut, DeviceRepr, SyncOnDrop, result};
 
 use super::Cuda;
+use super::catalogue::{self, Kernel, Operation, Tile, Types};
 use super::memory::View;
-use super::module::{Mixed, Typed};
 use crate::element::{DType, Element, Real, Scalar};
 use crate::error::{Error, Result};
 
@@ -22,6 +22,14 @@ impl<'a> Launch<'a> {
             operation,
             guards: Vec::new(),
         }
+    }
+
+    pub(crate) fn cuda(&self) -> &'a Cuda {
+        self.cuda
+    }
+
+    pub(crate) fn operation(&self) -> &'static str {
+        self.operation
     }
 
     /// The address of a tensor that kernels read, `alignment` bytes at a time.
@@ -62,45 +70,70 @@ impl<'a> Launch<'a> {
         })
     }
 
+    /// A kernel without types.
+    pub(crate) fn untyped(&self, operation: Operation) -> Result<Kernel> {
+        self.find(operation, Tile::Only, Types::Untyped, || {
+            format!("there is no kernel for {operation:?}")
+        })
+    }
+
     /// The kernel of a storage type.
-    pub(crate) fn kernel<T: Element>(&self, kernel: Typed) -> Result<&'static str> {
-        match T::DTYPE {
-            DType::F32 => Ok(kernel.f32),
-            DType::BF16 => Ok(kernel.bf16),
-            DType::F16 => Ok(kernel.f16),
-            other => Err(Error::Unsupported {
-                operation: self.operation,
-                reason: format!("CUDA computes f32, bf16 and f16, not {other}; use the CPU for it"),
-            }),
-        }
+    pub(crate) fn kernel<T: Element>(&self, operation: Operation, tile: Tile) -> Result<Kernel> {
+        self.find(operation, tile, Types::Of(T::DTYPE), || {
+            let types = catalogue::types_of(operation);
+            let types: Vec<_> = types.iter().map(DType::to_string).collect();
+            format!(
+                "CUDA computes in {}, not in {}; use the CPU for it",
+                types.join(", "),
+                T::DTYPE
+            )
+        })
     }
 
     /// The kernel of the types of x and of the router weight.
     pub(crate) fn mixed_kernel<T: Element, W: Element>(
         &self,
-        kernel: Mixed,
-    ) -> Result<&'static str> {
-        match (T::DTYPE, W::DTYPE) {
-            (DType::BF16, DType::F32) => Ok(kernel.bf16_f32),
-            (DType::F16, DType::F32) => Ok(kernel.f16_f32),
-            (x, weight) if x == weight => self.kernel::<T>(kernel.same),
-            (x, weight) => Err(Error::Unsupported {
-                operation: self.operation,
-                reason: format!(
-                    "a router weight in {weight} with tokens in {x}; CUDA takes the tokens' type or f32"
-                ),
-            }),
+        operation: Operation,
+        tile: Tile,
+    ) -> Result<Kernel> {
+        if T::DTYPE == W::DTYPE {
+            return self.kernel::<T>(operation, tile);
         }
+        self.find(operation, tile, Types::router(T::DTYPE, W::DTYPE), || {
+            format!(
+                "a router weight in {} with tokens in {}; CUDA takes the tokens' type or f32",
+                W::DTYPE,
+                T::DTYPE
+            )
+        })
+    }
+
+    fn find(
+        &self,
+        operation: Operation,
+        tile: Tile,
+        types: Types,
+        reason: impl FnOnce() -> String,
+    ) -> Result<Kernel> {
+        let architecture = self.cuda.kernels.architecture;
+        catalogue::find(architecture, operation, tile, types).ok_or_else(|| Error::Unsupported {
+            operation: self.operation,
+            reason: reason(),
+        })
     }
 
     /// Refuses f64.
     pub(crate) fn require_f32<A: Real>(&self) -> Result<()> {
-        const ANY: Typed = Typed {
-            f32: "",
-            bf16: "",
-            f16: "",
-        };
-        self.kernel::<A>(ANY).map(|_| ())
+        if A::DTYPE == DType::F32 {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            operation: self.operation,
+            reason: format!(
+                "CUDA accumulates in f32, not in {}; use the CPU for it",
+                A::DTYPE
+            ),
+        })
     }
 
     /// Submits `kernel`; nothing if a grid has no blocks.
@@ -110,7 +143,7 @@ impl<'a> Launch<'a> {
     /// this launch, of tensors as large as the kernel takes them to be.
     pub(crate) unsafe fn run<P: DeviceRepr>(
         &self,
-        kernel: &'static str,
+        kernel: Kernel,
         grid: [usize; 3],
         threads: usize,
         shared_bytes: usize,
@@ -119,12 +152,7 @@ impl<'a> Launch<'a> {
         if grid.contains(&0) {
             return Ok(());
         }
-        let Some((function, own)) = self.cuda.kernels.get(kernel) else {
-            return Err(Error::Unsupported {
-                operation: self.operation,
-                reason: format!("there is no kernel {kernel}"),
-            });
-        };
+        let (function, own) = self.cuda.kernels.get(kernel);
         let shared_limit = self.cuda.kernels.shared_limit;
         if shared_bytes + own > shared_limit {
             return Err(Error::Unsupported {

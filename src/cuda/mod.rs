@@ -34,6 +34,8 @@
 //! orders them, only the later one is waited for before the slice is freed or written. Keep such a slice until both have been
 //! synchronised, or order the readers: `second.join(&first)` ([`CudaStream::join`]) after the first has read, before the second does.
 
+mod arch;
+mod catalogue;
 mod combine;
 mod dispatch;
 mod experts;
@@ -42,7 +44,6 @@ mod library;
 mod memory;
 mod module;
 mod permute;
-mod plan;
 mod router;
 #[allow(missing_docs, unreachable_pub)] // made by bindgen
 mod sys;

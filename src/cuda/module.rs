@@ -1,4 +1,4 @@
-//! The kernels: loaded once for a context, found by name.
+//! The kernels of the catalogue, loaded once for a context.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -12,104 +12,12 @@ use cudarc::driver::sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
 use cudarc::driver::sys::{self as driver_sys, CUdevice_attribute, CUfunction, CUmodule, CUresult};
 use cudarc::driver::{CudaContext, CudaStream, DeviceRepr, DriverError, result};
 
-use super::{combine, dispatch, experts, permute, router, sys};
+use super::arch::Architecture;
+use super::catalogue::{self, Kernel};
+use super::sys;
 use crate::error::{Error, Result};
 
 const LOADING: &str = "loading the kernels";
-
-/// One fat binary a file of `csrc/`, with the kernels in it.
-macro_rules! modules {
-    ($($file:literal => [$($kernels:expr),+],)+) => {
-        const MODULES: &[(&str, &[u8], &[&[&str]])] = &[
-            $((
-                $file,
-                include_bytes!(concat!(env!("OUT_DIR"), "/", $file, ".fatbin")),
-                &[$(&$kernels.names()),+],
-            ),)+
-        ];
-    };
-}
-
-modules! {
-    "combine" => [combine::UNPERMUTE, combine::UNPERMUTE_BACKWARD],
-    "dispatch" => [dispatch::DISPATCH],
-    "experts_backward" => [
-        experts::DOWN_BACKWARD, experts::INPUT_GRAD, experts::DOWN_WEIGHT_GRAD, experts::UP_WEIGHT_GRAD,
-        experts::WEIGHTS_GRAD
-    ],
-    "experts_forward" => [experts::UP, experts::DOWN],
-    "permute" => [permute::PERMUTE],
-    "router" => [router::FORWARD_128, router::FORWARD_512, router::FORWARD_ANY, router::BACKWARD],
-    "router_grad" => [router::WEIGHT_GRAD, router::INPUT_GRAD],
-    "router_tokens" => [router::TOKENS_128, router::TOKENS_256, router::TOKENS_512, router::LOGITS],
-    "router_tokens_backward" =>
-        [router::TOKENS_BACKWARD_128, router::TOKENS_BACKWARD_256, router::TOKENS_BACKWARD_512],
-}
-
-/// A kernel of one name.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Untyped(pub(crate) &'static str);
-
-impl Untyped {
-    pub(crate) const fn names(&self) -> [&'static str; 1] {
-        [self.0]
-    }
-}
-
-/// A kernel's names for the storage types.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Typed {
-    pub(crate) f32: &'static str,
-    pub(crate) bf16: &'static str,
-    pub(crate) f16: &'static str,
-}
-
-/// `typed!("permute")`: permute_f32, permute_bf16, permute_f16.
-macro_rules! typed {
-    ($name:literal) => {
-        $crate::cuda::module::Typed {
-            f32: concat!($name, "_f32"),
-            bf16: concat!($name, "_bf16"),
-            f16: concat!($name, "_f16"),
-        }
-    };
-}
-pub(crate) use typed;
-
-impl Typed {
-    /// All three, for a list of a module's kernels.
-    pub(crate) const fn names(&self) -> [&'static str; 3] {
-        [self.f32, self.bf16, self.f16]
-    }
-}
-
-/// A kernel's names for the types of x and of the router weight, which is of x's type or f32.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mixed {
-    pub(crate) same: Typed,
-    pub(crate) bf16_f32: &'static str,
-    pub(crate) f16_f32: &'static str,
-}
-
-/// `mixed!("router_logits")`: router_logits_f32, …, router_logits_bf16_f32, router_logits_f16_f32.
-macro_rules! mixed {
-    ($name:literal) => {
-        $crate::cuda::module::Mixed {
-            same: $crate::cuda::module::typed!($name),
-            bf16_f32: concat!($name, "_bf16_f32"),
-            f16_f32: concat!($name, "_f16_f32"),
-        }
-    };
-}
-pub(crate) use mixed;
-
-impl Mixed {
-    /// All five, for a list of a module's kernels.
-    pub(crate) const fn names(&self) -> [&'static str; 5] {
-        let Typed { f32, bf16, f16 } = self.same;
-        [f32, bf16, f16, self.bf16_f32, self.f16_f32]
-    }
-}
 
 /// Every kernel, ready to launch.
 ///
@@ -119,9 +27,10 @@ pub(crate) struct Kernels {
     context: Weak<CudaContext>,
     modules: Vec<CUmodule>,
     /// With the bytes of shared memory that each has of its own.
-    functions: HashMap<&'static str, (CUfunction, usize)>,
+    functions: HashMap<Kernel, (CUfunction, usize)>,
     captured: AtomicBool,
-    pub(crate) multiprocessors: u32,
+    pub(crate) architecture: Architecture,
+    pub(crate) multiprocessors: usize,
     /// Bytes of shared memory that a block may have.
     pub(crate) shared_limit: usize,
 }
@@ -159,18 +68,32 @@ impl Kernels {
         let shared_limit =
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let multiprocessors =
-            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let capability = context.compute_capability().map_err(failed)?;
+        let architecture = Architecture::of(capability).ok_or_else(|| Error::Unsupported {
+            operation: LOADING,
+            reason: format!(
+                "the device has compute capability {}.{}, but kernels need 8.0 or later",
+                capability.0, capability.1
+            ),
+        })?;
         // Unloads what it has if something fails.
         let mut kernels = Self {
             context: Arc::downgrade(context),
             modules: Vec::new(),
             functions: HashMap::new(),
             captured: AtomicBool::new(false),
+            architecture,
             multiprocessors,
             shared_limit: shared_limit as usize,
         };
         context.bind_to_thread().map_err(failed)?;
-        for &(file, image, names) in MODULES {
+        for (file, image) in catalogue::FILES {
+            let mut of_file = catalogue::kernels_of(file, architecture).peekable();
+            if of_file.peek().is_none() {
+                // All of it is for newer devices.
+                continue;
+            }
             if image.is_empty() {
                 return Err(Error::Unsupported {
                     operation: LOADING,
@@ -185,8 +108,8 @@ impl Kernels {
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
                 .map_err(|error| no_code(context, error))?;
             kernels.modules.push(module);
-            for &name in names.iter().copied().flatten() {
-                let c_name = CString::new(name).unwrap_or_default();
+            for kernel in of_file {
+                let c_name = CString::new(kernel.to_string()).unwrap_or_default();
                 // SAFETY: the module is loaded, and the function is its.
                 let (function, own) = unsafe {
                     let function = result::module::get_function(module, c_name).map_err(failed)?;
@@ -203,7 +126,7 @@ impl Kernels {
                     .map_err(failed)?;
                     (function, own)
                 };
-                kernels.functions.insert(name, (function, own as usize));
+                kernels.functions.insert(kernel, (function, own as usize));
             }
         }
         let kernels = Arc::new(kernels);
@@ -212,8 +135,9 @@ impl Kernels {
     }
 
     /// A kernel, and the bytes of shared memory that it has of its own beside what a launch adds.
-    pub(crate) fn get(&self, name: &str) -> Option<(CUfunction, usize)> {
-        self.functions.get(name).copied()
+    pub(crate) fn get(&self, kernel: Kernel) -> (CUfunction, usize) {
+        // The catalogue makes no other kernels than those that are loaded.
+        self.functions[&kernel]
     }
 
     /// Before a launch: what goes into a graph stays loaded. The context is bound to the thread.

@@ -2,9 +2,9 @@
 
 use std::ptr;
 
+use super::catalogue::{Operation, Tile};
 use super::combine::{self, Gather};
 use super::launch::Launch;
-use super::module::{Typed, typed};
 use super::{Cuda, VECTOR, router, sys};
 use crate::config::MoeConfig;
 use crate::element::{Element, Scalar};
@@ -12,8 +12,6 @@ use crate::error::Result;
 use crate::ops::{
     self, Checked, Permute, PermuteBackward, PermuteForward, UnpermuteBackward, UnpermuteForward,
 };
-
-pub(super) const PERMUTE: Typed = typed!("permute");
 
 /// Threads of a block, and the tokens it has: a warp each.
 const THREADS: usize = sys::MILLET_THREADS as usize;
@@ -50,7 +48,7 @@ impl Columns {
     /// Split so that few tokens, too, keep the device busy.
     pub(super) fn split<T: Scalar>(cuda: &Cuda, tokens: usize, hidden: usize) -> Self {
         let whole = Self::whole::<T>(hidden);
-        let parts = (cuda.kernels.multiprocessors as usize * WARPS) / tokens.max(1);
+        let parts = (cuda.kernels.multiprocessors * WARPS) / tokens.max(1);
         let block_vectors = whole.vectors.div_ceil(parts.max(1)).next_multiple_of(32);
         Self {
             block_vectors,
@@ -91,7 +89,7 @@ impl Permute for Cuda {
         let (config, tokens) = (plan.config(), plan.tokens());
         let columns = Columns::split::<T>(self, tokens, config.hidden_size());
         let mut launch = Launch::new(self, ops::permute::PERMUTE);
-        let kernel = launch.kernel::<T>(PERMUTE)?;
+        let kernel = launch.kernel::<T>(Operation::Permute, Tile::Only)?;
         let to_row = plan.map().assignment_to_row;
         let parameters = sys::MilletRows {
             assignment_to_row: launch.read("assignment_to_row", to_row, 4)?,

@@ -5,9 +5,9 @@
 use std::marker::PhantomData;
 use std::ptr;
 
+use super::catalogue::{self, ALL_EXPERTS, Operation, Tile};
 use super::combine::Gather;
 use super::launch::{Launch, Pieces};
-use super::module::{Mixed, Typed, mixed, typed};
 use super::{Cuda, VECTOR, sys};
 use crate::check;
 use crate::config::{MoeConfig, Renormalize, ScoreFunction, SingleExpert};
@@ -18,21 +18,6 @@ use crate::ops::{
     self, Checked, Logits, Router, RouterBackward, RouterForward, RouterPart, RouterWeightGrad,
     WeightGrad, stats_elements,
 };
-
-pub(super) const FORWARD_128: Typed = typed!("router_forward_128");
-pub(super) const FORWARD_512: Typed = typed!("router_forward_512");
-pub(super) const FORWARD_ANY: Typed = typed!("router_forward_any");
-pub(super) const BACKWARD: Typed = typed!("router_backward");
-
-pub(super) const TOKENS_128: Mixed = mixed!("router_tokens_128");
-pub(super) const TOKENS_256: Mixed = mixed!("router_tokens_256");
-pub(super) const TOKENS_512: Mixed = mixed!("router_tokens_512");
-pub(super) const LOGITS: Mixed = mixed!("router_logits");
-pub(super) const TOKENS_BACKWARD_128: Mixed = mixed!("router_tokens_backward_128");
-pub(super) const TOKENS_BACKWARD_256: Mixed = mixed!("router_tokens_backward_256");
-pub(super) const TOKENS_BACKWARD_512: Mixed = mixed!("router_tokens_backward_512");
-pub(super) const WEIGHT_GRAD: Mixed = mixed!("router_weight_grad");
-pub(super) const INPUT_GRAD: Mixed = mixed!("router_input_grad");
 
 const THREADS: usize = sys::MILLET_THREADS as usize;
 /// Largest E whose rows are kept in registers.
@@ -243,24 +228,19 @@ struct Fused {
     /// Tokens and experts of a block.
     tokens: usize,
     experts: usize,
-    forward: Mixed,
-    backward: Mixed,
+    tile: Tile,
 }
 
 impl Fused {
     fn of(experts: usize) -> Option<Self> {
-        let sizes = [
-            (64, 128, TOKENS_128, TOKENS_BACKWARD_128),
-            (64, 256, TOKENS_256, TOKENS_BACKWARD_256),
-            (32, 512, TOKENS_512, TOKENS_BACKWARD_512),
-        ];
-        let (tokens, most, forward, backward) =
-            sizes.into_iter().find(|&(_, most, ..)| experts <= most)?;
+        let tile = catalogue::experts_tile(Operation::RouterTokens, experts)?;
+        let Tile::Experts(experts) = tile else {
+            return None;
+        };
         Some(Self {
-            tokens,
-            experts: most,
-            forward,
-            backward,
+            tokens: if experts <= 256 { 64 } else { 32 },
+            experts,
+            tile,
         })
     }
 }
@@ -278,7 +258,7 @@ unsafe fn launch_logits<T: Element, W: Element>(
     tokens: usize,
     parameters: &sys::MilletRouterForward,
 ) -> Result<()> {
-    let kernel = launch.mixed_kernel::<T, W>(LOGITS)?;
+    let kernel = launch.mixed_kernel::<T, W>(Operation::RouterLogits, Tile::Only)?;
     let [rows, columns] = LOGITS_TILE;
     let experts = config.num_experts();
     let grid = [tokens.div_ceil(rows), experts.div_ceil(columns), 1];
@@ -398,7 +378,7 @@ pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
     };
     let mut launch = Launch::new(cuda, operation);
     launch.require_f32::<T::Acc>()?;
-    let kernel = launch.mixed_kernel::<T, W>(INPUT_GRAD)?;
+    let kernel = launch.mixed_kernel::<T, W>(Operation::RouterInputGrad, Tile::Only)?;
     let to_row = gather.plan.map().assignment_to_row;
     let parameters = sys::MilletRouterInputGrad {
         tokens: tokens as i64,
@@ -479,19 +459,17 @@ impl Router for Cuda {
         if let Some(logits) = logits_output {
             parameters.logits_out = launch.write("logits output", logits, 4)?.cast();
         }
-        let by_size = match experts {
-            0..=128 => FORWARD_128,
-            129..=REGISTER_EXPERTS => FORWARD_512,
-            _ => FORWARD_ANY,
-        };
+        // On logits that are there already, in f32 or in the tokens' type.
+        let given = catalogue::experts_tile(Operation::RouterForward, experts);
+        let given = given.unwrap_or(ALL_EXPERTS);
         let kernel = match logits {
             Logits::Given(logits) => {
                 parameters.logits = launch.read("logits", logits, 4)?.cast();
-                by_size.f32
+                launch.kernel::<f32>(Operation::RouterForward, given)?
             }
             Logits::GivenNarrow(logits) => {
                 parameters.logits = launch.read("logits", logits, size_of::<T>())?.cast();
-                launch.kernel::<T>(by_size)?
+                launch.kernel::<T>(Operation::RouterForward, given)?
             }
             Logits::FromTokens { x, weight } => {
                 let rows = Rows::<T, W>::new(hidden);
@@ -499,7 +477,9 @@ impl Router for Cuda {
                 parameters.x = launch.read("x", x, rows.x)?.cast();
                 parameters.weight = launch.read("router weight", weight, rows.weight)?.cast();
                 match &fused {
-                    Some(tile) => launch.mixed_kernel::<T, W>(tile.forward)?,
+                    Some(tile) => {
+                        launch.mixed_kernel::<T, W>(Operation::RouterTokens, tile.tile)?
+                    }
                     None => {
                         // The logits first, to where they are asked for, else to scratch.
                         if parameters.logits_out.is_null() {
@@ -509,7 +489,7 @@ impl Router for Cuda {
                         unsafe { launch_logits::<T, W>(&launch, config, tokens, &parameters)? };
                         parameters.logits = parameters.logits_out.cast();
                         parameters.logits_out = ptr::null_mut();
-                        by_size.f32
+                        launch.kernel::<f32>(Operation::RouterForward, given)?
                     }
                 }
             }
@@ -573,11 +553,11 @@ impl Router for Cuda {
         let kernel = match logits {
             Logits::Given(logits) => {
                 parameters.logits = launch.read("logits", logits, 4)?.cast();
-                BACKWARD.f32
+                launch.kernel::<f32>(Operation::RouterBackward, Tile::Only)?
             }
             Logits::GivenNarrow(logits) => {
                 parameters.logits = launch.read("logits", logits, size_of::<T>())?.cast();
-                launch.kernel::<T>(BACKWARD)?
+                launch.kernel::<T>(Operation::RouterBackward, Tile::Only)?
             }
             Logits::FromTokens { x, weight } => {
                 let rows = Rows::<T, W>::new(config.hidden_size());
@@ -586,7 +566,8 @@ impl Router for Cuda {
                 parameters.weight = launch.read("router weight", weight, rows.weight)?.cast();
                 match Fused::of(experts) {
                     Some(tile) => {
-                        let kernel = launch.mixed_kernel::<T, W>(tile.backward)?;
+                        let kernel = launch
+                            .mixed_kernel::<T, W>(Operation::RouterTokensBackward, tile.tile)?;
                         let grid = [tokens.div_ceil(tile.tokens), 1, 1];
                         let rows = 2 * THREADS / 32 * experts * size_of::<f32>();
                         let shared = tile_bytes(tile.tokens, tile.experts) + rows;
@@ -605,7 +586,7 @@ impl Router for Cuda {
                         // SAFETY: `Checked` says that lengths fit.
                         unsafe { launch_logits::<T, W>(&launch, config, tokens, &forward)? };
                         parameters.logits = parameters.logits_grad.cast_const().cast();
-                        BACKWARD.f32
+                        launch.kernel::<f32>(Operation::RouterBackward, Tile::Only)?
                     }
                 }
             }
@@ -637,7 +618,7 @@ impl Router for Cuda {
         let aligned = (hidden * size_of::<T>()).is_multiple_of(VECTOR);
         let mut launch = Launch::new(self, OPERATION);
         launch.require_f32::<T::Acc>()?;
-        let kernel = launch.mixed_kernel::<T, W>(WEIGHT_GRAD)?;
+        let kernel = launch.mixed_kernel::<T, W>(Operation::RouterWeightGrad, Tile::Only)?;
         let scratch = launch.write("scratch", scratch, VECTOR)?.cast::<u8>();
         let accumulate = matches!(grad, WeightGrad::Accumulate(_));
         let parameters = sys::MilletRouterWeightGrad {

@@ -1,0 +1,277 @@
+//! The experts' products by `mma.sync` and `cp.async` (csrc/experts_forward.cu, csrc/experts_backward.cu), on every device from compute
+//! capability 8.0 on: tiles, bands and blocks. Tested without a device.
+
+use super::super::catalogue::{self, Operation, Tile, Types};
+use super::super::sys;
+use super::{Architecture, Plan, Products, RowProduct, Storage, WeightGradient};
+
+/// Rows of the tiles that a kernel is compiled for.
+const LARGE_ROWS: usize = 128;
+const SMALL_ROWS: usize = 64;
+/// Columns of a tile.
+const COLUMNS: usize = sys::MILLET_PRODUCT_COLUMNS as usize;
+/// Threads of a block.
+const THREADS: usize = sys::MILLET_PRODUCT_THREADS as usize;
+
+/// See the file's head.
+#[derive(Debug)]
+pub(super) struct Ampere;
+
+impl Products for Ampere {
+    fn rows(&self, storage: Storage, multiprocessors: usize, shape: RowProduct) -> Plan {
+        let tile = tile(storage, shape.operation, shape.tile_rows);
+        let tile_rows = rows_of(tile);
+        let column_tiles = shape.columns.div_ceil(COLUMNS);
+        let row_tiles = shape.row_tiles * (shape.tile_rows / tile_rows);
+        let row_tiles_per_expert = shape.rows_per_expert.div_ceil(tile_rows).max(1);
+        let wave = resident(multiprocessors);
+        let band = column_band(column_tiles, row_tiles_per_expert, tile_rows, wave);
+        plan(tile, wave, column_tiles, band, row_tiles)
+    }
+
+    fn weights(&self, storage: Storage, multiprocessors: usize, shape: WeightGradient) -> Plan {
+        let tile = tile(storage, shape.operation, LARGE_ROWS);
+        let column_tiles = shape.columns.div_ceil(COLUMNS);
+        // Not past the largest number: the launch refuses so many tiles.
+        let row_tiles = shape
+            .rows
+            .div_ceil(rows_of(tile))
+            .saturating_mul(shape.experts);
+        let wave = resident(multiprocessors);
+        plan(tile, wave, column_tiles, column_tiles, row_tiles)
+    }
+}
+
+/// The tile that fits tensors of this kind: at most `rows` high, where the type has kernels so high.
+fn tile(storage: Storage, operation: Operation, rows: usize) -> Tile {
+    let large = || {
+        let types = Types::Of(storage.dtype);
+        catalogue::find(Architecture::Ampere, operation, Tile::Large, types).is_some()
+    };
+    match rows {
+        _ if !storage.aligned => Tile::Any,
+        LARGE_ROWS if large() => Tile::Large,
+        _ => Tile::Small,
+    }
+}
+
+fn rows_of(tile: Tile) -> usize {
+    match tile {
+        Tile::Large => LARGE_ROWS,
+        _ => SMALL_ROWS,
+    }
+}
+
+/// Shared memory of a block: the ring of both operands, in bytes.
+fn shared_bytes(tile: Tile) -> usize {
+    const RING: usize =
+        sys::MILLET_PRODUCT_STAGES as usize * sys::MILLET_PRODUCT_STEP_BYTES as usize;
+    (rows_of(tile) + COLUMNS) * RING
+}
+
+/// Blocks that run at a time.
+fn resident(multiprocessors: usize) -> usize {
+    multiprocessors * sys::MILLET_PRODUCT_RESIDENT as usize
+}
+
+fn plan(
+    tile: Tile,
+    wave: usize,
+    column_tiles: usize,
+    column_band: usize,
+    row_tiles: usize,
+) -> Plan {
+    let tiles = row_tiles.saturating_mul(column_tiles);
+    Plan {
+        tile,
+        threads: THREADS,
+        shared_bytes: shared_bytes(tile),
+        column_tiles,
+        column_band,
+        tiles,
+        blocks: wave.min(tiles),
+    }
+}
+
+/// Columns, in tiles, that are walked before the next rows.
+///
+/// A wave of blocks covers `wave / band` row tiles. The rows of an expert come once for each band; its weights once for each wave
+/// that they are in. All columns at once unless an expert has so many row tiles that its weights would come too often.
+fn column_band(column_tiles: usize, row_tiles: usize, tile_rows: usize, wave: usize) -> usize {
+    let cost = |bands: &usize| {
+        let band = column_tiles.div_ceil(*bands);
+        let rows = row_tiles * tile_rows * bands;
+        // In units of a row tile's wave, so that it is a whole number.
+        let times = (row_tiles * band).div_ceil(wave).max(1);
+        rows + column_tiles * COLUMNS * times
+    };
+    let bands = (1..=column_tiles).min_by_key(cost).unwrap_or(1);
+    column_tiles.div_ceil(bands).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element::DType;
+
+    const BF16: Storage = Storage {
+        dtype: DType::BF16,
+        aligned: true,
+    };
+
+    fn rows(
+        storage: Storage,
+        multiprocessors: usize,
+        columns: usize,
+        tile_rows: usize,
+        row_tiles: usize,
+        rows_per_expert: usize,
+    ) -> Plan {
+        let shape = RowProduct {
+            operation: Operation::ExpertsUp,
+            columns,
+            tile_rows,
+            row_tiles,
+            rows_per_expert,
+        };
+        Ampere.rows(storage, multiprocessors, shape)
+    }
+
+    fn weights(storage: Storage, multiprocessors: usize, experts: usize) -> Plan {
+        let shape = WeightGradient {
+            operation: Operation::ExpertsUpWeightGrad,
+            rows: 130,
+            columns: 130,
+            experts,
+        };
+        Ampere.weights(storage, multiprocessors, shape)
+    }
+
+    #[test]
+    fn a_block_fits_twice_on_the_smallest_multiprocessor() {
+        // sm_86, sm_89 and sm_120: 100 KiB, of which a block takes 1 KiB for the system and at most 99.
+        for tile in [Tile::Large, Tile::Small, Tile::Any] {
+            // And 128 bytes of its own, for what a block draws.
+            let bytes = shared_bytes(tile) + 128 + 1024;
+            assert!(sys::MILLET_PRODUCT_RESIDENT as usize * bytes <= 100 * 1024);
+        }
+        assert_eq!(shared_bytes(Tile::Large), 48 * 1024);
+    }
+
+    #[test]
+    fn tiles_follow_the_type_and_the_plan() {
+        let plan = |storage, tile_rows| rows(storage, 108, 1408, tile_rows, 40, 500);
+        assert_eq!(plan(BF16, 128).tile, Tile::Large);
+        assert_eq!(plan(BF16, 64).tile, Tile::Small);
+        let f32 = Storage {
+            dtype: DType::F32,
+            ..BF16
+        };
+        assert_eq!(plan(f32, 128).tile, Tile::Small);
+        let odd = Storage {
+            aligned: false,
+            ..BF16
+        };
+        assert_eq!(plan(odd, 128).tile, Tile::Any);
+        // A tile of the plan is two of the kernel's.
+        assert_eq!(plan(BF16, 128).tiles, 40 * 11);
+        assert_eq!(plan(f32, 128).tiles, 80 * 11);
+        assert_eq!(plan(f32, 64).tiles, 40 * 11);
+    }
+
+    #[test]
+    fn blocks_are_no_more_than_fit_or_than_tiles() {
+        assert_eq!(rows(BF16, 108, 2048, 128, 300, 512).blocks, 216);
+        assert_eq!(rows(BF16, 108, 256, 128, 3, 100).blocks, 6);
+        assert_eq!(rows(BF16, 108, 256, 128, 0, 0).blocks, 0);
+        assert_eq!(weights(BF16, 4, 3).blocks, 8);
+        assert_eq!(weights(BF16, 108, 3).tiles, 12);
+        // Of f32, in tiles of 64 rows.
+        let f32 = Storage {
+            dtype: DType::F32,
+            ..BF16
+        };
+        assert_eq!(weights(f32, 108, 3).tiles, 18);
+    }
+
+    #[test]
+    fn bands_only_where_an_expert_fills_several_waves() {
+        // OLMoE, 512 rows an expert: 4 × 16 tiles are less than a wave of 216.
+        assert_eq!(column_band(16, 4, 128, 216), 16);
+        // DeepSeek-V3's H of 7168 with 2048 rows an expert: 56 × 16 tiles are four waves.
+        let band = column_band(56, 16, 128, 216);
+        assert!(band < 56 && 16 * band <= 216, "{band}");
+        assert_eq!(column_band(1, 1000, 128, 216), 1);
+        for columns in 1..40 {
+            for row_tiles in 1..40 {
+                let band = column_band(columns, row_tiles, 64, 30);
+                assert!((1..=columns).contains(&band));
+            }
+        }
+    }
+
+    /// What ptxas said of a kernel for an architecture.
+    struct Compiled<'a> {
+        kernel: &'a str,
+        architecture: &'a str,
+        spilled: bool,
+        registers: usize,
+    }
+
+    fn compiled(log: &str) -> Vec<Compiled<'_>> {
+        let mut all: Vec<Compiled<'_>> = Vec::new();
+        for line in log.lines() {
+            let quoted: Vec<&str> = line.split('\'').collect();
+            if line.contains("Compiling entry function")
+                && let [_, kernel, _, architecture, ..] = quoted[..]
+            {
+                all.push(Compiled {
+                    kernel,
+                    architecture,
+                    spilled: true,
+                    registers: usize::MAX,
+                });
+            }
+            let Some(last) = all.last_mut() else { continue };
+            if line.contains("bytes spill stores") {
+                let none = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads";
+                last.spilled = line.trim() != none;
+            }
+            if let Some((_, rest)) = line.split_once("Used ") {
+                let number = rest.split(' ').next().unwrap_or_default();
+                last.registers = number.parse().unwrap();
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn products_spill_nothing_and_two_blocks_fit() {
+        let log = include_str!(concat!(env!("OUT_DIR"), "/ptxas.txt"));
+        let all = compiled(log);
+        let kernels = [Tile::Large, Tile::Small, Tile::Any]
+            .into_iter()
+            .flat_map(catalogue::kernels_of_tile)
+            .map(|kernel| kernel.to_string());
+        for kernel in kernels {
+            let found: Vec<_> = all.iter().filter(|c| c.kernel == kernel).collect();
+            assert!(!found.is_empty(), "{kernel} is not in ptxas.txt");
+            for Compiled {
+                architecture,
+                spilled,
+                registers,
+                ..
+            } in found
+            {
+                assert!(!spilled, "{kernel} spills for {architecture}");
+                // Registers are handed out to warps, 8 for each of 32 lanes at a time.
+                let of_block = registers.next_multiple_of(8) * THREADS;
+                let blocks = 65536 / of_block;
+                assert!(
+                    blocks >= sys::MILLET_PRODUCT_RESIDENT as usize,
+                    "{kernel} for {architecture}: {registers} registers"
+                );
+            }
+        }
+    }
+}
