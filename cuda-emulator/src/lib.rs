@@ -16,6 +16,7 @@ pub mod memory;
 mod numeric;
 pub mod options;
 pub mod ptx;
+mod random;
 pub mod report;
 mod residency;
 

@@ -100,3 +100,33 @@ impl Options {
         Ok(options)
     }
 }
+
+/// Options that can be set while the program runs.
+pub(crate) const CHANGEABLE: [&str; 8] = [
+    "CUDA_EMULATOR_CHECK",
+    "CUDA_EMULATOR_SEED",
+    "CUDA_EMULATOR_COUNT",
+    "CUDA_EMULATOR_MMA",
+    "CUDA_EMULATOR_ASYNC",
+    "CUDA_EMULATOR_LIMIT",
+    "CUDA_EMULATOR_THREADS",
+    "CUDA_EMULATOR_APPROX_SEED",
+];
+
+/// Variables that are read at other places.
+const OTHER_VARIABLES: [&str; 5] = [
+    "CUDA_EMULATOR_DEVICE",
+    "CUDA_EMULATOR_REPORT",
+    "CUDA_EMULATOR_COUNTERS",
+    "CUDA_EMULATOR_QUIET",
+    "CUDA_EMULATOR_LIBRARY",
+];
+
+/// Environment variables that look like ours and are none: likely misspelt.
+pub(crate) fn unknown_variables() -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let known = |n: &str| CHANGEABLE.contains(&n) || OTHER_VARIABLES.contains(&n);
+    names
+        .filter(|n| n.starts_with("CUDA_EMULATOR_") && !known(n))
+        .collect()
+}

@@ -37,19 +37,25 @@ impl Finding {
     pub fn of_host_copy(memory: &DeviceMemory, address: u64, bytes: u64) -> Option<Self> {
         let at = memory.first_undefined(address, bytes)?;
         let (base, len) = memory.allocation_at(at)?;
-        Some(Self {
-            kind: FindingKind::Uninitialized,
-            message: format!(
-                "a copy of {bytes} bytes to the host: byte {} of the allocation of {len} bytes at {base:#x} was never written, or only with a value that depends on such a byte",
-                at - base
-            ),
+        let message = format!(
+            "a copy of {bytes} bytes to the host: byte {} of the allocation of {len} bytes at {base:#x} was never written, or only with a value that depends on such a byte",
+            at - base
+        );
+        Some(Self::of_host(FindingKind::Uninitialized, message, Some(at)))
+    }
+
+    /// What no thread of a kernel did.
+    pub(crate) fn of_host(kind: FindingKind, message: String, address: Option<u64>) -> Self {
+        Self {
+            kind,
+            message,
             kernel: String::new(),
             line: 0,
             block: [0; 3],
             thread: [0; 3],
-            address: Some(at),
+            address,
             count: 1,
-        })
+        }
     }
 }
 

@@ -9,7 +9,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::result::CUresult;
-use super::state::Locked;
 
 const _: () = assert!(
     size_of::<usize>() == 8,
@@ -199,6 +198,11 @@ thread_local! {
     static IN_HOST_FUNCTION: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Whether the calling thread is inside a function of the program's.
+pub(super) fn in_host_function() -> bool {
+    IN_HOST_FUNCTION.get()
+}
+
 /// Runs a function of the program's on behalf of a stream.
 pub(super) fn host_function(call: impl FnOnce()) {
     IN_HOST_FUNCTION.set(true);
@@ -206,17 +210,22 @@ pub(super) fn host_function(call: impl FnOnce()) {
     IN_HOST_FUNCTION.set(false);
 }
 
-/// Runs an exported function that needs the driver's state.
-pub(super) fn entry(name: &'static str, body: impl FnOnce(&mut Locked) -> Outcome) -> CUresult {
-    guarded(name, || {
-        if IN_HOST_FUNCTION.get() {
-            return fail(
-                CUresult::NOT_PERMITTED,
-                "called from inside a host function of a stream",
-            );
-        }
-        body(&mut Locked::lock()?)
-    })
+thread_local! {
+    /// The thread is inside a variant of a function for per-thread default streams.
+    static STREAM_0_IS_PER_THREAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether stream 0 of the call that goes on is the thread's default stream rather than the legacy one.
+pub(super) fn stream_0_is_per_thread() -> bool {
+    STREAM_0_IS_PER_THREAD.get()
+}
+
+/// Makes a call whose stream 0 is the thread's default stream.
+pub(super) fn with_per_thread_stream_0(call: impl FnOnce() -> CUresult) -> CUresult {
+    STREAM_0_IS_PER_THREAD.set(true);
+    let result = call();
+    STREAM_0_IS_PER_THREAD.set(false);
+    result
 }
 
 /// Runs an exported function that works before `cuInit` and anywhere. Its failures have no sentence.

@@ -3,13 +3,9 @@
 
 use std::ops::Range;
 
-use super::call::{Handle, Outcome, fail};
-use super::result::CUresult;
-use super::schedule::{Clock, Node};
-use super::state::Driver;
+use super::call::Handle;
+use super::work::{Clock, Node};
 use crate::check::touched::Touched;
-use crate::check::{Finding, FindingKind};
-use crate::options::Check;
 
 /// Commands remembered; beyond, the oldest are forgotten.
 const MOST_KEPT: usize = 512;
@@ -23,6 +19,13 @@ struct Footprint {
     touched: Touched,
 }
 
+/// Two accesses to the same bytes that nothing orders.
+pub(super) struct Race {
+    pub(super) address: u64,
+    pub(super) message: String,
+}
+
+/// What commands have touched.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     past: Vec<Footprint>,
@@ -30,64 +33,104 @@ pub(super) struct Order {
     now: Vec<(String, Touched)>,
 }
 
-/// Notes what the command that runs touches.
-pub(super) fn note(d: &mut Driver, what: &str, fill: impl FnOnce(&mut Touched)) {
-    if d.options.check != Check::All {
-        return;
+impl Order {
+    /// Notes what the command that runs has touched.
+    pub(super) fn note(&mut self, what: &str, touched: Touched) {
+        if !touched.is_empty() {
+            self.now.push((what.to_owned(), touched));
+        }
     }
-    let mut touched = Touched::default();
-    fill(&mut touched);
-    if !touched.is_empty() {
-        d.order.now.push((what.to_owned(), touched));
+
+    /// Forgets what the command that ran has noted, for one that failed half-way.
+    pub(super) fn forget(&mut self) {
+        self.now.clear();
     }
-}
 
-/// Forgets what the command that ran has noted, for one that failed half-way.
-pub(super) fn forget(d: &mut Driver) {
-    d.order.now.clear();
-}
+    /// How many footprints the command that runs has noted.
+    pub(super) fn noted(&self) -> usize {
+        self.now.len()
+    }
 
-/// How many footprints the command that runs has noted.
-pub(super) fn noted(d: &Driver) -> usize {
-    d.order.now.len()
-}
-
-/// Compares the nodes of a graph that ran; `runs` holds each node's footprints among those noted.
-///
-/// # Errors
-/// As [`compare`].
-pub(super) fn compare_nodes(
-    d: &mut Driver,
-    nodes: &[Node],
-    runs: &[(usize, Range<usize>)],
-) -> Outcome {
-    let mut race = None;
-    for (i, (node, own)) in runs.iter().enumerate() {
-        for (earlier, others) in &runs[..i] {
-            let footprints = &d.order.now;
-            let pairs = own
-                .clone()
-                .flat_map(|a| others.clone().map(move |b| (a, b)));
-            let mut found = pairs.filter_map(|(a, b)| {
-                let ((what, touched), (before, past)) = (&footprints[a], &footprints[b]);
-                Some((what, before, touched.conflict(past)?))
-            });
-            let Some((what, before, (address, writes, wrote))) = found.next() else {
-                continue;
-            };
-            if !comes_after(nodes, *node, *earlier) {
-                race = Some((
-                    address,
-                    format!(
+    /// Compares the nodes of a graph that ran; `runs` holds each node's footprints among those noted.
+    pub(super) fn compare_nodes(
+        &self,
+        nodes: &[Node],
+        runs: &[(usize, Range<usize>)],
+    ) -> Option<Race> {
+        let mut race = None;
+        for (i, (node, own)) in runs.iter().enumerate() {
+            for (earlier, others) in &runs[..i] {
+                let pairs = own
+                    .clone()
+                    .flat_map(|a| others.clone().map(move |b| (a, b)));
+                let mut found = pairs.filter_map(|(a, b)| {
+                    let ((what, touched), (before, past)) = (&self.now[a], &self.now[b]);
+                    Some((what, before, touched.conflict(past)?))
+                });
+                let Some((what, before, (address, writes, wrote))) = found.next() else {
+                    continue;
+                };
+                if !comes_after(nodes, *node, *earlier) {
+                    let message = format!(
                         "{what} (node {node} of a graph) {} what {before} (node {earlier}) {}, and no edge of the graph orders them",
                         verb(writes),
                         verb(wrote)
-                    ),
-                ));
+                    );
+                    race = Some(Race { address, message });
+                }
             }
         }
+        race
     }
-    race.map_or(Ok(()), |(address, message)| report(d, address, message))
+
+    /// Compares the command that ran, whose clock is `after`, with those before it that it does not come after, and keeps what it
+    /// touched. `lives` says whether a stream is still there: one that was destroyed had done its work, and clocks no longer mention
+    /// it. `settled` is what comes before every command from now on, if none waits.
+    pub(super) fn compare(
+        &mut self,
+        stream: Handle,
+        position: u64,
+        after: &Clock,
+        lives: impl Fn(&Handle) -> bool,
+        settled: Option<&Clock>,
+    ) -> Option<Race> {
+        let now = std::mem::take(&mut self.now);
+        if now.is_empty() {
+            return None;
+        }
+        let mut race = None;
+        for (what, touched) in &now {
+            let unordered = |f: &&Footprint| {
+                f.stream != stream && lives(&f.stream) && !after.covers(f.stream, f.position)
+            };
+            let conflict = |f: &Footprint| {
+                let conflict = touched.conflict(&f.touched)?;
+                Some((f.what.clone(), f.stream, conflict))
+            };
+            let mut past = self.past.iter().filter(unordered);
+            if let Some((before, other, (address, writes, wrote))) = past.find_map(conflict) {
+                let message = format!(
+                    "{what} in stream {stream:#x} {} what {before} in stream {other:#x} {}, and no event or synchronisation orders them",
+                    verb(writes),
+                    verb(wrote)
+                );
+                race = Some(Race { address, message });
+            }
+        }
+        if let Some(settled) = settled {
+            self.past.retain(|f| !settled.covers(f.stream, f.position));
+        }
+        self.past
+            .extend(now.into_iter().map(|(what, touched)| Footprint {
+                stream,
+                position,
+                what,
+                touched,
+            }));
+        let excess = self.past.len().saturating_sub(MOST_KEPT);
+        self.past.drain(..excess);
+        race
+    }
 }
 
 /// Whether edges lead from node `earlier` to `node`.
@@ -107,72 +150,4 @@ fn comes_after(nodes: &[Node], node: usize, earlier: usize) -> bool {
 
 fn verb(writes: bool) -> &'static str {
     if writes { "writes" } else { "reads" }
-}
-
-/// Compares the command that ran, whose clock is `after`, with those before it that it does not come after.
-///
-/// # Errors
-/// `CUDA_ERROR_LAUNCH_FAILED` for the first race; it is a finding, too.
-pub(super) fn compare(d: &mut Driver, stream: Handle, position: u64, after: &Clock) -> Outcome {
-    let now = std::mem::take(&mut d.order.now);
-    if now.is_empty() {
-        return Ok(());
-    }
-    let mut race = None;
-    for (what, touched) in &now {
-        // A stream that was destroyed had done its work; clocks no longer mention it.
-        let alive = |f: &&Footprint| d.streams.contains_key(&f.stream);
-        let unordered = |f: &&Footprint| f.stream != stream && !after.covers(f.stream, f.position);
-        for past in d.order.past.iter().filter(alive).filter(unordered) {
-            let Some((address, writes, wrote)) = touched.conflict(&past.touched) else {
-                continue;
-            };
-            race = Some((
-                address,
-                format!(
-                    "{what} in stream {stream:#x} {} what {} in stream {:#x} {}, and no event or synchronisation orders them",
-                    verb(writes),
-                    past.what,
-                    past.stream,
-                    verb(wrote)
-                ),
-            ));
-            break;
-        }
-    }
-    // What the host has waited for comes before everything that is submitted from now on.
-    let waiting = d.streams.values().any(|s| !s.queue.is_empty());
-    let Driver {
-        order, host_clock, ..
-    } = d;
-    if !waiting {
-        order
-            .past
-            .retain(|f| !host_clock.covers(f.stream, f.position));
-    }
-    let new = now.into_iter().map(|(what, touched)| Footprint {
-        stream,
-        position,
-        what,
-        touched,
-    });
-    order.past.extend(new);
-    let excess = order.past.len().saturating_sub(MOST_KEPT);
-    order.past.drain(..excess);
-    race.map_or(Ok(()), |(address, message)| report(d, address, message))
-}
-
-/// A race is a finding and breaks the context.
-fn report(d: &mut Driver, address: u64, message: String) -> Outcome {
-    d.report.find(&Finding {
-        kind: FindingKind::Race,
-        message: message.clone(),
-        kernel: String::new(),
-        line: 0,
-        block: [0; 3],
-        thread: [0; 3],
-        address: Some(address),
-        count: 1,
-    });
-    fail(CUresult::LAUNCH_FAILED, message)
 }

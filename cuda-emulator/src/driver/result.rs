@@ -1,8 +1,6 @@
 //! `CUresult`: the errors, their names and their sentences.
 
-use std::ffi::{CStr, c_char};
-
-use super::call::{Out, entry_without_driver};
+use std::ffi::CStr;
 
 /// An enumerator of `CUresult`. Only the constants below are ever returned, since bindings read it into an enumeration.
 #[repr(transparent)]
@@ -146,6 +144,11 @@ impl CUresult {
         RESULTS.iter().find(|r| r.0 == self.0)
     }
 
+    /// Name and sentence of a number, if it is an enumerator's.
+    pub(super) fn texts_of(number: u32) -> Option<(&'static CStr, &'static CStr)> {
+        Self(number).row().map(|&(_, name, text)| (name, text))
+    }
+
     /// The enumerator's number.
     pub(super) fn number(self) -> u32 {
         self.0
@@ -164,32 +167,6 @@ impl CUresult {
     }
 }
 
-fn text_of(
-    error: u32,
-    out: Out<'_, *const c_char>,
-    text: impl FnOnce(&'static (u32, &'static CStr, &'static CStr)) -> &'static CStr,
-) -> CUresult {
-    entry_without_driver(|| {
-        let out = out?;
-        let row = CUresult(error).row();
-        // The driver sets the pointer to null for a number that it does not know.
-        out.write(row.map_or(std::ptr::null(), |r| text(r).as_ptr()));
-        row.map(|_| ())
-    })
-}
-
-/// The enumerator's name.
-#[unsafe(no_mangle)]
-pub(super) extern "C" fn cuGetErrorName(error: u32, name: Out<'_, *const c_char>) -> CUresult {
-    text_of(error, name, |r| r.1)
-}
-
-/// A sentence about the error.
-#[unsafe(no_mangle)]
-pub(super) extern "C" fn cuGetErrorString(error: u32, string: Out<'_, *const c_char>) -> CUresult {
-    text_of(error, string, |r| r.2)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,17 +182,5 @@ mod tests {
             CUresult::of_fault(crate::engine::FaultCode::Assert),
             CUresult::ASSERT
         );
-    }
-
-    #[test]
-    fn an_unknown_number_has_no_text() {
-        let mut text = std::mem::MaybeUninit::new(c"before".as_ptr());
-        assert_eq!(
-            cuGetErrorString(12345, Some(&mut text)),
-            CUresult::INVALID_VALUE
-        );
-        // SAFETY: initialised above.
-        assert!(unsafe { text.assume_init() }.is_null());
-        assert_eq!(cuGetErrorName(1, None), CUresult::INVALID_VALUE);
     }
 }

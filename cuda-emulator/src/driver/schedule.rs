@@ -7,187 +7,22 @@
 //! seed any command that may run can be next, and some run early, at submission.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ffi::c_void;
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
-use super::call::{Failure, Handle, HostPtr, Outcome, fail, guarded, host_function};
-use super::copy::{Copy, Fill};
-use super::launch::KernelLaunch;
+use super::call::{Failure, Handle, Outcome, fail, guarded};
+use super::capture;
+use super::execute::{compare, execute, note_kernel, run_kernels};
+use super::objects::{Broken, Recorded, Stream};
 use super::result::CUresult;
-use super::state::{Broken, Driver, Locked, Recorded};
-use super::{capture, copy, launch, memory, order};
-use crate::check::touched::Touch;
+use super::state::{Driver, Locked};
+use super::work::{Clock, Command, Work};
 
 /// Commands that may wait in all queues together before the oldest are run.
 const MOST_PENDING: usize = 4096;
 /// Bytes of copied host data that may wait.
 const MOST_STAGED: usize = 256 << 20;
-
-/// A stream's queue. Positions count its commands from 1.
-#[derive(Debug)]
-pub(super) struct Stream {
-    pub(super) context: Handle,
-    /// Waits for, and is waited for by, the legacy default stream.
-    pub(super) blocking: bool,
-    pub(super) priority: i32,
-    pub(super) queue: VecDeque<Command>,
-    pub(super) submitted: u64,
-    pub(super) completed: u64,
-    /// A thread is executing the head, which was taken off the queue.
-    running: bool,
-    /// What commands submitted from now on come after.
-    pub(super) clock: Clock,
-    pub(super) capture: Option<StreamCapture>,
-}
-
-/// A stream that is being captured.
-#[derive(Debug, Clone)]
-pub(super) struct StreamCapture {
-    pub(super) capture: Handle,
-    /// Nodes that the next one comes after.
-    pub(super) frontier: Vec<usize>,
-}
-
-impl Stream {
-    pub(super) fn new(context: Handle, blocking: bool, priority: i32) -> Self {
-        Self {
-            context,
-            blocking,
-            priority,
-            queue: VecDeque::new(),
-            submitted: 0,
-            completed: 0,
-            running: false,
-            clock: Clock::default(),
-            capture: None,
-        }
-    }
-}
-
-/// Positions in streams, by stream.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Clock(BTreeMap<Handle, u64>);
-
-impl Clock {
-    pub(super) fn advance(&mut self, stream: Handle, position: u64) {
-        let at = self.0.entry(stream).or_default();
-        *at = position.max(*at);
-    }
-
-    /// Forgets streams that are gone: everything in them was done before they went.
-    pub(super) fn forget_all_but(&mut self, streams: &HashMap<Handle, Stream>) {
-        self.0.retain(|h, _| streams.contains_key(h));
-    }
-
-    /// Whether what had the clock comes after `position` of `stream`.
-    pub(super) fn covers(&self, stream: Handle, position: u64) -> bool {
-        self.0.get(&stream).is_some_and(|&p| p >= position)
-    }
-
-    pub(super) fn merge(&mut self, other: &Clock) {
-        for (&stream, &position) in &other.0 {
-            self.advance(stream, position);
-        }
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Command {
-    position: u64,
-    /// Place among all commands of the process.
-    sequence: u64,
-    after: Arc<Clock>,
-    work: Work,
-}
-
-/// What a command does.
-#[derive(Debug, Clone)]
-pub(super) enum Work {
-    Kernel(Arc<KernelLaunch>),
-    Copy(Copy),
-    Fill(Fill),
-    /// The end of a stream-ordered allocation.
-    Free(u64),
-    /// An event, and the record's place among all commands.
-    Record(Handle, u64),
-    /// Only the order matters.
-    Nothing,
-    Host(HostCall),
-    Graph(Arc<Vec<Node>>),
-}
-
-impl Work {
-    /// Whether a function of the program's is part of it.
-    fn calls_host(&self) -> bool {
-        match self {
-            Self::Host(_) => true,
-            Self::Graph(nodes) => nodes.iter().any(|n| n.work.calls_host()),
-            _ => false,
-        }
-    }
-
-    /// A kernel in it for which `is` holds.
-    pub(super) fn kernel(&self, is: &impl Fn(&KernelLaunch) -> bool) -> Option<&KernelLaunch> {
-        match self {
-            Self::Kernel(kernel) => is(kernel).then_some(kernel),
-            Self::Graph(nodes) => nodes.iter().find_map(|n| n.work.kernel(is)),
-            _ => None,
-        }
-    }
-
-    /// In a few words.
-    fn what(&self) -> String {
-        match self {
-            Self::Kernel(kernel) => format!("kernel {}", kernel.name()),
-            Self::Copy(_) => "a copy".into(),
-            Self::Fill(_) => "a fill".into(),
-            Self::Free(_) => "a free".into(),
-            Self::Record(..) | Self::Nothing => "an event".into(),
-            Self::Host(_) => "a host function".into(),
-            Self::Graph(_) => "a graph".into(),
-        }
-    }
-}
-
-/// A node of a graph; `after` holds the indices of the nodes it comes after, all smaller than its own.
-#[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) work: Work,
-    pub(super) after: Vec<usize>,
-}
-
-/// A function of the program's, run in a stream.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum HostCall {
-    Function(extern "C" fn(*mut c_void), HostPtr),
-    Callback(
-        extern "C" fn(Handle, CUresult, *mut c_void),
-        Handle,
-        HostPtr,
-    ),
-}
-
-/// A small generator (splitmix64): the same seed gives the same order.
-#[derive(Debug)]
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// A number below `bound`, which is not 0.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound as u64) as usize
-    }
-}
 
 /// Submits work to a stream, or adds it to the graph that the stream is captured into.
 pub(super) fn submit(d: &mut Locked, stream: Handle, work: Work) -> Outcome {
@@ -296,7 +131,7 @@ fn join(d: &mut Driver, stream: Handle) -> Arc<Clock> {
             clock.advance(other, s.submitted);
         }
     }
-    clock.forget_all_but(&d.streams);
+    clock.forget_all_but(|s| d.streams.contains_key(s));
     if let Some(s) = d.streams.get_mut(&stream) {
         s.clock = clock.clone();
     }
@@ -323,7 +158,7 @@ pub(super) fn finish(d: &mut Locked, stream: Handle, position: u64) -> Outcome {
 pub(super) fn waiting_kernel(d: &Driver, module: Handle) -> Option<(Handle, &str)> {
     d.streams.iter().find_map(|(&stream, s)| {
         let mut commands = s.queue.iter();
-        let kernel = commands.find_map(|c| c.work.kernel(&|k| k.module() == module))?;
+        let kernel = commands.find_map(|c| c.work.kernel(&|k| k.module == module))?;
         Some((stream, kernel.name()))
     })
 }
@@ -493,16 +328,16 @@ fn step(d: &mut Locked, stream: Handle) {
             Work::Kernel(kernel) => Some(&**kernel),
             _ => None,
         });
-        let ran = launch::run(d, &kernels.collect::<Vec<_>>());
+        let ran = run_kernels(d, &kernels.collect::<Vec<_>>());
         for ((stream, context, command), ran) in heads.iter().zip(ran) {
-            let result = note(d, ran)
-                .and_then(|()| order::compare(d, *stream, command.position, &command.after));
+            let result = note_kernel(d, ran)
+                .and_then(|()| compare(d, *stream, command.position, &command.after));
             complete(d, *stream, *context, command, result);
         }
         return;
     }
-    let result = execute(d, context, &command.work)
-        .and_then(|()| order::compare(d, stream, command.position, &command.after));
+    let result = execute(d, &command.work)
+        .and_then(|()| compare(d, stream, command.position, &command.after));
     if let Work::Host(_) = command.work {
         // What the function tells the rest of the program comes after all that the function came after.
         d.host_clock.merge(&command.after);
@@ -521,7 +356,7 @@ fn take_head(d: &mut Driver, stream: Handle) -> Option<(Handle, Command)> {
 
 /// A command of a stream has ended.
 fn complete(d: &mut Locked, stream: Handle, context: Handle, command: &Command, result: Outcome) {
-    order::forget(d);
+    d.order.forget();
     if let Some(s) = d.streams.get_mut(&stream) {
         s.running = false;
         s.completed = s.completed.max(command.position);
@@ -533,69 +368,6 @@ fn complete(d: &mut Locked, stream: Handle, context: Handle, command: &Command, 
         Err(failure) => break_context(d, context, failure, command.work.what()),
     }
     d.announce();
-}
-
-fn execute(d: &mut Locked, context: Handle, work: &Work) -> Outcome {
-    match work {
-        Work::Kernel(kernel) => {
-            let ran = launch::run(d, &[kernel]);
-            ran.into_iter().try_for_each(|ran| note(d, ran))
-        }
-        Work::Copy(copy) => copy::run(d, copy),
-        Work::Fill(fill) => copy::run_fill(d, fill),
-        Work::Free(address) => {
-            if let Some((start, bytes)) = d.memory.allocation_at(*address) {
-                order::note(d, "a free", |t| t.add(Touch::Write, start, bytes));
-            }
-            memory::release(d, *address)
-        }
-        Work::Record(event, sequence) => {
-            let recorded = d.events.get_mut(event).and_then(|e| e.recorded.as_mut());
-            // A later record has replaced this one when the number differs.
-            if let Some(r) = recorded.filter(|r| r.sequence == *sequence) {
-                r.time = Some(Instant::now());
-            }
-            Ok(())
-        }
-        Work::Nothing => Ok(()),
-        Work::Host(call) => {
-            let call = *call;
-            d.unlocked(|| {
-                host_function(|| match call {
-                    HostCall::Function(f, data) => f(data.0 as *mut c_void),
-                    HostCall::Callback(f, stream, data) => {
-                        f(stream, CUresult::SUCCESS, data.0 as *mut c_void);
-                    }
-                });
-            });
-            Ok(())
-        }
-        Work::Graph(nodes) => execute_graph(d, context, nodes),
-    }
-}
-
-/// Keeps what a launch touched, for the comparison with others.
-fn note(d: &mut Driver, ran: launch::Ran) -> Outcome {
-    order::note(d, &ran.what, |t| *t = ran.touched);
-    ran.outcome
-}
-
-/// Runs a graph's nodes in an order that its edges allow.
-fn execute_graph(d: &mut Locked, context: Handle, nodes: &[Node]) -> Outcome {
-    let mut done = vec![false; nodes.len()];
-    let mut runs = Vec::with_capacity(nodes.len());
-    for left in (1..=nodes.len()).rev() {
-        let ready: Vec<_> = (0..nodes.len())
-            .filter(|&i| !done[i] && nodes[i].after.iter().all(|&a| done[a]))
-            .collect();
-        assert!(!ready.is_empty(), "{left} nodes wait for each other");
-        let pick = d.random.as_mut().map_or(0, |r| r.below(ready.len()));
-        let before = order::noted(d);
-        execute(d, context, &nodes[ready[pick]].work)?;
-        runs.push((ready[pick], before..order::noted(d)));
-        done[ready[pick]] = true;
-    }
-    order::compare_nodes(d, nodes, &runs)
 }
 
 /// A kernel failed: nothing else of its context runs, and every later call returns the error.

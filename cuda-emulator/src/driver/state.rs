@@ -1,26 +1,25 @@
-//! The objects behind the handles, and the lock around them.
+//! The state of the driver: every object by its handle, and the lock around them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::ThreadId;
-use std::time::Instant;
 
-use super::call::{Failure, Handle, Outcome, fail, invalid, say};
-use super::capture::Capture;
-use super::function::Function;
-use super::graph::Graph;
-use super::module::Module;
+use super::call::{
+    Failure, Handle, Outcome, fail, guarded, in_host_function, invalid, say, stream_0_is_per_thread,
+};
+use super::objects::{
+    Allocation, Capture, Context, Event, Executable, Function, Graph, Kind, Module, Pinned, Pool,
+    Primary, Stream, find,
+};
 use super::order::Order;
-use super::per_thread;
-use super::pool::Pool;
 use super::report::Reporter;
 use super::result::CUresult;
-use super::schedule::{Clock, Node, Random, Stream};
+use super::work::Clock;
 use crate::device::Device;
 use crate::memory::DeviceMemory;
-use crate::options::Options;
+use crate::options::{self, Options};
+use crate::random::Random;
 
 /// Everything of the process. There is one device, number 0.
 pub(super) struct Driver {
@@ -58,104 +57,6 @@ pub(super) struct Driver {
     /// Commands submitted so far.
     pub(super) sequence: u64,
     handles: u64,
-}
-
-/// The device's primary context.
-#[derive(Debug, Default)]
-pub(super) struct Primary {
-    pub(super) context: Option<Handle>,
-    pub(super) retained: u32,
-    pub(super) flags: u32,
-}
-
-#[derive(Debug)]
-pub(super) struct Context {
-    pub(super) flags: u32,
-    pub(super) primary: bool,
-    /// The legacy default stream.
-    pub(super) legacy: Handle,
-    /// Per-thread default streams.
-    pub(super) per_thread: HashMap<ThreadId, Handle>,
-    /// What a kernel did to the context: every later call returns it.
-    pub(super) broken: Option<Broken>,
-    pub(super) limits: HashMap<u32, usize>,
-    pub(super) cache_config: u32,
-}
-
-/// The failure of a context.
-#[derive(Debug)]
-pub(super) struct Broken {
-    pub(super) failure: Failure,
-    /// What failed, in a few words.
-    pub(super) what: String,
-    /// A call has returned the whole message.
-    pub(super) told: bool,
-}
-
-#[derive(Debug)]
-pub(super) struct Event {
-    pub(super) context: Handle,
-    pub(super) timing: bool,
-    pub(super) recorded: Option<Recorded>,
-    /// The event was last recorded in a capture: which, and after which nodes.
-    pub(super) captured: Option<(Handle, Vec<usize>)>,
-}
-
-/// The last record of an event.
-#[derive(Debug, Clone)]
-pub(super) struct Recorded {
-    pub(super) stream: Handle,
-    pub(super) position: u64,
-    /// The record's place among all commands.
-    pub(super) sequence: u64,
-    pub(super) clock: Arc<Clock>,
-    /// When the command ran.
-    pub(super) time: Option<Instant>,
-}
-
-/// An instantiated graph.
-#[derive(Debug, Clone)]
-pub(super) struct Executable {
-    pub(super) context: Handle,
-    pub(super) nodes: Arc<Vec<Node>>,
-    pub(super) flags: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Allocation {
-    pub(super) context: Handle,
-    pub(super) bytes: u64,
-    /// Host address of a pinned allocation.
-    pub(super) host: Option<usize>,
-    /// A stream-ordered free was submitted.
-    pub(super) freed: bool,
-    pub(super) pool: Option<Handle>,
-}
-
-/// Page-locked host memory.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pinned {
-    pub(super) bytes: usize,
-    pub(super) flags: u32,
-    pub(super) context: Handle,
-    /// Device address of an allocation of ours; `None` for registered memory.
-    pub(super) device: Option<u64>,
-}
-
-/// Kinds of handles, in their upper bits: above every address that a process can have.
-#[derive(Debug, Clone, Copy)]
-#[repr(u64)]
-pub(super) enum Kind {
-    Context = 1,
-    Stream,
-    Event,
-    Module,
-    Function,
-    Capture,
-    Graph,
-    Node,
-    Executable,
-    Pool,
 }
 
 static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
@@ -239,11 +140,24 @@ impl DerefMut for Locked {
     }
 }
 
+/// Runs an exported function that needs the driver's state.
+pub(super) fn entry(name: &'static str, body: impl FnOnce(&mut Locked) -> Outcome) -> CUresult {
+    guarded(name, || {
+        if in_host_function() {
+            return fail(
+                CUresult::NOT_PERMITTED,
+                "called from inside a host function of a stream",
+            );
+        }
+        body(&mut Locked::lock()?)
+    })
+}
+
 impl Driver {
     fn new() -> Outcome<Self> {
         let variable = |name: &str| std::env::var(name).ok();
         let options = Options::from_variables(variable).or_else(invalid)?;
-        for name in super::control::unknown_variables() {
+        for name in options::unknown_variables() {
             say(&format!(
                 "{name} is no variable of the emulator's and is ignored"
             ));
@@ -356,7 +270,7 @@ impl Driver {
     /// called variant of the function uses. Its context must be usable.
     pub(super) fn stream(&mut self, handle: Handle) -> Outcome<Handle> {
         match handle {
-            0 if per_thread::stream_0_is_per_thread() => self.stream(2),
+            0 if stream_0_is_per_thread() => self.stream(2),
             0 | 1 => {
                 let context = self.current()?;
                 Ok(self.context(context)?.legacy)
@@ -392,24 +306,28 @@ impl Driver {
     pub(super) fn module(&mut self, handle: Handle) -> Outcome<&mut Module> {
         find(&mut self.modules, handle, "module")
     }
-}
 
-/// The object of a handle.
-///
-/// # Errors
-/// `CUDA_ERROR_INVALID_HANDLE`.
-pub(super) fn find<'a, T>(
-    objects: &'a mut HashMap<Handle, T>,
-    handle: Handle,
-    what: &str,
-) -> Outcome<&'a mut T> {
-    objects.get_mut(&handle).ok_or_else(|| Failure {
-        code: CUresult::INVALID_HANDLE,
-        message: match handle {
-            0 => format!("the {what} is null"),
-            _ => format!("{handle:#x} is no live {what}: never created, or destroyed before"),
-        },
-    })
+    /// Takes a module's kernels and variables away.
+    pub(super) fn remove_module(&mut self, handle: Handle) {
+        if let Some(module) = self.modules.remove(&handle) {
+            module.loaded.unload(&self.memory);
+            self.functions.retain(|_, f| f.module != handle);
+        }
+    }
+
+    /// Ends an allocation now.
+    pub(super) fn release(&mut self, address: u64) -> Outcome {
+        self.allocations.remove(&address);
+        self.memory
+            .free(address)
+            .or_else(|e| fail(CUresult::ILLEGAL_ADDRESS, e.message))
+    }
+
+    /// The page-locked range that holds `address`, with its start.
+    pub(super) fn pinned_at(&self, address: usize) -> Option<(usize, Pinned)> {
+        let (&base, &pinned) = self.pinned.range(..=address).next_back()?;
+        (address - base < pinned.bytes).then_some((base, pinned))
+    }
 }
 
 /// Device memory of the card's size, or of as much address space as the host gives.

@@ -2,11 +2,12 @@
 
 use super::memory::{What, addresses, pointers};
 use super::state::{At, Block, Pending, Warp, line_of};
-use super::{Exec, Random, defined};
+use super::{Exec, defined};
 use crate::check::hooks::{AsyncCopy, Kind};
 use crate::lower::op::{CpAsync, NONE};
 use crate::lower::operands::File;
 use crate::memory::SHARED_BASE;
+use crate::random::Random;
 
 /// What the destination holds until the copy is made: a NaN in every float format.
 pub(super) const POISON: u8 = 0xff;
@@ -164,9 +165,9 @@ pub(crate) fn wait(
     }
     // Nothing orders copies among themselves.
     if let Some(seed) = x.grid.launch.options.seed {
-        let mut random = Random(seed ^ x.warp_instructions);
+        let mut random = Random::new(seed ^ x.warp_instructions);
         for last in (1..due.len()).rev() {
-            due.swap(last, random.below(last as u64 + 1) as usize);
+            due.swap(last, random.below(last + 1));
         }
     }
     let shared = block.shared_ptr();

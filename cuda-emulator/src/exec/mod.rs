@@ -44,6 +44,7 @@ use crate::lower::op::{Code, MemSpace};
 use crate::memory::{AccessErrorKind, AllocationKind, DeviceMemory, SHARED_UNIT, SHARED_WINDOW};
 use crate::numeric::mma;
 use crate::options::Check;
+use crate::random::Random;
 use crate::residency::Needs;
 
 /// Instructions that a warp runs before another of its block does, and a block's warps together before another block.
@@ -134,23 +135,6 @@ pub(crate) struct Exec<'a> {
     pub(crate) changes: u64,
     told: u64,
     heard: u64,
-}
-
-/// splitmix64.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
-    }
 }
 
 /// How a block's turn ended.
@@ -343,11 +327,11 @@ impl<'a> Prepared<'a> {
 /// One worker for each grid, which take turns at random until all have ended or one has failed.
 fn execute_by_turns(grids: &[&Grid<'_>]) -> Vec<Report> {
     let seed = grids.first().and_then(|grid| grid.launch.options.seed);
-    let mut random = Random(seed.unwrap_or(0) ^ 0x0005_eed0_fa11);
+    let mut random = Random::new(seed.unwrap_or(0) ^ 0x0005_eed0_fa11);
     let mut workers: Vec<_> = grids.iter().map(|grid| Worker::new(grid, 1)).collect();
     let mut running: Vec<usize> = (0..workers.len()).collect();
     while !running.is_empty() {
-        let pick = random.below(running.len() as u64) as usize;
+        let pick = random.below(running.len());
         let worker = &mut workers[running[pick]];
         if worker.step() {
             continue;
@@ -528,7 +512,7 @@ impl StartOrder {
             self.first = first;
             self.order = (first..blocks.min(first + self.window)).collect();
             for i in (1..self.order.len()).rev() {
-                self.order.swap(i, random.below(i as u64 + 1) as usize);
+                self.order.swap(i, random.below(i + 1));
             }
         }
         self.order[(place - first) as usize]
@@ -580,9 +564,11 @@ impl<'a> Worker<'a> {
                 told: 1,
                 heard: 0,
             },
-            random: options.seed.map(Random),
+            random: options.seed.map(Random::new),
             order: StartOrder {
-                random: options.seed.map(|seed| Random(seed.wrapping_add(0x5a7e))),
+                random: options
+                    .seed
+                    .map(|seed| Random::new(seed.wrapping_add(0x5a7e))),
                 window: most as u64,
                 first: 0,
                 order: Vec::new(),
@@ -619,7 +605,7 @@ impl<'a> Worker<'a> {
             return false;
         }
         if let Some(random) = &mut self.random {
-            self.at = random.below(self.resident.len() as u64) as usize;
+            self.at = random.below(self.resident.len());
         }
         self.at %= self.resident.len();
         match self.x.turn(&mut self.resident[self.at], &mut self.random) {
@@ -805,7 +791,7 @@ impl Exec<'_> {
         loop {
             let n = block.warps.len();
             if let Some(random) = random {
-                block.next = random.below(n as u64) as usize;
+                block.next = random.below(n);
             }
             // The next warp that can run.
             let Some(i) = (0..n)

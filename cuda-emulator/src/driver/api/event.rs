@@ -1,10 +1,12 @@
 //! Events.
 
-use super::call::{Handle, Out, Outcome, Required, answer, entry, fail, invalid, unsupported};
-use super::capture;
-use super::result::CUresult;
-use super::schedule::{self, Work, completed, submit};
-use super::state::{Driver, Event, Kind, Locked};
+use crate::driver::call::{Handle, Out, Outcome, Required, answer, fail, invalid, unsupported};
+use crate::driver::capture;
+use crate::driver::objects::{Event, Kind};
+use crate::driver::result::CUresult;
+use crate::driver::schedule::{self, completed, submit};
+use crate::driver::state::{Driver, Locked, entry};
+use crate::driver::work::Work;
 
 const DISABLE_TIMING: u32 = 2;
 const INTERPROCESS: u32 = 4;

@@ -1,9 +1,9 @@
 //! Questions about addresses.
 
-use super::call::{HostPtr, Out, Outcome, entry, fail, invalid, unsupported};
-use super::memory::pinned_at;
-use super::result::CUresult;
-use super::state::Driver;
+use crate::driver::call::{HostPtr, Out, Outcome, fail, invalid, unsupported};
+use crate::driver::objects::Module;
+use crate::driver::result::CUresult;
+use crate::driver::state::{Driver, entry};
 
 /// What is known about an address.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +18,7 @@ struct Place {
 }
 
 fn place(d: &Driver, address: u64) -> Option<Place> {
-    if let Some((base, p)) = pinned_at(d, address as usize) {
+    if let Some((base, p)) = d.pinned_at(address as usize) {
         let device = p.device.map(|a| a + (address - base as u64));
         let (base, bytes) = (base as u64, p.bytes as u64);
         return Some(Place {
@@ -34,7 +34,7 @@ fn place(d: &Driver, address: u64) -> Option<Place> {
     let context = match owner {
         Some(a) => a.context,
         None => {
-            let holds = |m: &&super::module::Module| m.loaded.globals.values().any(|g| g.0 == base);
+            let holds = |m: &&Module| m.loaded.globals.values().any(|g| g.0 == base);
             d.modules.values().find(holds).map_or(0, |m| m.context)
         }
     };

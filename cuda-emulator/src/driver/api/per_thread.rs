@@ -1,23 +1,17 @@
 //! Variants of the functions for programs that are compiled for per-thread default streams. Called by a name that ends in `_ptds`, where it
 //! takes no stream, or in `_ptsz`, where it takes one, a function uses the calling thread's default stream as stream 0.
 
-use std::cell::Cell;
 use std::ffi::c_void;
 
-use super::address::Export;
-use super::call::{Handle, HostPtr, Out};
 use super::copy::Rectangle;
 use super::launch::LaunchConfig;
-use super::result::CUresult;
+use crate::driver::call::{Handle, HostPtr, Out, with_per_thread_stream_0};
+use crate::driver::result::CUresult;
 
-thread_local! {
-    /// The thread is inside such a variant.
-    static STREAM_0_IS_PER_THREAD: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether stream 0 of the call that goes on is the thread's default stream rather than the legacy one.
-pub(super) fn stream_0_is_per_thread() -> bool {
-    STREAM_0_IS_PER_THREAD.get()
+/// An exported function.
+pub(super) struct Export {
+    pub(super) name: &'static str,
+    pub(super) address: *const c_void,
 }
 
 /// Exports the variants, and lists them.
@@ -26,10 +20,7 @@ macro_rules! variants {
         $($(
             #[unsafe(export_name = concat!(stringify!($name), $end))]
             extern "C" fn $name($($parameter: $type),*) -> CUresult {
-                STREAM_0_IS_PER_THREAD.set(true);
-                let result = super::$module::$name($($parameter),*);
-                STREAM_0_IS_PER_THREAD.set(false);
-                result
+                with_per_thread_stream_0(|| super::$module::$name($($parameter),*))
             }
         )*)*
 

@@ -2,28 +2,19 @@
 
 use std::collections::HashMap;
 
-use super::call::{
-    Failure, Handle, HostPtr, Out, Outcome, Required, Text, entry, fail, invalid, unsupported,
-};
-use super::launch::KernelLaunch;
-use super::result::CUresult;
-use super::schedule::{Node, finish_context, waiting_kernel};
-use super::state::{Driver, Kind, Locked};
-use super::{capture, fatbin};
 use crate::check::{Finding, FindingKind};
-use crate::engine::{self, LoadError, Loaded};
+use crate::driver::call::{
+    Failure, Handle, HostPtr, Out, Outcome, Required, Text, fail, invalid, unsupported,
+};
+use crate::driver::objects::{Kind, Module};
+use crate::driver::result::CUresult;
+use crate::driver::schedule::{finish_context, waiting_kernel};
+use crate::driver::state::{Driver, Locked, entry};
+use crate::driver::work::{KernelLaunch, Node};
+use crate::driver::{capture, fatbin};
+use crate::engine::{self, LoadError};
 use crate::options::Check;
 use crate::ptx;
-
-#[derive(Debug)]
-pub(super) struct Module {
-    pub(super) context: Handle,
-    pub(super) loaded: Loaded,
-    /// Number of `.target sm_80`.
-    pub(super) sm: u32,
-    /// Handles of kernels that were asked for.
-    pub(super) functions: HashMap<String, Handle>,
-}
 
 /// Newest `.version` that is read: CUDA 13.5's.
 const NEWEST_PTX: (u32, u32) = (9, 5);
@@ -269,7 +260,7 @@ pub(super) fn unload(d: &mut Locked, module: Handle) -> Outcome {
         report_unloaded(d, kernel, message);
     }
     let result = finish_context(d, context);
-    remove(d, module);
+    d.remove_module(module);
     result
 }
 
@@ -279,7 +270,7 @@ pub(super) fn unload(d: &mut Locked, module: Handle) -> Outcome {
 /// What a card may do with code that is gone.
 pub(super) fn check_loaded(d: &mut Driver, nodes: &[Node]) -> Outcome {
     let modules = &d.modules;
-    let gone = |k: &KernelLaunch| !modules.contains_key(&k.module());
+    let gone = |k: &KernelLaunch| !modules.contains_key(&k.module);
     let Some(kernel) = nodes.iter().find_map(|n| n.work.kernel(&gone)) else {
         return Ok(());
     };
@@ -293,23 +284,9 @@ pub(super) fn check_loaded(d: &mut Driver, nodes: &[Node]) -> Outcome {
 
 fn report_unloaded(d: &mut Driver, kernel: String, message: String) {
     d.report.find(&Finding {
-        kind: FindingKind::UseAfterFree,
-        message,
         kernel,
-        line: 0,
-        block: [0; 3],
-        thread: [0; 3],
-        address: None,
-        count: 1,
+        ..Finding::of_host(FindingKind::UseAfterFree, message, None)
     });
-}
-
-/// Takes a module's kernels and variables away.
-pub(super) fn remove(d: &mut Driver, module: Handle) {
-    if let Some(m) = d.modules.remove(&module) {
-        m.loaded.unload(&d.memory);
-        d.functions.retain(|_, f| f.module != module);
-    }
 }
 
 /// Address and bytes of a module's variable.

@@ -3,13 +3,14 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use super::call::{
-    Handle, HostPtr, Out, Outcome, Required, answer, entry, fail, invalid, unsupported,
+use crate::driver::call::{
+    Handle, HostPtr, Out, Outcome, Required, answer, fail, invalid, unsupported,
 };
-use super::capture;
-use super::result::CUresult;
-use super::schedule::{self, HostCall, Work, submit};
-use super::state::Locked;
+use crate::driver::capture;
+use crate::driver::result::CUresult;
+use crate::driver::schedule::{self, submit};
+use crate::driver::state::{Locked, entry};
+use crate::driver::work::{HostCall, Work};
 
 /// Lowest and highest priority; lower numbers are higher priorities.
 pub(super) const PRIORITIES: (i32, i32) = (0, -5);
@@ -64,7 +65,7 @@ pub(super) extern "C" fn cuStreamDestroy_v2(stream: Handle) -> CUresult {
         let result = schedule::run_to(d, stream, position);
         let d = &mut **d;
         d.streams.remove(&stream);
-        d.host_clock.forget_all_but(&d.streams);
+        d.host_clock.forget_all_but(|s| d.streams.contains_key(s));
         result
     })
 }

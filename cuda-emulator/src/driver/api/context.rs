@@ -2,15 +2,17 @@
 
 use std::ffi::c_int;
 
-use super::call::{
-    Handle, HostPtr, Out, Outcome, Required, entry, fail, guarded, invalid, unsupported,
-};
-use super::result::CUresult;
-use super::schedule::finish_context;
-use super::state::{Driver, Locked, current_handle, pop_current, push_current, set_current};
 use super::stream::PRIORITIES;
-use super::{capture, module};
 use crate::check::{Finding, FindingKind};
+use crate::driver::call::{
+    Handle, HostPtr, Out, Outcome, Required, fail, guarded, invalid, unsupported,
+};
+use crate::driver::capture;
+use crate::driver::result::CUresult;
+use crate::driver::schedule::finish_context;
+use crate::driver::state::{
+    Driver, Locked, current_handle, entry, pop_current, push_current, set_current,
+};
 use crate::memory::AllocationKind;
 use crate::options::Check;
 
@@ -370,7 +372,7 @@ fn destroy(d: &mut Locked, context: Handle) {
         .filter(|(_, m)| own(&m.context))
         .map(|(&h, _)| h)
         .collect();
-    modules.into_iter().for_each(|m| module::remove(d, m));
+    modules.into_iter().for_each(|m| d.remove_module(m));
     let left: Vec<_> = d
         .allocations
         .iter()
@@ -390,7 +392,8 @@ fn destroy(d: &mut Locked, context: Handle) {
                 "{} bytes of {what} memory were not freed before the context ended",
                 a.bytes
             );
-            leak(d, address, message);
+            d.report
+                .find(&Finding::of_host(FindingKind::Leak, message, Some(address)));
         }
         d.allocations.remove(&address);
         // It is live: it was in the table.
@@ -400,12 +403,12 @@ fn destroy(d: &mut Locked, context: Handle) {
     d.pinned.retain(|_, p| p.context != context);
     d.events.retain(|_, e| e.context != context);
     d.streams.retain(|_, s| s.context != context);
-    d.host_clock.forget_all_but(&d.streams);
+    d.host_clock.forget_all_but(|s| d.streams.contains_key(s));
     d.functions.retain(|_, f| f.context != context);
     d.graphs.retain(|_, g| g.context != context);
     d.nodes.retain(|_, (g, _)| d.graphs.contains_key(g));
     d.executables.retain(|_, e| e.context != context);
-    d.captures.retain(|_, c| !c.is_of(context));
+    d.captures.retain(|_, c| c.context != context);
     d.contexts.remove(&context);
     debug_assert!(
         !d.contexts.is_empty()
@@ -414,19 +417,6 @@ fn destroy(d: &mut Locked, context: Handle) {
                 .iter()
                 .all(|a| a.kind == AllocationKind::Internal)
     );
-}
-
-fn leak(d: &mut Driver, address: u64, message: String) {
-    d.report.find(&Finding {
-        kind: FindingKind::Leak,
-        message,
-        kernel: String::new(),
-        line: 0,
-        block: [0; 3],
-        thread: [0; 3],
-        address: Some(address),
-        count: 1,
-    });
 }
 
 /// Makes a context current to the calling thread; null takes the current one away.

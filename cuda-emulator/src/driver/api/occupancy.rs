@@ -2,10 +2,10 @@
 
 use std::ffi::c_int;
 
-use super::call::{Handle, Out, Outcome, Required, entry, invalid, unsupported};
 use super::launch::LaunchConfig;
-use super::result::CUresult;
-use super::state::{Driver, Locked};
+use crate::driver::call::{Handle, Out, Outcome, Required, invalid, unsupported};
+use crate::driver::result::CUresult;
+use crate::driver::state::{Driver, Locked, entry};
 use crate::memory::SHARED_UNIT;
 use crate::residency::Needs;
 

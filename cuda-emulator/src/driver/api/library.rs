@@ -3,9 +3,10 @@
 
 use std::ffi::c_int;
 
-use super::call::{Handle, HostPtr, Out, Required, Text, entry, unsupported};
-use super::result::CUresult;
 use super::{context, function, module};
+use crate::driver::call::{Handle, HostPtr, Out, Required, Text, unsupported};
+use crate::driver::result::CUresult;
+use crate::driver::state::entry;
 
 /// Loads PTX text (ended by NUL) or a fat binary.
 #[unsafe(no_mangle)]

@@ -1,49 +1,16 @@
-//! Kernel launches: what is checked before, and what the end of a kernel means for its context.
+//! Kernel launches and what is checked before.
 
-use std::io::Write;
 use std::sync::Arc;
 
-use super::call::{Failure, Handle, HostPtr, Outcome, Required, entry, fail, invalid, unsupported};
-use super::result::CUresult;
-use super::schedule::{Work, submit};
-use super::state::Locked;
-use crate::check::FindingKind;
-use crate::check::touched::Touched;
-use crate::engine;
+use crate::driver::call::{
+    Failure, Handle, HostPtr, Outcome, Required, fail, guarded, invalid, unsupported,
+};
+use crate::driver::result::CUresult;
+use crate::driver::schedule::submit;
+use crate::driver::state::{Locked, entry};
+use crate::driver::work::{KernelLaunch, Shape, Work};
 use crate::lower::Kernel;
-use crate::options::Check;
 use crate::residency::Needs;
-
-/// A launch that was checked, waiting in a queue or a graph.
-#[derive(Debug)]
-pub(super) struct KernelLaunch {
-    kernel: Arc<Kernel>,
-    /// The module that the kernel came from, which may have been unloaded since.
-    module: Handle,
-    shape: Shape,
-    params: Vec<u8>,
-}
-
-impl KernelLaunch {
-    pub(super) fn module(&self) -> Handle {
-        self.module
-    }
-
-    pub(super) fn name(&self) -> &str {
-        &self.kernel.name
-    }
-}
-
-/// How a kernel is launched, apart from its parameters.
-#[derive(Debug, Clone, Copy)]
-struct Shape {
-    grid: [u32; 3],
-    block: [u32; 3],
-    cluster: [u32; 3],
-    /// Bytes.
-    dynamic_shared: u32,
-    cooperative: bool,
-}
 
 /// `CUlaunchConfig`.
 #[repr(C)]
@@ -269,92 +236,6 @@ fn packed_buffer(extra: HostPtr) -> Outcome<(HostPtr, usize)> {
     buffer.zip(size).need("a buffer or its size in `extra`")
 }
 
-/// What a launch did to memory, for [`order`].
-pub(super) struct Ran {
-    pub(super) outcome: Outcome,
-    pub(super) what: String,
-    pub(super) touched: Touched,
-}
-
-/// Runs launches whose turn it is: one, or with a seed several that nothing orders.
-pub(super) fn run(d: &mut Locked, launches: &[&KernelLaunch]) -> Vec<Ran> {
-    let memory = Arc::clone(&d.memory);
-    let mut options = d.options.clone();
-    if options.threads == 0 {
-        options.threads = d.cores;
-    }
-    let all: Vec<_> = launches
-        .iter()
-        .map(|launch| engine::Launch {
-            kernel: &launch.kernel,
-            grid: launch.shape.grid,
-            block: launch.shape.block,
-            cluster: launch.shape.cluster,
-            dynamic_shared: launch.shape.dynamic_shared,
-            params: launch.params.clone(),
-            cooperative: launch.shape.cooperative,
-            memory: &memory,
-            device: d.device,
-            options: &options,
-        })
-        .collect();
-    let reports = match &all[..] {
-        [one] => vec![engine::run(one)],
-        several => engine::run_together(several),
-    };
-    let ends = launches.iter().zip(reports);
-    ends.map(|(launch, report)| tell(d, launch, report))
-        .collect()
-}
-
-/// Passes on what a launch printed, counted and found.
-fn tell(d: &mut Locked, launch: &KernelLaunch, report: engine::Report) -> Ran {
-    if !report.printed.is_empty() {
-        let mut out = std::io::stdout().lock();
-        // A closed standard output is no fault of the kernel's.
-        let _ = out
-            .write_all(report.printed.as_bytes())
-            .and_then(|()| out.flush());
-    }
-    if d.options.count {
-        d.report.count(
-            &launch.kernel.name,
-            launch.shape.grid,
-            launch.shape.block,
-            &report.counters,
-        );
-    }
-    for finding in &report.findings {
-        d.report.find(finding);
-    }
-    let outcome = if let Some(fault) = report.fault {
-        fail(CUresult::of_fault(fault.code), fault.message)
-    } else if d.options.check != Check::Off
-        && let Some(first) = report.findings.first()
-    {
-        fail(
-            error_of(first.kind),
-            format!("{}: {}", first.kernel, first.message),
-        )
-    } else {
-        Ok(())
-    };
-    Ran {
-        outcome,
-        what: format!("kernel {}", launch.kernel.name),
-        touched: report.touched,
-    }
-}
-
-/// What the driver would return for a mistake, if the hardware noticed it.
-fn error_of(kind: FindingKind) -> CUresult {
-    match kind {
-        FindingKind::OutOfBounds | FindingKind::UseAfterFree => CUresult::ILLEGAL_ADDRESS,
-        FindingKind::Misaligned => CUresult::MISALIGNED_ADDRESS,
-        _ => CUresult::LAUNCH_FAILED,
-    }
-}
-
 fn launch(
     name: &'static str,
     function: Handle,
@@ -460,7 +341,7 @@ pub(super) extern "C" fn cuLaunchKernelEx(
 ) -> CUresult {
     let name = "cuLaunchKernelEx";
     let mut shape = None;
-    let read = super::call::guarded(name, || {
+    let read = guarded(name, || {
         let config = config.need("config")?;
         let mut new = Shape {
             grid: config.grid,

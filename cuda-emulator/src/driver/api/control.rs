@@ -2,11 +2,11 @@
 
 use std::ffi::{CStr, c_char};
 
-use super::call::{HostPtr, Text, guarded, invalid};
-use super::result::CUresult;
-use super::schedule::Random;
-use super::state::{Locked, reserve};
-use crate::options::{Check, Options};
+use crate::driver::call::{HostPtr, Text, guarded, invalid};
+use crate::driver::result::CUresult;
+use crate::driver::state::{Locked, reserve};
+use crate::options::{CHANGEABLE, Check, Options};
+use crate::random::Random;
 
 /// Tells builds of this library apart: made from its sources by the build script.
 const BUILD: &CStr =
@@ -42,10 +42,10 @@ pub(super) extern "C" fn cudaEmulatorSetOption(name: Text, value: Option<&c_char
                 overrides.insert(name.clone(), value.to_owned());
             }
         }
-        if !OPTIONS.contains(&name.as_str()) {
+        if !CHANGEABLE.contains(&name.as_str()) {
             return invalid(format!(
                 "no option `{name}`: expected one of {}",
-                OPTIONS.join(", ")
+                CHANGEABLE.join(", ")
             ));
         }
         let get = |name: &str| {
@@ -68,36 +68,6 @@ pub(super) extern "C" fn cudaEmulatorSetOption(name: Text, value: Option<&c_char
         d.overrides = overrides;
         Ok(())
     })
-}
-
-/// Options that can be set while the program runs.
-const OPTIONS: [&str; 8] = [
-    "CUDA_EMULATOR_CHECK",
-    "CUDA_EMULATOR_SEED",
-    "CUDA_EMULATOR_COUNT",
-    "CUDA_EMULATOR_MMA",
-    "CUDA_EMULATOR_ASYNC",
-    "CUDA_EMULATOR_LIMIT",
-    "CUDA_EMULATOR_THREADS",
-    "CUDA_EMULATOR_APPROX_SEED",
-];
-
-/// Variables that are read at other places.
-const OTHER_VARIABLES: [&str; 5] = [
-    "CUDA_EMULATOR_DEVICE",
-    "CUDA_EMULATOR_REPORT",
-    "CUDA_EMULATOR_COUNTERS",
-    "CUDA_EMULATOR_QUIET",
-    "CUDA_EMULATOR_LIBRARY",
-];
-
-/// Environment variables that look like ours and are none: likely misspelt.
-pub(super) fn unknown_variables() -> Vec<String> {
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    let known = |n: &str| OPTIONS.contains(&n) || OTHER_VARIABLES.contains(&n);
-    names
-        .filter(|n| n.starts_with("CUDA_EMULATOR_") && !known(n))
-        .collect()
 }
 
 /// Copies lines, each ended by a line feed, and a NUL; returns the bytes needed, NUL included, and copies nothing if there is less

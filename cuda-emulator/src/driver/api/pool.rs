@@ -1,17 +1,10 @@
 //! Memory pools: names for allocations; nothing is held back after a free.
 
-use super::call::{Handle, HostPtr, Out, Outcome, Required, entry, fail, invalid};
 use super::context::check_device;
-use super::result::CUresult;
-use super::state::{Driver, Kind, find};
-
-/// A pool's settings, which change nothing here.
-#[derive(Debug, Default)]
-pub(super) struct Pool {
-    is_default: bool,
-    /// Attributes 1 to 4 of `CUmemPool_attribute`: three licences to reuse, and the release threshold in bytes.
-    settings: [u64; 4],
-}
+use crate::driver::call::{Handle, HostPtr, Out, Outcome, Required, fail, invalid, unsupported};
+use crate::driver::objects::{Kind, Pool, find};
+use crate::driver::result::CUresult;
+use crate::driver::state::{Driver, entry};
 
 /// The device's default pool.
 fn default_pool(d: &mut Driver) -> Handle {
@@ -53,7 +46,7 @@ pub(super) extern "C" fn cuDeviceSetMemPool(device: i32, pool: Handle) -> CUresu
         check_device(device)?;
         match find(&mut d.pools, pool, "memory pool")?.is_default {
             true => Ok(()),
-            false => super::call::unsupported("a current pool other than the default one"),
+            false => unsupported("a current pool other than the default one"),
         }
     })
 }

@@ -1,33 +1,14 @@
 //! Functions of modules and their attributes.
 
 use std::ffi::{CString, c_char};
-use std::sync::Arc;
 
-use super::call::{
-    Handle, HostPtr, Out, Outcome, Required, Text, entry, fail, invalid, unsupported,
+use crate::driver::call::{
+    Handle, HostPtr, Out, Outcome, Required, Text, fail, invalid, unsupported,
 };
-use super::result::CUresult;
-use super::state::{Driver, Kind};
-use crate::lower::Kernel;
+use crate::driver::objects::{Function, Kind};
+use crate::driver::result::CUresult;
+use crate::driver::state::{Driver, entry};
 use crate::residency::Needs;
-
-#[derive(Debug)]
-pub(super) struct Function {
-    pub(super) module: Handle,
-    pub(super) context: Handle,
-    pub(super) kernel: Arc<Kernel>,
-    /// The kernel's name for C.
-    name: CString,
-    /// Bytes a launch may ask for.
-    pub(super) max_dynamic_shared: u32,
-    /// Of its module's `.const` variables: all functions of a module share one bank.
-    constant_bytes: i32,
-    /// Percentage, -1 for the driver's choice.
-    carveout: i32,
-    /// Compute capabilities of the PTX and of the code made from it.
-    ptx_version: i32,
-    binary_version: i32,
-}
 
 /// The handle of a module's kernel; the same one for every question.
 pub(super) fn get(d: &mut Driver, module: Handle, name: &str) -> Outcome<Handle> {

@@ -1,10 +1,12 @@
 //! Device memory and page-locked host memory.
 
-use super::call::{Handle, HostPtr, Out, Outcome, Required, entry, fail, invalid, unsupported};
-use super::capture;
-use super::result::CUresult;
-use super::schedule::{Work, finish_context, submit};
-use super::state::{Allocation, Driver, Locked, Pinned, find};
+use crate::driver::call::{Handle, HostPtr, Out, Outcome, Required, fail, invalid, unsupported};
+use crate::driver::capture;
+use crate::driver::objects::{Allocation, Pinned, find};
+use crate::driver::result::CUresult;
+use crate::driver::schedule::{finish_context, submit};
+use crate::driver::state::{Driver, Locked, entry};
+use crate::driver::work::Work;
 
 /// Flags of `cuMemHostAlloc` and `cuMemHostRegister` that are defined.
 const HOST_FLAGS: u32 = 0xf;
@@ -46,14 +48,6 @@ fn allocate(d: &mut Locked, context: Handle, bytes: usize) -> Outcome<u64> {
     };
     d.allocations.insert(address, new);
     Ok(address)
-}
-
-/// Ends an allocation now.
-pub(super) fn release(d: &mut Driver, address: u64) -> Outcome {
-    d.allocations.remove(&address);
-    d.memory
-        .free(address)
-        .or_else(|e| fail(CUresult::ILLEGAL_ADDRESS, e.message))
 }
 
 /// The program's live allocation that starts at `address`.
@@ -126,7 +120,7 @@ pub(super) extern "C" fn cuMemFree_v2(address: u64) -> CUresult {
         if owner != context {
             finish_context(d, owner)?;
         }
-        release(d, address)
+        d.release(address)
     })
 }
 
@@ -212,12 +206,6 @@ pub(super) extern "C" fn cuMemGetInfo_v2(free: Out<'_, usize>, total: Out<'_, us
     })
 }
 
-/// The page-locked range that holds `address`, with its start.
-pub(super) fn pinned_at(d: &Driver, address: usize) -> Option<(usize, Pinned)> {
-    let (&base, &pinned) = d.pinned.range(..=address).next_back()?;
-    (address - base < pinned.bytes).then_some((base, pinned))
-}
-
 fn host_alloc(out: Out<'_, u64>, bytes: usize, flags: u32) -> CUresult {
     entry("cuMemHostAlloc", |d| {
         let out = out.need("pp")?;
@@ -280,7 +268,7 @@ pub(super) extern "C" fn cuMemFreeHost(pointer: HostPtr) -> CUresult {
         };
         finish_context(d, context)?;
         d.pinned.remove(&pointer.0);
-        release(d, address)
+        d.release(address)
     })
 }
 
@@ -353,7 +341,7 @@ pub(super) extern "C" fn cuMemHostGetDevicePointer_v2(
         if flags != 0 {
             return invalid(format!("flags must be 0, not {flags}"));
         }
-        match pinned_at(d, pointer.0) {
+        match d.pinned_at(pointer.0) {
             Some((
                 base,
                 Pinned {
@@ -377,7 +365,7 @@ pub(super) extern "C" fn cuMemHostGetDevicePointer_v2(
 pub(super) extern "C" fn cuMemHostGetFlags(out: Out<'_, u32>, pointer: HostPtr) -> CUresult {
     entry("cuMemHostGetFlags", |d| {
         let out = out.need("pFlags")?;
-        match pinned_at(d, pointer.0) {
+        match d.pinned_at(pointer.0) {
             Some((
                 _,
                 Pinned {

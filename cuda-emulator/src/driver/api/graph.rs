@@ -2,18 +2,14 @@
 
 use std::sync::Arc;
 
-use super::call::{Handle, Out, Outcome, Required, entry, fail, invalid, unsupported};
-use super::launch::{self, KernelLaunch, NodeParams};
+use super::launch::{self, NodeParams};
 use super::module;
-use super::result::CUresult;
-use super::schedule::{Node, Work, submit};
-use super::state::{Driver, Executable, Kind, find};
-
-#[derive(Debug, Clone)]
-pub(super) struct Graph {
-    pub(super) context: Handle,
-    pub(super) nodes: Vec<Node>,
-}
+use crate::driver::call::{Handle, HostPtr, Out, Outcome, Required, fail, invalid, unsupported};
+use crate::driver::objects::{Executable, Graph, Kind, find};
+use crate::driver::result::CUresult;
+use crate::driver::schedule::submit;
+use crate::driver::state::{Driver, entry};
+use crate::driver::work::{KernelLaunch, Node, Work};
 
 /// An empty graph.
 #[unsafe(no_mangle)]
@@ -75,7 +71,7 @@ fn node_handle(d: &mut Driver, graph: Handle, index: usize) -> Handle {
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuGraphGetNodes(
     graph: Handle,
-    nodes: super::call::HostPtr,
+    nodes: HostPtr,
     count: Option<&mut usize>,
 ) -> CUresult {
     entry("cuGraphGetNodes", |d| {
@@ -129,7 +125,7 @@ pub(super) extern "C" fn cuGraphNodeGetType(handle: Handle, out: Out<'_, u32>) -
 pub(super) extern "C" fn cuGraphAddKernelNode_v2(
     out: Out<'_, Handle>,
     graph: Handle,
-    dependencies: super::call::HostPtr,
+    dependencies: HostPtr,
     count: usize,
     params: Option<&NodeParams>,
 ) -> CUresult {

@@ -1,215 +1,15 @@
 //! Copies and fills.
 
-use std::sync::Arc;
-
-use super::call::{Handle, HostPtr, Outcome, Required, entry, fail, invalid, unsupported};
-use super::result::CUresult;
-use super::schedule::{self, Work, submit};
-use super::state::{Driver, Locked};
-use super::{capture, order};
-use crate::check::touched::Touch;
-use crate::check::{Finding, FindingKind};
-use crate::memory::{AccessError, AccessErrorKind};
-
-/// Bytes moved at a time between host and device.
-const CHUNK: usize = 1 << 20;
-
-/// One side of a copy.
-#[derive(Debug, Clone)]
-pub(super) enum Side {
-    Device(u64),
-    Host(HostPtr),
-    /// Host data that was read at submission.
-    Staged(Arc<[u8]>),
-}
-
-impl Side {
-    fn offset(&self, bytes: usize) -> Self {
-        match self {
-            Self::Device(address) => Self::Device(address.wrapping_add(bytes as u64)),
-            Self::Host(pointer) => Self::Host(pointer.offset(bytes)),
-            Self::Staged(data) => Self::Staged(Arc::clone(data)),
-        }
-    }
-}
-
-/// Rows of bytes; one row when linear.
-#[derive(Debug, Clone)]
-pub(super) struct Copy {
-    to: Side,
-    from: Side,
-    /// Bytes.
-    width: usize,
-    height: usize,
-    to_pitch: usize,
-    from_pitch: usize,
-}
-
-impl Copy {
-    fn linear(to: Side, from: Side, bytes: usize) -> Self {
-        Self {
-            to,
-            from,
-            width: bytes,
-            height: 1,
-            to_pitch: bytes,
-            from_pitch: bytes,
-        }
-    }
-
-    /// Bytes of host data that wait with the command.
-    pub(super) fn staged(&self) -> usize {
-        if let Side::Staged(data) = &self.from {
-            data.len()
-        } else {
-            0
-        }
-    }
-
-    /// Bytes from the first to the last one touched at a side with this pitch.
-    fn extent(&self, pitch: usize) -> Option<usize> {
-        (self.height - 1)
-            .checked_mul(pitch)?
-            .checked_add(self.width)
-    }
-}
-
-/// Rows of repetitions of a pattern.
-#[derive(Debug, Clone)]
-pub(super) struct Fill {
-    address: u64,
-    /// 1, 2 or 4 bytes.
-    pattern: Vec<u8>,
-    /// Elements.
-    width: usize,
-    height: usize,
-    /// Bytes.
-    pitch: usize,
-}
-
-/// A copy or fill that found its memory gone: the context breaks, as by a kernel's wild access.
-fn broken(d: &mut Driver, e: AccessError) -> Outcome {
-    let kind = match e.kind {
-        AccessErrorKind::UseAfterFree => FindingKind::UseAfterFree,
-        AccessErrorKind::OutOfBounds | AccessErrorKind::NotAnAllocation => FindingKind::OutOfBounds,
-    };
-    let message = format!("a copy or fill: {}", e.message);
-    d.report.find(&Finding {
-        kind,
-        message: message.clone(),
-        kernel: String::new(),
-        line: 0,
-        block: [0; 3],
-        thread: [0; 3],
-        address: Some(e.address),
-        count: 1,
-    });
-    fail(CUresult::ILLEGAL_ADDRESS, message)
-}
-
-pub(super) fn run(d: &mut Driver, copy: &Copy) -> Outcome {
-    order::note(d, "a copy", |touched| {
-        for (side, pitch, touch) in [
-            (&copy.from, copy.from_pitch, Touch::Read),
-            (&copy.to, copy.to_pitch, Touch::Write),
-        ] {
-            if let Side::Device(start) = side {
-                let rows = (0..copy.height).map(|row| start + (row * pitch) as u64);
-                rows.for_each(|row| touched.add(touch, row, copy.width as u64));
-            }
-        }
-    });
-    for row in 0..copy.height {
-        let (to, from) = (row * copy.to_pitch, row * copy.from_pitch);
-        let mut at = 0;
-        while at < copy.width {
-            let bytes = CHUNK.min(copy.width - at);
-            piece(
-                d,
-                &copy.to.offset(to + at),
-                &copy.from.offset(from + at),
-                from + at,
-                bytes,
-            )?;
-            at += bytes;
-        }
-    }
-    check_defined(d, copy)
-}
-
-/// A copy to the host that shows what is undefined is a finding, and breaks the context as a kernel's does.
-///
-/// # Errors
-/// `CUDA_ERROR_LAUNCH_FAILED`.
-fn check_defined(d: &mut Driver, copy: &Copy) -> Outcome {
-    let shown = match copy.to {
-        Side::Host(_) => true,
-        Side::Device(address) => d.memory.is_host(address),
-        Side::Staged(_) => false,
-    };
-    let Side::Device(start) = copy.from else {
-        return Ok(());
-    };
-    if !shown || d.memory.is_host(start) {
-        return Ok(());
-    }
-    let mut rows = (0..copy.height).map(|row| start + (row * copy.from_pitch) as u64);
-    let found = rows.find_map(|row| Finding::of_host_copy(&d.memory, row, copy.width as u64));
-    let Some(finding) = found else {
-        return Ok(());
-    };
-    d.report.find(&finding);
-    fail(CUresult::LAUNCH_FAILED, finding.message)
-}
-
-/// Copies a piece; `offset` is its place in staged data.
-fn piece(d: &mut Driver, to: &Side, from: &Side, offset: usize, bytes: usize) -> Outcome {
-    let memory = Arc::clone(&d.memory);
-    let result = match (to, from) {
-        (Side::Device(to), Side::Device(from)) => memory.copy(*to, *from, bytes as u64),
-        (Side::Device(to), Side::Staged(data)) => {
-            memory.copy_in(*to, &data[offset..offset + bytes])
-        }
-        (Side::Device(to), Side::Host(from)) => {
-            let mut buffer = vec![0; bytes];
-            from.read(&mut buffer)?;
-            memory.copy_in(*to, &buffer)
-        }
-        (Side::Host(to), Side::Device(from)) => {
-            let mut buffer = vec![0; bytes];
-            match memory.copy_out(*from, &mut buffer) {
-                Ok(()) => return to.write(&buffer),
-                Err(e) => Err(e),
-            }
-        }
-        (Side::Host(to), Side::Host(from)) => {
-            let mut buffer = vec![0; bytes];
-            from.read(&mut buffer)?;
-            return to.write(&buffer);
-        }
-        (Side::Host(to), Side::Staged(data)) => return to.write(&data[offset..offset + bytes]),
-        (Side::Staged(_), _) => return invalid("staged data is no destination"),
-    };
-    result.or_else(|e| broken(d, e))
-}
-
-pub(super) fn run_fill(d: &mut Driver, fill: &Fill) -> Outcome {
-    let bytes = (fill.width * fill.pattern.len()) as u64;
-    order::note(d, "a fill", |touched| {
-        let rows = (0..fill.height).map(|row| fill.address + (row * fill.pitch) as u64);
-        rows.for_each(|row| touched.add(Touch::Write, row, bytes));
-    });
-    for row in 0..fill.height {
-        let address = fill.address + (row * fill.pitch) as u64;
-        let filled = d.memory.fill(address, bytes, &fill.pattern);
-        filled.or_else(|e| broken(d, e))?;
-    }
-    Ok(())
-}
+use crate::driver::call::{Handle, HostPtr, Outcome, Required, invalid, unsupported};
+use crate::driver::capture;
+use crate::driver::result::CUresult;
+use crate::driver::schedule::{self, submit};
+use crate::driver::state::{Driver, Locked, entry};
+use crate::driver::work::{Copy, Fill, Side, Work};
 
 /// The address in device memory of what a program calls a device pointer: also pinned host memory by its host address.
 fn device_address(d: &Driver, address: u64, bytes: usize) -> Outcome<u64> {
-    let address = match super::memory::pinned_at(d, address as usize) {
+    let address = match d.pinned_at(address as usize) {
         Some((base, p)) if p.device.is_some() => p.device.unwrap_or(0) + (address - base as u64),
         _ => address,
     };
@@ -221,7 +21,7 @@ fn device_address(d: &Driver, address: u64, bytes: usize) -> Outcome<u64> {
 
 /// Whether the range is page-locked, so that copies may touch it later.
 fn is_pinned(d: &Driver, pointer: HostPtr, bytes: usize) -> bool {
-    super::memory::pinned_at(d, pointer.0)
+    d.pinned_at(pointer.0)
         .is_some_and(|(base, p)| pointer.0 + bytes <= base + p.bytes)
 }
 
