@@ -2,9 +2,6 @@
 //!
 //! Each check makes a kernel of one instruction (or a few), runs one operand tuple a lane, and compares bits.
 
-#[path = "../harness/mod.rs"]
-mod harness;
-
 mod atomics;
 mod conversions;
 mod floats;
@@ -13,7 +10,7 @@ mod memory;
 mod warps;
 mod wmma;
 
-use harness::{Gpu, checked};
+use crate::gpu::{Gpu, checked, describe};
 
 /// Widths of operands: `p` predicate, `h` 16 bits, `r` 32, `l` 64.
 fn declare(name: &str, kind: char) -> String {
@@ -110,7 +107,7 @@ fn run(outputs: &str, inputs: &str, body: &str, operands: &[u64], lanes: usize) 
         &checked(1),
     );
     assert!(report.fault.is_none(), "{body}: {:?}\n{text}", report.fault);
-    let found = harness::describe(&report.findings);
+    let found = describe(&report.findings);
     assert!(found.is_empty(), "{body}:\n{found}");
     gpu.download(to, outputs.len() * lanes)
 }

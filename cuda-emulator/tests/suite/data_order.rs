@@ -1,9 +1,7 @@
 //! A store comes after a load of another lane if it depends on what that lane loaded, and only then.
 
-mod harness;
-
+use crate::gpu::{Gpu, checked, describe};
 use cuda_emulator::check::FindingKind;
-use harness::{Gpu, checked, describe};
 
 /// Runs one warp on the body: `%r2` is the lane's word of a tile in shared memory, which holds the lanes' numbers; `%d4` the lane's
 /// word of a buffer in global memory, which is zero. Whether races were found, and nothing else.

@@ -1,7 +1,5 @@
 //! A device for tests: PTX text in, buffers and reports out, without the driver in between.
 
-#![allow(dead_code, reason = "each test program uses a part")]
-
 use cuda_emulator::check::Finding;
 use cuda_emulator::device::Device;
 use cuda_emulator::engine::{self, Launch, Loaded, Report};
@@ -27,11 +25,26 @@ pub(crate) struct Gpu {
     loaded: Loaded,
 }
 
+/// A launch, apart from its arguments; the first kernel for an empty name.
+pub(crate) struct Launched<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) grid: [u32; 3],
+    pub(crate) block: [u32; 3],
+    /// Bytes.
+    pub(crate) dynamic_shared: u32,
+    pub(crate) cooperative: bool,
+}
+
 impl Gpu {
     /// Loads a module; the error names the line.
     pub(crate) fn try_new(text: &str) -> Result<Self, String> {
+        Self::with_tracking(text, true)
+    }
+
+    /// As [`Gpu::try_new`], with or without a record of what is defined.
+    pub(crate) fn with_tracking(text: &str, tracked: bool) -> Result<Self, String> {
         let module = ptx::parse(text).map_err(|e| e.to_string())?;
-        let memory = DeviceMemory::with_tracking(1 << 28, true).map_err(|e| e.to_string())?;
+        let memory = DeviceMemory::with_tracking(1 << 28, tracked).map_err(|e| e.to_string())?;
         let loaded = engine::load(&module, &memory).map_err(|e| e.to_string())?;
         Ok(Self { memory, loaded })
     }
@@ -72,7 +85,7 @@ impl Gpu {
         data
     }
 
-    /// Launches a kernel. Arguments are given as bits; as many bytes are used as the parameter has.
+    /// Launches a kernel without dynamic shared memory.
     pub(crate) fn launch(
         &self,
         name: &str,
@@ -81,7 +94,26 @@ impl Gpu {
         arguments: &[u64],
         options: &Options,
     ) -> Report {
-        let kernel = self.loaded.program.kernels.iter().find(|k| k.name == name);
+        let launched = Launched {
+            name,
+            grid,
+            block,
+            dynamic_shared: 0,
+            cooperative: false,
+        };
+        self.launch_with(launched, arguments, options)
+    }
+
+    /// Launches a kernel. Arguments are given as bits; as many bytes are used as the parameter has.
+    pub(crate) fn launch_with(
+        &self,
+        launched: Launched<'_>,
+        arguments: &[u64],
+        options: &Options,
+    ) -> Report {
+        let name = launched.name;
+        let mut kernels = self.loaded.program.kernels.iter();
+        let kernel = kernels.find(|k| name.is_empty() || k.name == name);
         let kernel = kernel.unwrap_or_else(|| panic!("no kernel {name}"));
         assert_eq!(kernel.params.len(), arguments.len(), "arguments of {name}");
         let size = kernel.params.iter().map(|p| p.offset + p.size).max();
@@ -92,12 +124,12 @@ impl Gpu {
         }
         engine::run(&Launch {
             kernel,
-            grid,
-            block,
+            grid: launched.grid,
+            block: launched.block,
             cluster: [1; 3],
-            dynamic_shared: 0,
+            dynamic_shared: launched.dynamic_shared,
             params,
-            cooperative: false,
+            cooperative: launched.cooperative,
             memory: &self.memory,
             device: Device::from_key("a100").expect("a known card"),
             options,

@@ -1,7 +1,7 @@
 //! Loads, stores, vectors, extension, asynchronous copies, parameters, constants, local memory.
 
-use super::harness::{Gpu, checked, describe};
 use super::{check, check2, run, w};
+use crate::gpu::{Gpu, checked, describe};
 
 #[test]
 fn loads_extend() {

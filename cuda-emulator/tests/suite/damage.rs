@@ -3,8 +3,6 @@
 //! Texts are cut, and bytes, numbers and lines of them changed at random. What still loads runs, with and without checks: whatever
 //! the kernel does, the host survives.
 
-mod harness;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cuda_emulator::device::Device;
@@ -14,10 +12,10 @@ use cuda_emulator::options::{Check, Options};
 use cuda_emulator::ptx;
 
 const TEXTS: [&str; 4] = [
-    include_str!("data/sync_kernels.ptx"),
-    include_str!("data/tests.ptx"),
-    include_str!("ptx/mix.ptx"),
-    include_str!("ptx/debug.ptx"),
+    include_str!("../data/sync_kernels.ptx"),
+    include_str!("../data/tests.ptx"),
+    include_str!("../ptx/mix.ptx"),
+    include_str!("../ptx/debug.ptx"),
 ];
 
 /// splitmix64.
@@ -179,7 +177,7 @@ fn survive(text: &str, options: &[Options]) -> usize {
 fn runs() -> [Options; 2] {
     let checked = Options {
         instruction_limit: 100_000,
-        ..harness::checked(5)
+        ..crate::gpu::checked(5)
     };
     let parallel = Options {
         check: Check::Off,
@@ -210,7 +208,7 @@ fn damaged_text_is_an_error_or_runs_to_some_end() {
 
 #[test]
 fn text_cut_anywhere_is_an_error() {
-    let text = include_str!("data/tests.ptx");
+    let text = include_str!("../data/tests.ptx");
     let end = text.trim_end().len();
     for cut in (0..end).step_by(7) {
         let outcome = ptx::parse(&text[..cut]);
@@ -323,7 +321,7 @@ fn recursion_without_end_is_a_stack_error() {
         )
     };
     for frame in [16, 100_000] {
-        let gpu = harness::Gpu::new(&text(frame));
+        let gpu = crate::gpu::Gpu::new(&text(frame));
         for options in runs() {
             let options = Options {
                 instruction_limit: 10_000_000,

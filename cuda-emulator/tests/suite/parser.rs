@@ -530,9 +530,9 @@ fn depth_is_limited_instead_of_the_stack() {
     }
 }
 
-const MIX: &str = include_str!("ptx/mix.ptx");
-const DEBUG: &str = include_str!("ptx/debug.ptx");
-const HOPPER: &str = include_str!("ptx/hopper.ptx");
+const MIX: &str = include_str!("../ptx/mix.ptx");
+const DEBUG: &str = include_str!("../ptx/debug.ptx");
+const HOPPER: &str = include_str!("../ptx/hopper.ptx");
 
 fn function<'a>(module: &'a Module, name: &str) -> &'a Function {
     module

@@ -1,8 +1,6 @@
 //! Whole kernels: control flow, calls, barriers, several blocks.
 
-mod common;
-
-use common::{Machine, checked, unchecked};
+use crate::machine::{Machine, checked, unchecked};
 use cuda_emulator::check::FindingKind;
 
 /// As nvcc 13.5 writes it.
@@ -827,10 +825,10 @@ fn a_vector_may_reach_over_the_end_of_shared_memory_when_read() {
     };
     let options = cuda_emulator::options::Options {
         check: cuda_emulator::options::Check::Fast,
-        ..common::checked()
+        ..checked()
     };
     let run = |access: &str| {
-        let machine = common::Machine::new(&kernel(access), options.clone());
+        let machine = Machine::new(&kernel(access), options.clone());
         let out = machine.words(&[0]);
         let report = machine.launch_with("k", [1; 3], [1; 3], 28, false, &[out]);
         let kinds: Vec<_> = report.findings.iter().map(|f| f.kind).collect();

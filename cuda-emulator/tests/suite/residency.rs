@@ -1,8 +1,6 @@
 //! Which blocks are on the device at once, in what order they start, and waits that nothing can end.
 
-mod common;
-
-use common::{Machine, checked};
+use crate::machine::{Machine, checked};
 use cuda_emulator::check::FindingKind;
 use cuda_emulator::engine::{FaultCode, Report};
 use cuda_emulator::options::{Check, Options};

@@ -1,9 +1,7 @@
 //! Undefined values are followed wherever they go, and reported where they decide something and nowhere else.
 
-mod harness;
-
+use crate::gpu::{Gpu, checked, describe};
 use cuda_emulator::check::{Finding, FindingKind};
-use harness::{Gpu, checked, describe};
 
 /// Runs a kernel of one warp on the body given, with its parameters `in` (never written) and `out`, and 4 KiB of each; what it
 /// found, and what a copy of the first `count` words of `out` to the host would.

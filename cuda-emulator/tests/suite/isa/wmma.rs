@@ -1,6 +1,6 @@
 //! `wmma`: products of whole numbers in every shape, type and layout; what its memory accesses must not be.
 
-use super::harness::{Gpu, checked, describe};
+use crate::gpu::{Gpu, checked, describe};
 
 /// m, n, k.
 type Sizes = [usize; 3];

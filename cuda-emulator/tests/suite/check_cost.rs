@@ -1,13 +1,11 @@
-//! What checking costs, in processor time. Timings are for people: `cargo test --test check_cost -- --ignored --nocapture`.
-
-mod harness;
+//! What checking costs, in processor time. Timings are for people: `cargo test --release -p cuda-emulator --test suite check_cost -- --ignored --nocapture`.
 
 use std::time::Duration;
 
+use crate::gpu::{Gpu, describe};
 use cuda_emulator::options::{Check, Options};
-use harness::{Gpu, describe};
 
-const KERNELS: &str = include_str!("data/sync_kernels.ptx");
+const KERNELS: &str = include_str!("../data/sync_kernels.ptx");
 
 /// A loop that is mostly arithmetic, with a load and a store a round, all lanes together.
 const SCALAR: &str = "

@@ -1,13 +1,11 @@
 //! Correct kernels give no finding, whatever the interleaving; with any one barrier, wait, warp synchronisation or fence removed,
 //! something is reported: a finding, a failed launch or a wrong result.
 
-mod harness;
-
+use crate::gpu::{Gpu, checked, describe};
 use cuda_emulator::check::{Finding, FindingKind};
 use cuda_emulator::options::{Check, Options};
-use harness::{Gpu, checked, describe};
 
-const TEXT: &str = include_str!("data/sync_kernels.ptx");
+const TEXT: &str = include_str!("../data/sync_kernels.ptx");
 
 /// What a run showed: findings and failures, or the first wrong value.
 enum Outcome {

@@ -1,8 +1,6 @@
 //! Scalar instructions against the PTX ISA's text: edge values of each family.
 
-mod common;
-
-use common::{Machine, checked, kernel};
+use crate::machine::{Machine, checked, kernel};
 
 /// Operands and result.
 type Case = ([u32; 3], u32);
