@@ -261,3 +261,34 @@ pub fn configs(hidden: usize, inner: usize, experts: usize, top_k: usize) -> Vec
     }
     all
 }
+
+/// Layers and their tokens, of sizes past every block of an implementation, so that there is something to split; a `share`th of the
+/// tokens.
+pub fn large(share: usize) -> [(MoeConfig, usize); 3] {
+    let limited = |policy| Capacity::new(0.8).policy(policy);
+    let all = [
+        (
+            base(20, 6, 6, 2)
+                .capacity(limited(DropPolicy::Probability))
+                .build()
+                .unwrap(),
+            700,
+        ),
+        (
+            base(300, 9, 3, 2)
+                .score_function(ScoreFunction::Sigmoid)
+                .capacity(limited(DropPolicy::SlotMajor))
+                .build()
+                .unwrap(),
+            150,
+        ),
+        (
+            base(8, 70, 40, 8)
+                .score_function(ScoreFunction::SoftmaxBeforeTopK)
+                .build()
+                .unwrap(),
+            400,
+        ),
+    ];
+    all.map(|(config, tokens)| (config, tokens / share))
+}

@@ -36,6 +36,9 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+pub mod conformance;
 pub mod generate;
 pub mod harness;
 pub mod oracle;
+
+pub use conformance::conformance;

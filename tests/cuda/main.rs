@@ -20,6 +20,7 @@ mod places;
 mod registers;
 mod scratch;
 mod strides;
+mod tf32;
 
 /// A test that has the device, and the emulator's options, to itself. When it is over there must be no findings; it is to be made
 /// before anything on the device, so that a leak is one of them.

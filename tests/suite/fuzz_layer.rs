@@ -8,8 +8,8 @@ use millet::{
 use proptest::prelude::*;
 
 use crate::fuzz::runner;
-use crate::generate::{POLICIES, Rng, SCORES, base};
-use crate::harness::{Problem, assert_near, run};
+use millet_testing::generate::{POLICIES, Rng, SCORES, base};
+use millet_testing::harness::{Problem, assert_near, run};
 
 #[derive(Debug, Clone)]
 struct Case {

@@ -6,26 +6,12 @@ use millet::{
     Capacity, DropPolicy, Keep, MoeConfig, PermuteBackward, PermuteForward, Plan, Renormalize,
     ScoreFunction, SingleExpert, UnpermuteBackward, UnpermuteForward,
 };
-use proptest::prelude::*;
 
 use crate::generate::{POLICIES, Rng, RoutingKind, SCORES, base};
 use crate::harness::{
     F32, HostPlan, Problem, Tensor, TestBackend, dispatch, exact, narrow, route, run, scratch,
     widen,
 };
-
-backend_tests!(
-    a_plan_is_a_bijection_within_capacity,
-    weights_sum_to_the_scale,
-    permute_and_its_backward_are_adjoint,
-    unpermute_and_its_backward_are_adjoint,
-);
-
-layer_tests!(
-    permuted_rows_through_the_experts_are_the_layer,
-    permuting_tokens_permutes_results,
-    one_expert_is_the_dense_layer,
-);
 
 #[derive(Debug, Clone)]
 struct Routing {
@@ -34,132 +20,122 @@ struct Routing {
     weights: Vec<f64>,
 }
 
-fn routings() -> impl Strategy<Value = Routing> {
-    let sizes = (0usize..60, 1usize..14)
-        .prop_flat_map(|(tokens, experts)| (Just(tokens), Just(experts), 1..=experts));
-    let factor = prop_oneof![Just(None), (0.0f64..2.0).prop_map(Some)];
-    let kind = prop::sample::select(RoutingKind::ALL.to_vec());
-    let policy = prop::sample::select(POLICIES.to_vec());
-    (sizes, factor, kind, policy, any::<bool>(), any::<u64>()).prop_map(
-        |((tokens, experts, top_k), factor, kind, policy, renormalize, seed)| {
-            let mut builder = MoeConfig::builder(1, 1, experts, top_k)
-                .score_function(ScoreFunction::SoftmaxBeforeTopK)
-                .scaling_factor(1.5);
-            if let Some(factor) = factor {
-                let mut capacity = Capacity::new(factor).policy(policy);
-                if renormalize && top_k > 1 {
-                    capacity = capacity.renormalize(Renormalize::AfterDrop);
-                }
-                builder = builder.capacity(capacity);
+impl Routing {
+    fn random(rng: &mut Rng) -> Self {
+        let (tokens, experts) = (rng.below(60), 1 + rng.below(13));
+        let top_k = 1 + rng.below(experts);
+        let mut builder = MoeConfig::builder(1, 1, experts, top_k)
+            .score_function(ScoreFunction::SoftmaxBeforeTopK)
+            .scaling_factor(1.5);
+        if rng.below(2) == 0 {
+            let mut capacity = Capacity::new(2.0 * rng.uniform()).policy(POLICIES[rng.below(3)]);
+            if rng.below(2) == 0 && top_k > 1 {
+                capacity = capacity.renormalize(Renormalize::AfterDrop);
             }
-            let mut rng = Rng::new(seed);
-            let ids = kind.ids(tokens, experts, top_k, &mut rng);
-            let weights = ids
-                .iter()
-                .map(|_| f64::from(0.1f32) * (1 + rng.below(6)) as f64)
-                .collect::<Vec<f64>>();
-            let weights = widen(&narrow::<f32>(&weights));
-            Routing {
-                config: builder.build().unwrap(),
-                ids,
-                weights,
-            }
-        },
-    )
+            builder = builder.capacity(capacity);
+        }
+        let kind = RoutingKind::ALL[rng.below(RoutingKind::ALL.len())];
+        let ids = kind.ids(tokens, experts, top_k, rng);
+        let weights: Vec<f64> = ids
+            .iter()
+            .map(|_| f64::from(0.1f32) * (1 + rng.below(6)) as f64)
+            .collect();
+        Self {
+            config: builder.build().unwrap(),
+            ids,
+            weights: widen(&narrow::<f32>(&weights)),
+        }
+    }
 }
 
-fn a_plan_is_a_bijection_within_capacity<B: TestBackend>() {
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 400 / B::SLOWNESS,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
-    let result = runner.run(
-        &routings(),
-        |Routing {
-             config,
-             ids,
-             weights,
-         }| {
-            let (experts, top_k) = (config.num_experts(), config.top_k());
-            let tokens = ids.len() / top_k;
-            let backend = B::create();
-            let (plan, after) = dispatch::<B, B::Exact>(&backend, &config, &ids, &weights);
-            let offsets = HostPlan::read(&backend, &plan).offsets;
-            let to_assignment = HostPlan::read(&backend, &plan).row_to_assignment;
-            let to_row = HostPlan::read(&backend, &plan).assignment_to_row;
-
-            let mut counts = vec![0usize; experts];
-            for &id in ids.iter().filter(|&&id| id >= 0 && (id as usize) < experts) {
-                counts[id as usize] += 1;
-            }
-            let limit = config.expert_capacity(tokens);
-            let rows = offsets[experts] as usize;
-            prop_assert_eq!(offsets[0], 0);
-            prop_assert!(rows <= config.max_rows(tokens));
-            for e in 0..experts {
-                let kept = (offsets[e + 1] - offsets[e]) as usize;
-                prop_assert_eq!(kept, counts[e].min(limit), "rows of expert {}", e);
-                let own = &to_assignment[offsets[e] as usize..offsets[e + 1] as usize];
-                prop_assert!(own.is_sorted(), "tokens ascend inside an expert");
-                prop_assert!(own.iter().all(|&a| ids[a as usize] == e as i32));
-            }
-            let dropped: usize = counts.iter().map(|&n| n.saturating_sub(limit)).sum();
-            let lost = ids.len() - rows;
-            let sentinels = ids.len() - counts.iter().sum::<usize>();
-            prop_assert_eq!(lost, dropped + sentinels);
-            let distinct: HashSet<i32> = to_assignment[..rows].iter().copied().collect();
-            prop_assert_eq!(distinct.len(), rows);
-            for (row, &assignment) in to_assignment[..rows].iter().enumerate() {
-                prop_assert_eq!(to_row[assignment as usize], row as i32);
-            }
-            prop_assert_eq!(to_row.iter().filter(|&&row| row >= 0).count(), rows);
-            prop_assert!(to_assignment[rows..].iter().all(|&a| a == -1));
-
-            let renormalizes = config
-                .capacity()
-                .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop);
-            for t in 0..tokens {
-                let slots = t * top_k..(t + 1) * top_k;
-                if !renormalizes {
-                    prop_assert_eq!(&after[slots.clone()], &weights[slots]);
-                    continue;
-                }
-                let survives = to_row[slots.clone()].iter().any(|&row| row >= 0);
-                let total: f64 = after[slots.clone()].iter().sum();
-                let expected = if survives { 1.5 } else { 0.0 };
-                let tolerance = B::tolerance(1e-14, F32);
-                prop_assert!(
-                    (total - expected).abs() < tolerance,
-                    "{} {}",
-                    total,
-                    expected
-                );
-                for a in slots {
-                    prop_assert!(to_row[a] >= 0 || after[a] == 0.0);
-                }
-            }
-            // Whoever is kept by probability outweighs whoever is not.
-            if config
-                .capacity()
-                .is_some_and(|c| c.drop_policy() == DropPolicy::Probability)
-            {
-                for a in 0..ids.len() {
-                    for b in 0..ids.len() {
-                        if ids[a] == ids[b] && to_row[a] >= 0 && to_row[b] < 0 {
-                            let heavier = weights[a] > weights[b];
-                            prop_assert!(heavier || (weights[a] == weights[b] && a < b));
-                        }
-                    }
-                }
-            }
-            Ok(())
-        },
-    );
-    result.unwrap();
+pub(super) fn a_plan_is_a_bijection_within_capacity<B: TestBackend>() {
+    let mut rng = Rng::new(2506);
+    for _ in 0..400 / B::SLOWNESS {
+        check_plan::<B>(&Routing::random(&mut rng));
+    }
 }
 
-fn weights_sum_to_the_scale<B: TestBackend>() {
+fn check_plan<B: TestBackend>(routing: &Routing) {
+    let Routing {
+        config,
+        ids,
+        weights,
+    } = routing;
+    let (experts, top_k) = (config.num_experts(), config.top_k());
+    let tokens = ids.len() / top_k;
+    let what = format!("{routing:?}");
+    let backend = B::create();
+    let (plan, after) = dispatch::<B, B::Exact>(&backend, config, ids, weights);
+    let host = HostPlan::read(&backend, &plan);
+    let (offsets, to_row) = (host.offsets, host.assignment_to_row);
+    let to_assignment = host.row_to_assignment;
+
+    let mut counts = vec![0usize; experts];
+    for &id in ids.iter().filter(|&&id| id >= 0 && (id as usize) < experts) {
+        counts[id as usize] += 1;
+    }
+    let limit = config.expert_capacity(tokens);
+    let rows = offsets[experts] as usize;
+    assert_eq!(offsets[0], 0, "{what}");
+    assert!(rows <= config.max_rows(tokens), "{what}");
+    for e in 0..experts {
+        let kept = (offsets[e + 1] - offsets[e]) as usize;
+        assert_eq!(kept, counts[e].min(limit), "rows of expert {e}: {what}");
+        let own = &to_assignment[offsets[e] as usize..offsets[e + 1] as usize];
+        assert!(own.is_sorted(), "tokens ascend inside an expert: {what}");
+        assert!(own.iter().all(|&a| ids[a as usize] == e as i32), "{what}");
+    }
+    let dropped: usize = counts.iter().map(|&n| n.saturating_sub(limit)).sum();
+    let lost = ids.len() - rows;
+    let sentinels = ids.len() - counts.iter().sum::<usize>();
+    assert_eq!(lost, dropped + sentinels, "{what}");
+    let distinct: HashSet<i32> = to_assignment[..rows].iter().copied().collect();
+    assert_eq!(distinct.len(), rows, "{what}");
+    for (row, &assignment) in to_assignment[..rows].iter().enumerate() {
+        assert_eq!(to_row[assignment as usize], row as i32, "{what}");
+    }
+    let kept = to_row.iter().filter(|&&row| row >= 0).count();
+    assert_eq!(kept, rows, "{what}");
+    assert!(to_assignment[rows..].iter().all(|&a| a == -1), "{what}");
+
+    let renormalizes = config
+        .capacity()
+        .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop);
+    for t in 0..tokens {
+        let slots = t * top_k..(t + 1) * top_k;
+        if !renormalizes {
+            assert_eq!(&after[slots.clone()], &weights[slots], "{what}");
+            continue;
+        }
+        let survives = to_row[slots.clone()].iter().any(|&row| row >= 0);
+        let total: f64 = after[slots.clone()].iter().sum();
+        let expected = if survives { 1.5 } else { 0.0 };
+        let tolerance = B::tolerance(1e-14, F32);
+        assert!(
+            (total - expected).abs() < tolerance,
+            "{total} instead of {expected}: {what}"
+        );
+        for a in slots {
+            assert!(to_row[a] >= 0 || after[a] == 0.0, "{what}");
+        }
+    }
+    // Whoever is kept by probability outweighs whoever is not.
+    if config
+        .capacity()
+        .is_some_and(|c| c.drop_policy() == DropPolicy::Probability)
+    {
+        for a in 0..ids.len() {
+            for b in 0..ids.len() {
+                if ids[a] == ids[b] && to_row[a] >= 0 && to_row[b] < 0 {
+                    let heavier = weights[a] > weights[b];
+                    assert!(heavier || (weights[a] == weights[b] && a < b), "{what}");
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn weights_sum_to_the_scale<B: TestBackend>() {
     for score_function in SCORES {
         for (experts, top_k) in [(16, 4), (9, 9), (64, 2)] {
             let config = MoeConfig::builder(1, 1, experts, top_k)
@@ -211,7 +187,7 @@ fn dot_tolerance<B: TestBackend>(a: &[f64], b: &[f64]) -> f64 {
     B::tolerance(1e-11, f64::from(f32::EPSILON) * size)
 }
 
-fn permute_and_its_backward_are_adjoint<B: TestBackend>() {
+pub(super) fn permute_and_its_backward_are_adjoint<B: TestBackend>() {
     let backend = B::create();
     let (config, tokens, plan, _) = planned(&backend);
     let hidden = config.hidden_size();
@@ -261,7 +237,7 @@ fn permute_and_its_backward_are_adjoint<B: TestBackend>() {
     assert!(forward.abs() > 1.0);
 }
 
-fn unpermute_and_its_backward_are_adjoint<B: TestBackend>() {
+pub(super) fn unpermute_and_its_backward_are_adjoint<B: TestBackend>() {
     let backend = B::create();
     let (config, tokens, plan, weights) = planned(&backend);
     let hidden = config.hidden_size();
@@ -333,7 +309,7 @@ fn swiglu(config: &MoeConfig, problem: &Problem, expert: usize, x: &[f64]) -> Ve
     down.chunks_exact(inner).map(|row| dot(row, &a)).collect()
 }
 
-fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() {
+pub(super) fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() {
     for renormalize in [Renormalize::Never, Renormalize::AfterDrop] {
         let config = base(7, 4, 6, 3)
             .capacity(Capacity::new(0.7).renormalize(renormalize))
@@ -382,7 +358,7 @@ fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() {
     }
 }
 
-fn permuting_tokens_permutes_results<B: TestBackend>() {
+pub(super) fn permuting_tokens_permutes_results<B: TestBackend>() {
     for score_function in SCORES {
         // By probability, the order of the tokens decides nothing.
         for capacity in [None, Some(Capacity::new(0.7))] {
@@ -434,7 +410,7 @@ fn permuting_tokens_permutes_results<B: TestBackend>() {
     }
 }
 
-fn one_expert_is_the_dense_layer<B: TestBackend>() {
+pub(super) fn one_expert_is_the_dense_layer<B: TestBackend>() {
     for (score_function, single_expert) in [
         (
             ScoreFunction::SoftmaxAfterTopK,

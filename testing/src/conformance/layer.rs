@@ -1,4 +1,4 @@
-//! The whole layer and the router against the oracle: f64 closely, the storage types by how far the oracle itself, computed in
+//! The whole layer against the oracle: f64 closely, the storage types by how far the oracle itself, computed in
 //! that type, is from f64.
 
 use millet::half::{bf16, f16};
@@ -7,17 +7,6 @@ use millet::{Element, ExpertsUp, Keep, MoeConfig};
 use crate::generate::{base, configs};
 use crate::harness::{Outcome, Problem, Tensor, TestBackend, assert_near, dispatch, run};
 use crate::oracle::{Number, Oracle};
-
-layer_tests!(
-    exact_every_configuration,
-    f32_every_configuration,
-    bf16_every_configuration,
-    bf16_with_an_f32_router,
-    f16_every_configuration,
-    f16_with_an_f32_router,
-    wide_and_odd_sizes,
-    a_is_made_from_the_rounded_h,
-);
 
 fn max_error(got: &[f64], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
@@ -104,40 +93,40 @@ fn problems() -> impl Iterator<Item = (MoeConfig, Problem)> {
         })
 }
 
-fn exact_every_configuration<B: TestBackend>() {
+pub(super) fn exact_every_configuration<B: TestBackend>() {
     for (config, problem) in problems() {
         check_exact::<B>(&config, &problem);
     }
 }
 
-fn f32_every_configuration<B: TestBackend>() {
+pub(super) fn f32_every_configuration<B: TestBackend>() {
     for (config, problem) in problems() {
         check_type::<B, f32, f32, f32>(&config, &problem, (|v| v, |v| v), 2e-6);
     }
 }
 
-fn bf16_every_configuration<B: TestBackend>() {
+pub(super) fn bf16_every_configuration<B: TestBackend>() {
     let round: Rounding<f32> = |v| bf16::from_f32(v).to_f32();
     for (config, problem) in problems() {
         check_type::<B, bf16, bf16, f32>(&config, &problem, (round, round), 8e-3);
     }
 }
 
-fn bf16_with_an_f32_router<B: TestBackend>() {
+pub(super) fn bf16_with_an_f32_router<B: TestBackend>() {
     let round: Rounding<f32> = |v| bf16::from_f32(v).to_f32();
     for (config, problem) in problems().step_by(3) {
         check_type::<B, bf16, f32, f32>(&config, &problem, (round, |v| v), 8e-3);
     }
 }
 
-fn f16_every_configuration<B: TestBackend>() {
+pub(super) fn f16_every_configuration<B: TestBackend>() {
     let round: Rounding<f32> = |v| f16::from_f32(v).to_f32();
     for (config, problem) in problems() {
         check_type::<B, f16, f16, f32>(&config, &problem, (round, round), 1e-3);
     }
 }
 
-fn f16_with_an_f32_router<B: TestBackend>() {
+pub(super) fn f16_with_an_f32_router<B: TestBackend>() {
     let round: Rounding<f32> = |v| f16::from_f32(v).to_f32();
     for (config, problem) in problems().step_by(5) {
         check_type::<B, f16, f32, f32>(&config, &problem, (round, |v| v), 1e-3);
@@ -145,7 +134,7 @@ fn f16_with_an_f32_router<B: TestBackend>() {
 }
 
 /// Sizes 1, odd sizes, sizes past every block of the implementation.
-fn wide_and_odd_sizes<B: TestBackend>() {
+pub(super) fn wide_and_odd_sizes<B: TestBackend>() {
     let sizes = [
         (1, 1, 1, 3, 2),
         (1, 3, 5, 7, 2),
@@ -167,7 +156,7 @@ fn wide_and_odd_sizes<B: TestBackend>() {
 }
 
 /// Forward and backward must see the same a, so it is made from h as stored: bit for bit, but for the last bit of a sigmoid.
-fn a_is_made_from_the_rounded_h<B: TestBackend>() {
+pub(super) fn a_is_made_from_the_rounded_h<B: TestBackend>() {
     let backend = B::create();
     let (tokens, inner, top_k) = (64, 33, 2);
     let config = base(24, inner, 4, top_k).build().unwrap();

@@ -13,25 +13,6 @@ use crate::harness::{
 };
 use crate::oracle::Oracle;
 
-backend_tests!(
-    bad_rows_are_left_out,
-    sentinels_in_router_backward,
-    nothing_to_route,
-);
-
-layer_tests!(
-    no_tokens,
-    one_token,
-    fewer_tokens_in_more_tiles,
-    one_token_among_a_thousand_experts,
-    all_tokens_to_the_same_experts,
-    experts_without_rows_get_a_gradient_of_zero,
-    capacity_zero_drops_all,
-    capacity_of_all_tokens_drops_nothing,
-    a_bad_token_spoils_no_other,
-    sentinels_take_part_in_nothing,
-);
-
 fn assert_zeros(values: &[f64], what: &str) {
     assert!(
         values.iter().all(|v| v.to_bits() == 0),
@@ -56,7 +37,7 @@ fn assert_matches_oracle<B: TestBackend>(config: &MoeConfig, problem: &Problem, 
     }
 }
 
-fn no_tokens<B: TestBackend>() {
+pub(super) fn no_tokens<B: TestBackend>() {
     for capacity in capacities(1.0) {
         let mut builder = base(5, 3, 4, 2);
         if let Some(capacity) = capacity {
@@ -85,7 +66,7 @@ fn no_tokens<B: TestBackend>() {
     }
 }
 
-fn one_token<B: TestBackend>() {
+pub(super) fn one_token<B: TestBackend>() {
     for score_function in SCORES {
         for top_k in [2, 3] {
             let config = base(1, 1, 3, top_k)
@@ -99,7 +80,7 @@ fn one_token<B: TestBackend>() {
     }
 }
 
-fn one_token_among_a_thousand_experts<B: TestBackend>() {
+pub(super) fn one_token_among_a_thousand_experts<B: TestBackend>() {
     for score_function in SCORES {
         let config = base(3, 2, 1000, 8)
             .score_function(score_function)
@@ -113,27 +94,8 @@ fn one_token_among_a_thousand_experts<B: TestBackend>() {
     }
 }
 
-/// A step may have fewer tokens than its memory was made for, at the places too where tiles of rows change their size.
-#[test]
-fn memory_for_more_tokens_is_enough_for_fewer() {
-    for capacity in capacities(0.6) {
-        for (experts, top_k) in [(1, 1), (4, 2), (6, 6), (40, 8)] {
-            let mut builder = base(1, 1, experts, top_k).score_function(SCORES[1]);
-            if let Some(capacity) = capacity.filter(|_| top_k > 1) {
-                builder = builder.capacity(capacity);
-            }
-            let config = builder.build().unwrap();
-            let sizes = |tokens| [config.max_rows(tokens), config.max_row_tiles(tokens)];
-            for tokens in 0..400 {
-                let (fewer, more) = (sizes(tokens), sizes(tokens + 1));
-                assert!(fewer[0] <= more[0] && fewer[1] <= more[1], "{config:?}");
-            }
-        }
-    }
-}
-
 /// A pass of fewer tokens, whose rows are in more tiles than those of as many as there is memory for.
-fn fewer_tokens_in_more_tiles<B: TestBackend>() {
+pub(super) fn fewer_tokens_in_more_tiles<B: TestBackend>() {
     let config = base(4, 3, 4, 2).build().unwrap();
     let layer = MoeLayer::new(B::create(), config.clone());
     let [fewer, more] = [95, 96];
@@ -149,7 +111,7 @@ fn fewer_tokens_in_more_tiles<B: TestBackend>() {
 }
 
 /// T = 0 through every operation of routing; nothing is launched for nothing, and what has a size of its own is written.
-fn nothing_to_route<B: TestBackend>() {
+pub(super) fn nothing_to_route<B: TestBackend>() {
     for capacity in capacities(1.0) {
         let mut builder = base(5, 3, 4, 2);
         if let Some(capacity) = capacity {
@@ -223,7 +185,7 @@ fn herd(config: &MoeConfig, tokens: usize) -> Problem {
     problem
 }
 
-fn all_tokens_to_the_same_experts<B: TestBackend>() {
+pub(super) fn all_tokens_to_the_same_experts<B: TestBackend>() {
     for capacity in capacities(0.9) {
         let mut builder = base(4, 3, 6, 2);
         if let Some(capacity) = capacity {
@@ -242,7 +204,7 @@ fn all_tokens_to_the_same_experts<B: TestBackend>() {
     }
 }
 
-fn experts_without_rows_get_a_gradient_of_zero<B: TestBackend>() {
+pub(super) fn experts_without_rows_get_a_gradient_of_zero<B: TestBackend>() {
     let config = base(4, 3, 6, 2).build().unwrap();
     let outcome = run::<B, bf16, f32>(&config, &herd(&config, 30), Keep::Hidden, 1.0);
     assert_finite(&outcome, "herd");
@@ -254,7 +216,7 @@ fn experts_without_rows_get_a_gradient_of_zero<B: TestBackend>() {
     assert!(down[..2 * 4 * 3].iter().all(|&g| g != 0.0));
 }
 
-fn capacity_zero_drops_all<B: TestBackend>() {
+pub(super) fn capacity_zero_drops_all<B: TestBackend>() {
     for score_function in SCORES {
         for policy in POLICIES {
             for renormalize in [Renormalize::Never, Renormalize::AfterDrop] {
@@ -282,7 +244,7 @@ fn capacity_zero_drops_all<B: TestBackend>() {
     }
 }
 
-fn capacity_of_all_tokens_drops_nothing<B: TestBackend>() {
+pub(super) fn capacity_of_all_tokens_drops_nothing<B: TestBackend>() {
     for policy in POLICIES {
         let config = |capacity: Option<Capacity>| {
             let builder = base(4, 3, 6, 2);
@@ -306,7 +268,7 @@ fn capacity_of_all_tokens_drops_nothing<B: TestBackend>() {
     }
 }
 
-fn a_bad_token_spoils_no_other<B: TestBackend>() {
+pub(super) fn a_bad_token_spoils_no_other<B: TestBackend>() {
     for score_function in SCORES {
         for (bad_value, name) in [(f64::NAN, "NaN"), (f64::INFINITY, "+inf")] {
             // Without the balance loss, whose counts all tokens share.
@@ -368,7 +330,7 @@ fn a_bad_token_spoils_no_other<B: TestBackend>() {
     }
 }
 
-fn bad_rows_are_left_out<B: TestBackend>() {
+pub(super) fn bad_rows_are_left_out<B: TestBackend>() {
     let (nan, inf) = (f64::NAN, f64::INFINITY);
     let bad = [
         [nan, 1.0, 2.0, 0.0],
@@ -432,7 +394,7 @@ fn bad_rows_are_left_out<B: TestBackend>() {
 }
 
 /// Ids of the caller through dispatch, experts and back: a sentinel is as if it were not there.
-fn sentinels_take_part_in_nothing<B: TestBackend>() {
+pub(super) fn sentinels_take_part_in_nothing<B: TestBackend>() {
     let backend = &B::create();
     let (tokens, hidden, inner, experts, top_k) = (40, 5, 3, 6, 3);
     let config = base(hidden, inner, experts, top_k)
@@ -532,7 +494,7 @@ fn sentinels_take_part_in_nothing<B: TestBackend>() {
     assert!(down_grad.to_f64(backend).iter().all(|g| g.is_finite()));
 }
 
-fn sentinels_in_router_backward<B: TestBackend>() {
+pub(super) fn sentinels_in_router_backward<B: TestBackend>() {
     for score_function in SCORES {
         let config = MoeConfig::builder(1, 1, 5, 2)
             .score_function(score_function)

@@ -11,24 +11,6 @@ use crate::harness::{
     HostPlan, Outcome, Problem, Tensor, TestBackend, dispatch, route, route_backward, run, run_with,
 };
 
-backend_tests!(
-    a_masked_expert_takes_no_row,
-    a_weight_of_zero_leaves_its_row_out,
-    a_weight_of_zero_has_no_part_in_the_routers_gradient,
-    nan_weights_are_dropped_first,
-    logits_that_became_nan_after_forward_stay_in_their_row,
-);
-
-layer_tests!(
-    a_value_reaches_what_it_touches_and_nothing_else_f32,
-    a_value_reaches_what_it_touches_and_nothing_else_bf16,
-    a_value_reaches_what_it_touches_and_nothing_else_f16,
-    a_bad_row_has_no_part_in_the_routers_gradient,
-    an_expert_masked_by_its_weight_is_never_multiplied,
-    a_vanished_weight_hides_its_expert,
-    large_values_stay_finite,
-);
-
 const VALUES: [f64; 3] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
 
 /// What a value is when it is not a finite number.
@@ -203,43 +185,38 @@ fn check_type<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>() {
     }
 }
 
-fn a_value_reaches_what_it_touches_and_nothing_else_f32<B: TestBackend>() {
-    check_type::<B, f32, f32>();
-}
-
-fn a_value_reaches_what_it_touches_and_nothing_else_bf16<B: TestBackend>() {
-    check_type::<B, bf16, bf16>();
-    check_type::<B, bf16, f32>();
-}
-
-fn a_value_reaches_what_it_touches_and_nothing_else_f16<B: TestBackend>() {
-    check_type::<B, f16, f16>();
-    check_type::<B, f16, f32>();
-}
-
-/// Products of one tf32 number: NaN of every kind stays NaN and infinity infinity.
-#[cfg(feature = "cuda")]
-#[test]
-fn single_tf32_products_keep_what_is_not_finite() {
-    use millet::cuda::F32Products;
-
+/// NaN, ±∞ and `more`, planted one at a time in x, a weight or the output's gradient of a layer in f32 on `backend`, reach what they touch
+/// and change no bit of the rest. For a backend in another mode than [`TestBackend::create`] gives.
+///
+/// # Panics
+/// When one does not, or reaches more.
+pub fn planted_values_reach_what_they_touch<B: TestBackend>(backend: B, more: &[f64]) {
     let config = config_of(ScoreFunction::SoftmaxAfterTopK, 16, 8);
     let problem = Problem::random(&config, TOKENS, 3);
-    let cuda = millet::Cuda::create().f32_products(F32Products::Tf32);
-    let layer = MoeLayer::new(cuda, config);
-    let nan = |bits: u32| f64::from(f32::from_bits(bits));
-    for place in [Place::X, Place::GateUp, Place::Down, Place::OutputGrad] {
-        for value in [nan(0x7fff_ffff), nan(0xffff_ffff), nan(0x7fff_f000)] {
-            check_planted::<millet::Cuda, f32, f32>(&layer, place, value, &problem);
-        }
-        for value in VALUES {
-            check_planted::<millet::Cuda, f32, f32>(&layer, place, value, &problem);
+    let layer = MoeLayer::new(backend, config);
+    for place in Place::ALL {
+        for &value in VALUES.iter().chain(more) {
+            check_planted::<B, f32, f32>(&layer, place, value, &problem);
         }
     }
 }
 
+pub(super) fn a_value_reaches_what_it_touches_and_nothing_else_f32<B: TestBackend>() {
+    check_type::<B, f32, f32>();
+}
+
+pub(super) fn a_value_reaches_what_it_touches_and_nothing_else_bf16<B: TestBackend>() {
+    check_type::<B, bf16, bf16>();
+    check_type::<B, bf16, f32>();
+}
+
+pub(super) fn a_value_reaches_what_it_touches_and_nothing_else_f16<B: TestBackend>() {
+    check_type::<B, f16, f16>();
+    check_type::<B, f16, f32>();
+}
+
 /// The largest finite number is above every tf32 number, and rounds to infinity.
-fn large_values_stay_finite<B: TestBackend>() {
+pub(super) fn large_values_stay_finite<B: TestBackend>() {
     let config = config_of(ScoreFunction::SoftmaxAfterTopK, 16, 8);
     let mut problem = Problem::random(&config, TOKENS, 3);
     problem.x[TOKEN * 16 + 3] = f64::from(f32::MAX);
@@ -264,7 +241,7 @@ fn large_values_stay_finite<B: TestBackend>() {
 }
 
 /// One token that is NaN and has no output gradient, as a padding token: the router learns from the other one.
-fn a_bad_row_has_no_part_in_the_routers_gradient<B: TestBackend>() {
+pub(super) fn a_bad_row_has_no_part_in_the_routers_gradient<B: TestBackend>() {
     fn check<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(value: f64) {
         let config = MoeConfig::builder(1, 1, 2, 2).build().unwrap();
         let problem = Problem {
@@ -312,7 +289,7 @@ fn a_bad_row_has_no_part_in_the_routers_gradient<B: TestBackend>() {
 }
 
 /// Router weights of −∞ beside a feature that is always 1: pruned experts, whose weights nobody loaded.
-fn an_expert_masked_by_its_weight_is_never_multiplied<B: TestBackend>() {
+pub(super) fn an_expert_masked_by_its_weight_is_never_multiplied<B: TestBackend>() {
     for score_function in SCORES {
         for capacity in [
             None,
@@ -362,7 +339,7 @@ fn an_expert_masked_by_its_weight_is_never_multiplied<B: TestBackend>() {
 }
 
 /// Logits so far apart that the second choice's weight is 0: it has a row, and what that holds does not matter.
-fn a_vanished_weight_hides_its_expert<B: TestBackend>() {
+pub(super) fn a_vanished_weight_hides_its_expert<B: TestBackend>() {
     for score_function in [
         ScoreFunction::SoftmaxAfterTopK,
         ScoreFunction::SoftmaxBeforeTopK,
@@ -433,7 +410,7 @@ fn check_untouched(outcome: &Outcome, second: usize, what: &str) {
 }
 
 /// Given logits: slots that only masked experts are left for stay empty, and count nowhere.
-fn a_masked_expert_takes_no_row<B: TestBackend>() {
+pub(super) fn a_masked_expert_takes_no_row<B: TestBackend>() {
     let masked = f64::NEG_INFINITY;
     let logits = [1.0, masked, 2.0, masked, 0.5, 0.1, 0.2, 0.3];
     for score_function in SCORES {
@@ -470,7 +447,7 @@ fn a_masked_expert_takes_no_row<B: TestBackend>() {
 }
 
 /// Unpermute and its backward, with whatever in a row.
-fn a_weight_of_zero_leaves_its_row_out<B: TestBackend>() {
+pub(super) fn a_weight_of_zero_leaves_its_row_out<B: TestBackend>() {
     for value in VALUES {
         let backend = &B::create();
         let config = MoeConfig::builder(5, 1, 3, 2).build().unwrap();
@@ -520,7 +497,7 @@ fn a_weight_of_zero_leaves_its_row_out<B: TestBackend>() {
 }
 
 /// A weight of 0 of a valid id has a gradient of any kind; the logits' is that without it.
-fn a_weight_of_zero_has_no_part_in_the_routers_gradient<B: TestBackend>() {
+pub(super) fn a_weight_of_zero_has_no_part_in_the_routers_gradient<B: TestBackend>() {
     for score_function in SCORES {
         let config = MoeConfig::builder(1, 1, 3, 2)
             .score_function(score_function)
@@ -540,7 +517,7 @@ fn a_weight_of_zero_has_no_part_in_the_routers_gradient<B: TestBackend>() {
 }
 
 /// Among an expert's assignments a weight that is NaN is the first to go; ties by token.
-fn nan_weights_are_dropped_first<B: TestBackend>() {
+pub(super) fn nan_weights_are_dropped_first<B: TestBackend>() {
     let config = MoeConfig::builder(1, 1, 2, 1)
         .score_function(ScoreFunction::SoftmaxBeforeTopK)
         .capacity(Capacity::new(0.5).policy(DropPolicy::Probability))
@@ -559,7 +536,7 @@ fn nan_weights_are_dropped_first<B: TestBackend>() {
 }
 
 /// The caller's lse says that the row is good, its logits are all NaN: no logit is the greatest.
-fn logits_that_became_nan_after_forward_stay_in_their_row<B: TestBackend>() {
+pub(super) fn logits_that_became_nan_after_forward_stay_in_their_row<B: TestBackend>() {
     const EXPERTS: usize = 12;
     for score_function in [ScoreFunction::SoftmaxBeforeTopK, ScoreFunction::Sigmoid] {
         let config = MoeConfig::builder(4, 2, EXPERTS, 2)

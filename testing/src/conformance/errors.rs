@@ -4,34 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millet::half::{bf16, f16};
 use millet::{
-    AuxScale, BackwardInput, Capacity, ConfigError, DispatchForward, DropPolicy, Element, Error,
+    BackwardInput, Capacity, ConfigError, DispatchForward, Element, Error,
     ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp,
     ExpertsUpWeightGrad, Gradients, GroupLimit, Keep, Logits, Losses, MoeConfig, MoeLayer,
-    PermuteBackward, PermuteForward, Plan, Renormalize, Result, RouterBackward, RouterForward,
-    RouterPart, RouterWeightGrad, ScoreFunction, SingleExpert, UnpermuteBackward, UnpermuteForward,
+    PermuteBackward, PermuteForward, Plan, Result, RouterBackward, RouterForward,
+    RouterPart, RouterWeightGrad, ScoreFunction, UnpermuteBackward, UnpermuteForward,
     WeightGrad, Weights, stats_elements,
 };
 
 use crate::harness::{HostPlan, Outcome, Problem, Tensor, TestBackend, dispatch, run, scratch};
-
-backend_tests!(
-    every_tensor_of_routing_has_its_length_checked,
-    absurd_numbers_of_tokens_are_refused_in_routing,
-    a_selection_bias_needs_a_sigmoid,
-    a_plan_has_room_for_what_it_was_made_for,
-    a_refused_dispatch_leaves_the_plan,
-);
-
-layer_tests!(
-    every_tensor_of_the_experts_has_its_length_checked,
-    absurd_numbers_of_tokens_are_refused,
-    the_layer_checks_before_it_writes,
-    a_pass_in_too_little_memory_is_refused,
-    backward_needs_what_forward_kept,
-    memory_of_another_configuration_is_refused,
-    every_pair_of_types_has_its_scratch,
-    experts_split_unevenly_over_ranks,
-);
 
 const TOKENS: usize = 5;
 
@@ -341,12 +322,12 @@ fn router_forward<B: TestBackend>(
     })
 }
 
-fn every_tensor_of_routing_has_its_length_checked<B: TestBackend>() {
+pub(super) fn every_tensor_of_routing_has_its_length_checked<B: TestBackend>() {
     let (routing, permutation) = (routing(), permutation());
     assert!(check_lengths::<B>(routing.into_iter().chain(permutation).collect()) > 150);
 }
 
-fn every_tensor_of_the_experts_has_its_length_checked<B: TestBackend>() {
+pub(super) fn every_tensor_of_the_experts_has_its_length_checked<B: TestBackend>() {
     assert!(check_lengths::<B>(experts()) > 100);
 }
 
@@ -416,7 +397,7 @@ fn check_lengths<B: TestBackend>(operations: Vec<Operation<B>>) -> usize {
     cases
 }
 
-fn absurd_numbers_of_tokens_are_refused_in_routing<B: TestBackend>() {
+pub(super) fn absurd_numbers_of_tokens_are_refused_in_routing<B: TestBackend>() {
     let (backend, config) = (B::create(), config());
     for (name, operation) in routing() {
         for tokens in [TOKENS + 1, 1 << 30, 1 << 62, usize::MAX / 2, usize::MAX] {
@@ -438,7 +419,7 @@ fn absurd_numbers_of_tokens_are_refused_in_routing<B: TestBackend>() {
     }
 }
 
-fn absurd_numbers_of_tokens_are_refused<B: TestBackend>() {
+pub(super) fn absurd_numbers_of_tokens_are_refused<B: TestBackend>() {
     let layer = MoeLayer::new(B::create(), config());
     for tokens in [1 << 30, usize::MAX] {
         let (saved, workspace) = (
@@ -452,19 +433,6 @@ fn absurd_numbers_of_tokens_are_refused<B: TestBackend>() {
             assert_eq!((given, limit), (tokens, (i32::MAX as usize - 4096) / 2));
         }
     }
-}
-
-#[test]
-fn memory_that_the_host_has_not_is_refused() {
-    let error = millet::Memory::allocate::<f32>(&millet::Cpu, usize::MAX / 8).unwrap_err();
-    let Error::OutOfMemory {
-        operation: "allocate",
-        bytes,
-    } = error
-    else {
-        panic!("{error}");
-    };
-    assert_eq!(bytes, usize::MAX / 8 * 4);
 }
 
 /// Dispatch of as many ids into a plan.
@@ -488,7 +456,7 @@ fn dispatch_into<B: TestBackend>(
     })
 }
 
-fn a_plan_has_room_for_what_it_was_made_for<B: TestBackend>() {
+pub(super) fn a_plan_has_room_for_what_it_was_made_for<B: TestBackend>() {
     let (backend, config) = (&B::create(), &config());
     let error = Plan::new(backend, config, 1 << 30).err().unwrap();
     assert!(matches!(error, Error::TooManyTokens { .. }), "{error}");
@@ -553,7 +521,7 @@ fn a_plan_has_room_for_what_it_was_made_for<B: TestBackend>() {
     assert_eq!((plan.tokens(), plan.config()), (1, &other));
 }
 
-fn a_refused_dispatch_leaves_the_plan<B: TestBackend>() {
+pub(super) fn a_refused_dispatch_leaves_the_plan<B: TestBackend>() {
     let (backend, config) = (&B::create(), &config());
     let plan = &mut Plan::new(backend, config, TOKENS).unwrap();
     dispatch_into(backend, config, plan, &[0, 3, 3, 1]).unwrap();
@@ -578,7 +546,7 @@ fn a_refused_dispatch_leaves_the_plan<B: TestBackend>() {
     }
 }
 
-fn a_selection_bias_needs_a_sigmoid<B: TestBackend>() {
+pub(super) fn a_selection_bias_needs_a_sigmoid<B: TestBackend>() {
     let softmax = MoeConfig::builder(3, 2, 4, 2).build().unwrap();
     for (name, operation) in routing::<B>().into_iter().take(2) {
         let mut lengths = Lengths {
@@ -696,7 +664,7 @@ fn assert_names(error: &Error, operation: &str, tensor: &str, expected: usize, g
     assert_eq!((*o, *t, *e, *g), (operation, tensor, expected, given));
 }
 
-fn the_layer_checks_before_it_writes<B: TestBackend>() {
+pub(super) fn the_layer_checks_before_it_writes<B: TestBackend>() {
     let config = config();
     let mut layer = Layer::<B>::new(config.clone());
     let want: Outcome = run::<B, f32, f32>(&config, &layer.problem, Keep::Hidden, 1.0);
@@ -783,7 +751,7 @@ fn the_layer_checks_before_it_writes<B: TestBackend>() {
     softmax.backward(None, 1.0).unwrap();
 }
 
-fn a_pass_in_too_little_memory_is_refused<B: TestBackend>() {
+pub(super) fn a_pass_in_too_little_memory_is_refused<B: TestBackend>() {
     let mut layer = Layer::<B>::new(config());
     layer.workspace = layer.layer.workspace(TOKENS - 1, Keep::Hidden).unwrap();
     let error = layer.forward(None).unwrap_err();
@@ -813,7 +781,7 @@ fn a_pass_in_too_little_memory_is_refused<B: TestBackend>() {
     assert!(reason.contains("Saved"));
 }
 
-fn backward_needs_what_forward_kept<B: TestBackend>() {
+pub(super) fn backward_needs_what_forward_kept<B: TestBackend>() {
     let refused = |layer: &mut Layer<B>, part: &str| {
         let error = layer.backward(None, 1.0).unwrap_err();
         assert!(
@@ -867,7 +835,7 @@ fn backward_needs_what_forward_kept<B: TestBackend>() {
     layer.backward(None, 1.0).unwrap();
 }
 
-fn memory_of_another_configuration_is_refused<B: TestBackend>() {
+pub(super) fn memory_of_another_configuration_is_refused<B: TestBackend>() {
     let sizes = |h, i, e, k| MoeConfig::builder(h, i, e, k).losses(Losses::new(1e-2, 1e-3));
     let own = || sizes(16, 8, 8, 2);
     let others = [
@@ -975,7 +943,7 @@ fn memory_of_another_configuration_is_refused<B: TestBackend>() {
 }
 
 /// Tokens and router weights of all types, where the widened router weight is most of the scratch.
-fn every_pair_of_types_has_its_scratch<B: TestBackend>() {
+pub(super) fn every_pair_of_types_has_its_scratch<B: TestBackend>() {
     fn pass<B: TestBackend, T: Element<Acc = f32>, W: Element<Acc = f32>>() {
         let config = MoeConfig::builder(256, 8, 256, 2).build().unwrap();
         let problem = Problem::random(&config, 3, 4);
@@ -1039,7 +1007,7 @@ fn every_pair_of_types_has_its_scratch<B: TestBackend>() {
     pass::<B, f16, f16>();
 }
 
-fn experts_split_unevenly_over_ranks<B: TestBackend>() {
+pub(super) fn experts_split_unevenly_over_ranks<B: TestBackend>() {
     let mut layer = Layer::<B>::new(config());
     layer.forward(None).unwrap();
     let diagnostics = layer.layer.diagnostics(&layer.saved).unwrap();
@@ -1056,204 +1024,4 @@ fn experts_split_unevenly_over_ranks<B: TestBackend>() {
             }
         );
     }
-}
-
-#[test]
-fn every_configuration_error() {
-    use ScoreFunction::{Sigmoid, SoftmaxAfterTopK, SoftmaxBeforeTopK};
-    let ok = || MoeConfig::builder(8, 8, 8, 2);
-    let sizes = |h, i, e, k| MoeConfig::builder(h, i, e, k).build().unwrap_err();
-    let groups = |groups, selected| ok().groups(GroupLimit { groups, selected });
-    let value = |error: ConfigError, name: &str| {
-        assert!(
-            matches!(error, ConfigError::Value { what, .. } if what == name),
-            "{error}"
-        );
-        assert!(error.to_string().contains(name), "{error}");
-    };
-    ok().build().unwrap();
-
-    assert_eq!(
-        sizes(0, 8, 8, 2),
-        ConfigError::Zero {
-            what: "hidden_size"
-        }
-    );
-    assert_eq!(
-        sizes(8, 0, 8, 2),
-        ConfigError::Zero {
-            what: "intermediate_size"
-        }
-    );
-    assert_eq!(
-        sizes(8, 8, 0, 2),
-        ConfigError::Zero {
-            what: "num_experts"
-        }
-    );
-    assert_eq!(sizes(8, 8, 8, 0), ConfigError::Zero { what: "top_k" });
-    for (error, name) in [
-        (sizes(usize::MAX, 8, 8, 2), "hidden_size"),
-        (sizes(8, usize::MAX, 8, 2), "intermediate_size"),
-        (sizes(8, 8, usize::MAX, 2), "num_experts"),
-        (sizes(8, 8, 8, usize::MAX), "top_k"),
-    ] {
-        let ConfigError::TooLarge {
-            what,
-            given: usize::MAX,
-            limit,
-        } = error
-        else {
-            panic!("{error}");
-        };
-        assert_eq!(what, name);
-        let message = error.to_string();
-        assert!(
-            message.contains(name) && message.contains(&limit.to_string()),
-            "{message}"
-        );
-    }
-    let error = sizes(8, 8, 8, 9);
-    assert_eq!(
-        error,
-        ConfigError::TopKOverExperts {
-            top_k: 9,
-            num_experts: 8
-        }
-    );
-    assert!(error.to_string().contains('9') && error.to_string().contains('8'));
-
-    let one = MoeConfig::builder(8, 8, 8, 1);
-    let error = one.clone().build().unwrap_err();
-    assert_eq!(error, ConfigError::SingleExpertHasNoGradient);
-    assert!(error.to_string().contains("StraightThrough"));
-    one.clone()
-        .single_expert(SingleExpert::StraightThrough)
-        .build()
-        .unwrap();
-    one.clone().score_function(Sigmoid).build().unwrap();
-    for (top_k, score_function) in [
-        (2, SoftmaxAfterTopK),
-        (1, SoftmaxBeforeTopK),
-        (1, Sigmoid),
-        (2, Sigmoid),
-    ] {
-        let builder = MoeConfig::builder(8, 8, 8, top_k).score_function(score_function);
-        let error = builder
-            .single_expert(SingleExpert::StraightThrough)
-            .build()
-            .unwrap_err();
-        let expected = ConfigError::StraightThroughNeedsSingleExpert {
-            top_k,
-            score_function,
-        };
-        assert_eq!(error, expected);
-    }
-    let renormalized = Capacity::new(1.0).renormalize(Renormalize::AfterDrop);
-    let error = one
-        .score_function(Sigmoid)
-        .capacity(renormalized)
-        .build()
-        .unwrap_err();
-    assert_eq!(error, ConfigError::RenormalizeSingleExpert);
-
-    for bad in [f64::NAN, f64::INFINITY, -1.0] {
-        value(
-            ok().scaling_factor(bad).build().unwrap_err(),
-            "scaling_factor",
-        );
-        let capacity = Capacity::new(bad).policy(DropPolicy::Position);
-        value(
-            ok().capacity(capacity).build().unwrap_err(),
-            "capacity factor",
-        );
-        let aux = Losses::new(bad, 0.0).aux_scale(AuxScale::PerToken);
-        value(
-            ok().losses(aux).build().unwrap_err(),
-            "aux loss coefficient",
-        );
-        value(
-            ok().losses(Losses::new(0.0, bad)).build().unwrap_err(),
-            "z-loss coefficient",
-        );
-    }
-    value(
-        ok().scaling_factor(0.0).build().unwrap_err(),
-        "scaling_factor",
-    );
-    ok().capacity(Capacity::new(0.0))
-        .losses(Losses::new(0.0, 0.0))
-        .build()
-        .unwrap();
-
-    for n in [0, 3, 16] {
-        let error = groups(n, 1).build().unwrap_err();
-        let expected = ConfigError::UnevenGroups {
-            what: "groups",
-            groups: n,
-            num_experts: 8,
-        };
-        assert_eq!(error, expected);
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("{n} groups cannot split 8 experts"))
-        );
-    }
-    for (n, selected) in [(4, 0), (4, 5), (8, 1)] {
-        let error = groups(n, selected).build().unwrap_err();
-        let available = selected * 8 / n;
-        let expected = ConfigError::GroupSelection {
-            selected,
-            groups: n,
-            available,
-            top_k: 2,
-        };
-        assert_eq!(error, expected);
-    }
-    groups(8, 2).build().unwrap();
-    let error = groups(8, 2).score_function(Sigmoid).build().unwrap_err();
-    assert_eq!(
-        error,
-        ConfigError::GroupOfOne {
-            groups: 8,
-            num_experts: 8
-        }
-    );
-    groups(4, usize::MAX).build().unwrap_err();
-
-    let dense = |granularity| MoeConfig::from_dense(8, 64, 8, 1, granularity);
-    let error = dense(0).err().unwrap();
-    assert_eq!(
-        error,
-        ConfigError::Zero {
-            what: "granularity"
-        }
-    );
-    let error = dense(7).err().unwrap();
-    assert_eq!(
-        error,
-        ConfigError::Granularity {
-            granularity: 7,
-            d_ff: 64
-        }
-    );
-    assert!(error.to_string().contains('7') && error.to_string().contains("64"));
-    let error = MoeConfig::from_dense(8, 64, usize::MAX, 1, 8)
-        .unwrap()
-        .build()
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            ConfigError::TooLarge {
-                what: "num_experts",
-                ..
-            }
-        ),
-        "{error}"
-    );
-
-    // The layer's error carries the configuration's.
-    assert_eq!(Error::from(error.clone()).to_string(), error.to_string());
 }

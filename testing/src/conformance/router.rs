@@ -13,22 +13,6 @@ use crate::harness::{
 };
 use crate::oracle::{Number, Oracle, Routed};
 
-backend_tests!(
-    every_kind_of_logits_f32,
-    every_number_of_experts,
-    backward_on_every_kind_of_logits,
-    dispatch_of_every_kind_of_routing,
-    ties_take_the_lowest_index,
-    groups_tie_to_the_lower_group,
-    saturated_sigmoids_are_told_apart_by_their_logits,
-    confident_routers_keep_the_digits_of_their_gradient,
-    a_selection_bias_picks_but_does_not_weigh,
-    a_large_bias_does_not_cancel_the_weight,
-    statistics_are_what_they_say,
-);
-
-cpu_tests!(every_kind_of_logits_f64);
-
 fn router(
     score_function: ScoreFunction,
     experts: usize,
@@ -68,7 +52,7 @@ fn assert_close(got: f64, want: f64, tolerance: f64, what: &str) {
     assert!(close, "{what}: {got} instead of {want}");
 }
 
-fn check<N: Number>(
+pub(super) fn check<N: Number>(
     config: &MoeConfig,
     got: &RouterOutcome,
     want: &Routed<N>,
@@ -130,7 +114,7 @@ fn check<N: Number>(
 }
 
 /// Every kind of logits at every score function, with and without groups, scale and bias.
-fn sweep(mut each: impl FnMut(&MoeConfig, &[f64], Option<&[f64]>, &str)) {
+pub(super) fn sweep(mut each: impl FnMut(&MoeConfig, &[f64], Option<&[f64]>, &str)) {
     for kind in LogitKind::ALL {
         for score_function in SCORES {
             for (experts, top_k, groups) in [
@@ -158,20 +142,7 @@ fn sweep(mut each: impl FnMut(&MoeConfig, &[f64], Option<&[f64]>, &str)) {
     }
 }
 
-fn every_kind_of_logits_f64<B: TestBackend>() {
-    sweep(|config, logits, bias, what| {
-        let want = oracle::<f64>(config).route(logits, bias);
-        check(
-            config,
-            &route::<B, f64>(config, logits, bias),
-            &want,
-            1e-13,
-            what,
-        );
-    });
-}
-
-fn every_kind_of_logits_f32<B: TestBackend>() {
+pub(super) fn every_kind_of_logits_f32<B: TestBackend>() {
     sweep(|config, logits, bias, what| {
         let bias32 = bias.map(convert::<f32>);
         let want = oracle::<f32>(config).route(&convert(logits), bias32.as_deref());
@@ -185,7 +156,7 @@ fn every_kind_of_logits_f32<B: TestBackend>() {
     });
 }
 
-fn every_number_of_experts<B: TestBackend>() {
+pub(super) fn every_number_of_experts<B: TestBackend>() {
     for experts in [1, 2, 3, 7, 31, 32, 33, 100, 130, 257, 1000] {
         for top_k in [1, 2, 8, 40, experts] {
             if top_k > experts {
@@ -211,7 +182,7 @@ fn every_number_of_experts<B: TestBackend>() {
     }
 }
 
-fn backward_on_every_kind_of_logits<B: TestBackend>() {
+pub(super) fn backward_on_every_kind_of_logits<B: TestBackend>() {
     let mut turn = 0;
     sweep(|config, logits, bias, what| {
         // Every second configuration of capacity, so that kept sets and renormalisation differ from row to row; of these four
@@ -292,7 +263,7 @@ fn with_capacity(config: &MoeConfig, capacity: Option<Capacity>) -> MoeConfig {
     builder.build().unwrap()
 }
 
-fn dispatch_of_every_kind_of_routing<B: TestBackend>() {
+pub(super) fn dispatch_of_every_kind_of_routing<B: TestBackend>() {
     for kind in RoutingKind::ALL {
         for (tokens, experts, top_k) in [
             (0, 4, 2),
@@ -373,7 +344,7 @@ fn check_dispatch<B: TestBackend, A: Real>(config: &MoeConfig, ids: &[i32], weig
     }
 }
 
-fn ties_take_the_lowest_index<B: TestBackend>() {
+pub(super) fn ties_take_the_lowest_index<B: TestBackend>() {
     for score_function in SCORES {
         let config = router(score_function, 8, 3, None, 1.0);
         // Three equal logits at the boundary; all equal; −0 beside +0; fewer than K that are not masked.
@@ -403,7 +374,7 @@ fn ties_take_the_lowest_index<B: TestBackend>() {
     }
 }
 
-fn groups_tie_to_the_lower_group<B: TestBackend>() {
+pub(super) fn groups_tie_to_the_lower_group<B: TestBackend>() {
     for score_function in SCORES {
         let groups = GroupLimit {
             groups: 3,
@@ -435,7 +406,7 @@ fn groups_tie_to_the_lower_group<B: TestBackend>() {
 }
 
 /// In f32 every σ here is 1, so only the logits tell the experts and the groups apart; f64 tells the sigmoids apart as well.
-fn saturated_sigmoids_are_told_apart_by_their_logits<B: TestBackend>() {
+pub(super) fn saturated_sigmoids_are_told_apart_by_their_logits<B: TestBackend>() {
     let check = |groups: Option<(usize, usize)>, top_k: usize, logits: &[f64], expected: &[i32]| {
         let groups = groups.map(|(groups, selected)| GroupLimit { groups, selected });
         let config = router(ScoreFunction::Sigmoid, logits.len(), top_k, groups, 1.0);
@@ -471,7 +442,7 @@ fn saturated_sigmoids_are_told_apart_by_their_logits<B: TestBackend>() {
 
 /// Logits of which some are far above others, or sigmoids far from ½: the gradient in f32 is within 1e-5 of the right one, relative
 /// to the largest of its row. Its parts are looked at one by one, for one may hide another.
-fn confident_routers_keep_the_digits_of_their_gradient<B: TestBackend>() {
+pub(super) fn confident_routers_keep_the_digits_of_their_gradient<B: TestBackend>() {
     let (tokens, experts) = (8, 8);
     let mut routers = Vec::new();
     for gap in [8.0, 12.0, 16.0, 20.0] {
@@ -564,7 +535,7 @@ fn with_losses(config: &MoeConfig, losses: Losses) -> MoeConfig {
     builder.build().unwrap()
 }
 
-fn a_selection_bias_picks_but_does_not_weigh<B: TestBackend>() {
+pub(super) fn a_selection_bias_picks_but_does_not_weigh<B: TestBackend>() {
     let config = router(ScoreFunction::Sigmoid, 4, 2, None, 2.0);
     let logits = [0.0, 1.0, 2.0, 3.0];
     // Expert 0 is pushed in and 3 out; slots stay in the order of the unbiased weights.
@@ -586,7 +557,7 @@ fn a_selection_bias_picks_but_does_not_weigh<B: TestBackend>() {
     assert_eq!(routed.ids, [3, 2]);
 }
 
-fn a_large_bias_does_not_cancel_the_weight<B: TestBackend>() {
+pub(super) fn a_large_bias_does_not_cancel_the_weight<B: TestBackend>() {
     // σ(−18) = 1.5e-8 beside a bias of 12 is below half a unit in the last place of f32.
     let config = router(ScoreFunction::Sigmoid, 4, 1, None, 1.0);
     let routed = route::<B, f32>(&config, &[-18.0, -19.0, -20.0, -21.0], Some(&[12.0; 4]));
@@ -598,7 +569,7 @@ fn a_large_bias_does_not_cancel_the_weight<B: TestBackend>() {
     );
 }
 
-fn statistics_are_what_they_say<B: TestBackend>() {
+pub(super) fn statistics_are_what_they_say<B: TestBackend>() {
     for score_function in SCORES {
         for kind in [LogitKind::Normal, LogitKind::NanRows, LogitKind::Masked] {
             let config = router(score_function, 10, 3, None, 1.25);
