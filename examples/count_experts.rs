@@ -133,7 +133,7 @@ fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
         layer.experts,
         layer.top_k,
         rows / experts,
-        config.tile_rows(tokens),
+        plan.row_tiles().height,
     );
     println!(
         "| kernel | floor, MB | memory / floor | from L2 / floor | tensor / useful FLOP | conflicts / wavefronts | instructions / mma |"

@@ -164,7 +164,8 @@ fn routing(cuda: &Cuda, tokens: usize, experts: usize, top_k: usize) -> Result<(
                 scratch: scratch.as_view_mut(),
             })
         })?;
-        let floor = 8 * assignments + 4 * rows + 4 * experts + 8 * config.max_row_tiles(tokens);
+        let floor =
+            8 * assignments + 4 * rows + 4 * experts + 8 * cuda.row_tiles(config, tokens).most;
         table.row(name, floor, &launches);
     }
 

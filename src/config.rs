@@ -438,25 +438,6 @@ impl MoeConfig {
     }
 }
 
-impl MoeConfig {
-    /// Rows of a tile of the experts' products: 128, or 64 where an expert gets fewer than 48 rows on average. Then hardly any
-    /// has more than 64, and its weights are read by one tile of either size, of which the smaller one has less padding.
-    pub fn tile_rows(&self, tokens: usize) -> usize {
-        match self.max_rows(tokens) / self.num_experts {
-            0..48 => 64,
-            _ => 128,
-        }
-    }
-
-    /// Upper bound of the number of those tiles, known without looking at the routing. More tokens never have a lower one,
-    /// so that memory made for a number of tokens serves fewer: it is that of tiles of 64 rows whatever
-    /// [`tile_rows`](Self::tile_rows) is.
-    pub fn max_row_tiles(&self, tokens: usize) -> usize {
-        let rows = self.max_rows(tokens);
-        rows.min(rows / 64 + self.num_experts)
-    }
-}
-
 impl RouterConfig {
     /// How logits become weights.
     pub fn score_function(&self) -> ScoreFunction {

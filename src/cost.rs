@@ -49,7 +49,8 @@ impl Flops {
     }
 }
 
-/// Bytes kept from forward to backward for a batch, from [`MoeConfig::saved_bytes`].
+/// Bytes kept from forward to backward for a batch, from [`MoeConfig::saved_bytes`] or
+/// [`MoeLayer::saved_bytes`](crate::MoeLayer::saved_bytes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SavedBytes {
@@ -63,6 +64,9 @@ pub struct SavedBytes {
     pub topk_weights: u64,
     /// Row → assignment (R) and assignment → row (T·K), i32.
     pub row_maps: u64,
+    /// Expert and first row of each tile of rows, i32, where the backend lists them
+    /// ([`Memory::row_tiles`](crate::Memory::row_tiles)): a few kilobytes.
+    pub row_tiles: u64,
     /// Where each expert's rows begin, E + 1 i32, and how many assignments each had before dropping, E i32.
     pub offsets: u64,
     /// The router's losses and sums, 5 + K + E f32.
@@ -80,7 +84,7 @@ impl SavedBytes {
     /// Everything but h: what stays when backward computes h again from x, for 4·R·I·H more FLOPs.
     pub fn total_without_h(&self) -> u64 {
         let routing = self.topk_ids + self.topk_weights + self.row_maps + self.logsumexp;
-        self.x + routing + self.offsets + self.statistics
+        self.x + routing + self.row_tiles + self.offsets + self.statistics
     }
 }
 
@@ -131,11 +135,11 @@ impl MoeConfig {
     }
 
     /// Bytes kept from forward to backward for `tokens` tokens, with x and h stored in `element_bytes` bytes an element (2
-    /// for bf16 and f16, 4 for f32).
+    /// for bf16 and f16, 4 for f32). Without tiles of rows, which are the backend's:
+    /// [`MoeLayer::saved_bytes`](crate::MoeLayer::saved_bytes) has them too.
     ///
     /// # Math
-    /// In bf16 2·H + 4·I·K + 16·K + 4 bytes per token, 8 bytes per tile of rows, and 4·(3·E + K + 6) for the batch;
-    /// only the first two terms are large, and
+    /// In bf16 2·H + 4·I·K + 16·K + 4 bytes per token, and 4·(3·E + K + 6) for the batch; only the first two terms are large, and
     /// at constant I·K they do not depend on granularity. With a capacity that can drop, h has R rows instead of T·K.
     ///
     /// ```
@@ -157,7 +161,8 @@ impl MoeConfig {
             h: rows * 2 * intermediate * element,
             topk_ids: 4 * assignments,
             topk_weights: 4 * assignments,
-            row_maps: 4 * (assignments + rows + 2 * self.max_row_tiles(tokens as usize) as u64),
+            row_maps: 4 * (assignments + rows),
+            row_tiles: 0,
             offsets: 4 * (2 * experts + 1),
             statistics: 4 * (5 + top_k + experts),
             logsumexp: 4 * tokens,

@@ -2,6 +2,7 @@
 
 use crate::check::{self, Check, Dim::*};
 use crate::config::MoeConfig;
+use crate::cost::SavedBytes;
 use crate::diagnostics::Diagnostics;
 use crate::element::{Element, Real};
 use crate::error::{Error, Result};
@@ -188,6 +189,15 @@ impl<B: Backend> MoeLayer<B> {
             stats: backend.allocate(stats_elements(&self.config))?,
             h: h.transpose()?,
         })
+    }
+
+    /// Bytes kept from forward to backward for `tokens` tokens on this backend: [`MoeConfig::saved_bytes`], and the plan's tiles.
+    pub fn saved_bytes<T: Element>(&self, tokens: usize) -> SavedBytes {
+        let tiles = self.backend.row_tiles(&self.config, tokens);
+        SavedBytes {
+            row_tiles: 8 * tiles.most as u64,
+            ..self.config.saved_bytes(tokens, size_of::<T>())
+        }
     }
 
     /// Memory for forward and backward of up to `max_tokens` tokens, for all layers of these sizes; see

@@ -43,7 +43,7 @@
 //! | offsets | \[E + 1\], exclusive prefix sums of kept rows | `i32` |
 //! | row → assignment (t·K + slot) | \[max rows\], by expert, then token; −1 after the last | `i32` |
 //! | assignment → row | \[T·K\], −1: dropped | `i32` |
-//! | row tiles | [max row tiles, 2]: expert and first row, −1 after the last | `i32` |
+//! | row tiles | \[most, 2\]: expert and first row, −1 after the last; where the backend has them ([`RowTiles`]) | `i32` |
 //!
 //! Ids below 0 or from E on, given to [`dispatch`](Dispatch::dispatch) by the caller, are sentinels: no row, no capacity, gradient 0.
 //! Offsets, maps and tiles are a [`Plan`]'s, which only dispatch fills.
@@ -96,6 +96,6 @@ pub use ops::{
     Backend, Checked, Dispatch, DispatchForward, DispatchInto, Experts, ExpertsDown,
     ExpertsDownBackward, ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad,
     Logits, LogitsOf, Memory, Permute, PermuteBackward, PermuteForward, Plan, Router,
-    RouterBackward, RouterForward, RouterPart, RouterWeightGrad, RowMap, RowMapMut,
+    RouterBackward, RouterForward, RouterPart, RouterWeightGrad, RowMap, RowMapMut, RowTiles,
     UnpermuteBackward, UnpermuteForward, WeightGrad, WeightGradOf, stats_elements,
 };

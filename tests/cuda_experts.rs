@@ -8,11 +8,13 @@ use millet::cuda::F32Products;
 use millet::half::{bf16, f16};
 use millet::{
     Capacity, Cpu, Cuda, DropPolicy, Element, ExpertsDown, ExpertsDownBackward,
-    ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, MoeConfig, Plan, Real,
-    RouterPart, WeightGrad,
+    ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Memory, MoeConfig,
+    Plan, Real, RouterPart, WeightGrad,
 };
 use millet_testing::generate::{self, Rng};
-use millet_testing::harness::{HostPlan, Tensor, TestBackend, dispatch, narrow, scratch, widen};
+use millet_testing::harness::{
+    HostPlan, Tensor, TestBackend, dispatch, list_tiles, narrow, scratch, widen,
+};
 
 /// With all checks of the emulator, if that is the driver: a finding fails the launch, and so the test.
 fn checked<B: TestBackend>() -> B {
@@ -191,15 +193,17 @@ fn upload<B: TestBackend>(
     host: &HostPlan,
 ) -> Plan<B> {
     let upload = |values: &[i32]| backend.upload(values).unwrap();
+    let tiles = list_tiles(backend.row_tiles(config, tokens), &host.offsets);
     // SAFETY: read of a plan of the same sizes.
     unsafe {
         Plan::from_parts(
+            backend,
             config.clone(),
             tokens,
             upload(&host.offsets),
             upload(&host.row_to_assignment),
             upload(&host.assignment_to_row),
-            upload(&host.row_tiles),
+            upload(&tiles),
         )
     }
 }
@@ -472,12 +476,17 @@ fn tf32_where_it_is_asked_for() {
     }
 }
 
+fn tile_height(case: &Case) -> usize {
+    let tiles = Cuda::create().row_tiles(&case.config(), case.tokens);
+    tiles.height
+}
+
 #[test]
 fn rows_at_the_edges_of_tiles() {
     let counts = vec![0, 1, 63, 64, 65, 127, 128, 129, 0];
-    for (experts, tile_rows) in [(16, 64), (9, 128)] {
+    for (experts, height) in [(16, 64), (9, 128)] {
         let case = Case::new(300, 40, 24, experts, 2).routing(Routing::Counts(counts.clone()));
-        assert_eq!(case.config().tile_rows(case.tokens), tile_rows);
+        assert_eq!(tile_height(&case), height);
         check_all([case]);
     }
 }
@@ -589,7 +598,7 @@ fn other_orders() {
 #[test]
 fn empty_halves_of_tiles() {
     let case = Case::new(960, 392, 8, 40, 2);
-    assert_eq!(case.config().tile_rows(case.tokens), 128);
+    assert_eq!(tile_height(&case), 128);
     check::<f32>(&case, 3);
 }
 

@@ -341,8 +341,8 @@ fn saved_takes_what_the_configuration_counts() {
     };
     for config in [plain(64, 32, 16, 4).build().unwrap(), full(40, 24, 12, 3)] {
         for tokens in [1, 100] {
-            let counted = config.saved_bytes(tokens, 2);
             let layer = MoeLayer::new(cuda.clone(), config.clone());
+            let counted = layer.saved_bytes::<bf16>(tokens);
             for (keep, expected) in [
                 (Keep::Hidden, counted.total() - counted.x),
                 (Keep::Routing, counted.total_without_h() - counted.x),

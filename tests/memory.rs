@@ -104,6 +104,7 @@ fn saved_is_what_the_configuration_counts() {
     for config in [dropless, dropping].map(|builder| builder.build().unwrap()) {
         let counted = config.saved_bytes(tokens, 4);
         let layer = MoeLayer::new(Cpu, config);
+        assert_eq!(layer.saved_bytes::<f32>(tokens), counted);
         for (keep, expected) in [
             (Keep::Hidden, counted.total() - counted.x),
             (Keep::Routing, counted.total_without_h() - counted.x),

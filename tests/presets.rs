@@ -304,12 +304,12 @@ fn costs_of_a_small_layer_by_hand() {
     let bf16 = config.saved_bytes(10, BF16);
     assert_eq!((bf16.x, bf16.h), (160, 320));
     assert_eq!((bf16.topk_ids, bf16.topk_weights), (80, 80));
-    assert_eq!((bf16.row_maps, bf16.offsets, bf16.logsumexp), (208, 52, 40));
+    assert_eq!((bf16.row_maps, bf16.offsets, bf16.logsumexp), (160, 52, 40));
     assert_eq!(bf16.statistics, 4 * (5 + 2 + 6));
-    // The contract's 2H + 4·I·K + O(K) bytes a token, O(K) spelt out; 20 rows of 6 experts in 6 tiles at most.
+    // The contract's 2H + 4·I·K + O(K) bytes a token, O(K) spelt out.
     assert_eq!(
         bf16.total(),
-        10 * (2 * 8 + 4 * 4 * 2 + 16 * 2 + 4) + 8 * 6 + 4 * (2 * 6 + 1) + 4 * (5 + 2 + 6)
+        10 * (2 * 8 + 4 * 4 * 2 + 16 * 2 + 4) + 4 * (2 * 6 + 1) + 4 * (5 + 2 + 6)
     );
     assert_eq!(bf16.total_without_h(), bf16.total() - 320);
     let f32 = config.saved_bytes(10, F32);
@@ -360,9 +360,8 @@ fn capacity_bounds_the_rows_that_are_paid_for() {
     );
     // Ids, weights and one of the two maps hold every assignment, dropped or not; the other map only rows.
     let dropped = all.max_rows(16) - half.max_rows(16);
-    let tiles = all.max_row_tiles(16) - half.max_row_tiles(16);
     assert_eq!(
-        half.saved_bytes(16, BF16).total_without_h() + 4 * dropped as u64 + 8 * tiles as u64,
+        half.saved_bytes(16, BF16).total_without_h() + 4 * dropped as u64,
         all.saved_bytes(16, BF16).total_without_h()
     );
     assert_eq!(loose.saved_bytes(16, BF16), all.saved_bytes(16, BF16));

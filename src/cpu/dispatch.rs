@@ -10,7 +10,6 @@ use crate::error::Result;
 use crate::ops::{self, Checked, Dispatch, DispatchInto, RowMapMut};
 
 const DROPPED: i32 = -1;
-const NO_TILE: i32 = -1;
 
 /// Scratch: every assignment, sorted, and the experts' places.
 pub(crate) fn scratch_elements<A>(config: &MoeConfig, tokens: usize) -> usize {
@@ -25,6 +24,7 @@ impl Dispatch for Cpu {
             tokens,
             ids,
             weights,
+            tiles: _,
             map,
             scratch,
         } = arguments.into_inner();
@@ -32,7 +32,7 @@ impl Dispatch for Cpu {
             offsets,
             row_to_assignment,
             assignment_to_row,
-            row_tiles,
+            row_tiles: _,
         } = map;
         let (experts, top_k) = (config.num_experts(), config.top_k());
         let need = scratch_elements::<A>(config, tokens);
@@ -80,17 +80,6 @@ impl Dispatch for Cpu {
         assignment_to_row.fill(DROPPED);
         for (row, &assignment) in row_to_assignment[..rows].iter().enumerate() {
             assignment_to_row[assignment as usize] = row as i32;
-        }
-
-        let tile_rows = config.tile_rows(tokens);
-        let starts = |e: usize| {
-            (offsets[e]..offsets[e + 1])
-                .step_by(tile_rows)
-                .map(move |row| [e as i32, row])
-        };
-        let mut tiles = (0..experts).flat_map(starts);
-        for tile in row_tiles.chunks_exact_mut(2) {
-            tile.copy_from_slice(&tiles.next().unwrap_or([NO_TILE; 2]));
         }
 
         if config

@@ -88,6 +88,7 @@ impl Dispatch for Cuda {
             tokens,
             ids,
             weights,
+            tiles,
             map,
             scratch,
         } = arguments.into_inner();
@@ -130,8 +131,8 @@ impl Dispatch for Cuda {
                 false => 0.0,
             },
             max_rows: config.max_rows(tokens) as i64,
-            tile_rows: config.tile_rows(tokens) as i32,
-            max_row_tiles: config.max_row_tiles(tokens) as i32,
+            tile_rows: tiles.height as i32,
+            max_row_tiles: tiles.most as i32,
             ids: launch.read("ids", ids, 4)?,
             weights: launch.write("weights", weights, 4)?.cast(),
             offsets: launch.write("offsets", map.offsets, 4)?,
@@ -171,12 +172,11 @@ mod tests {
                 builder = builder.capacity(Capacity::new(factor));
             }
             let config = builder.build().unwrap();
-            let mut before = [0; 3];
+            let mut before = [0; 2];
             for tokens in (0..9000).chain(262_000..263_000) {
                 let here = [
                     scratch_elements::<f32>(&config, tokens),
                     config.max_rows(tokens),
-                    config.max_row_tiles(tokens),
                 ];
                 let grows = here
                     .iter()

@@ -75,6 +75,7 @@ impl<'a> Prepared<'a> {
         tickets: CudaViewMut<'a, T::Acc>,
     ) -> Result<Self> {
         let (config, tokens, map) = (plan.config(), plan.tokens(), plan.map());
+        let tiles = plan.row_tiles();
         let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
         let mut launch = Launch::new(cuda, operation);
         let size = |tensor: &str, value: usize| {
@@ -91,8 +92,8 @@ impl<'a> Prepared<'a> {
             experts: size("E", config.num_experts())?,
             top_k_multiplier,
             top_k_shift,
-            tile_rows: config.tile_rows(tokens) as i32,
-            row_tiles_bound: config.max_row_tiles(tokens) as u32,
+            tile_rows: tiles.height as i32,
+            row_tiles_bound: tiles.most as u32,
             column_tiles: 0,
             column_band: 0,
             tf32: (cuda.f32_products == F32Products::Tf32).into(),
@@ -174,8 +175,7 @@ impl<'a> Prepared<'a> {
         let shape = RowProduct {
             operation,
             columns,
-            tile_rows: config.tile_rows(tokens),
-            row_tiles: config.max_row_tiles(tokens),
+            row_tiles: self.plan.row_tiles(),
             rows_per_expert: config.max_rows(tokens).div_ceil(config.num_experts()),
         };
         let kernels = &self.launch.cuda().kernels;

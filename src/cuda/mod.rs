@@ -58,7 +58,7 @@ pub use memory::View;
 use crate::config::MoeConfig;
 use crate::element::{Element, Scalar};
 use crate::error::{Error, Result};
-use crate::ops::Memory;
+use crate::ops::{Memory, RowTiles};
 
 /// Bytes that a kernel reads or writes at a time where rows allow it.
 const VECTOR: usize = 16;
@@ -273,5 +273,10 @@ impl Memory for Cuda {
         .into_iter()
         .max()
         .unwrap_or(0)
+    }
+
+    fn row_tiles(&self, config: &MoeConfig, tokens: usize) -> RowTiles {
+        let products = self.kernels.architecture.products();
+        products.row_tiles(config.max_rows(tokens), config.num_experts())
     }
 }

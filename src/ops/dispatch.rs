@@ -1,6 +1,6 @@
 //! Dispatch: capacity dropping and the stable sort by expert.
 
-use super::{Checked, Memory, Plan, RowMapMut};
+use super::{Checked, Memory, Plan, RowMapMut, RowTiles};
 use crate::check::{self, Check, Dim::*};
 use crate::config::MoeConfig;
 use crate::element::Real;
@@ -15,7 +15,10 @@ pub trait Dispatch: Memory {
         arguments.check(self)?;
         let captured = self.is_capturing()?;
         let (config, tokens) = (arguments.config, arguments.tokens);
-        arguments.plan.check_graph(config, tokens, captured)?;
+        let tiles = self.row_tiles(config, tokens);
+        arguments
+            .plan
+            .check_graph(config, tokens, tiles, captured)?;
         let DispatchForward {
             config,
             tokens,
@@ -29,10 +32,11 @@ pub trait Dispatch: Memory {
             tokens,
             ids: Self::shorten(ids),
             weights: Self::shorten_mut(weights),
-            map: plan.map_mut(config, tokens),
+            tiles,
+            map: plan.map_mut(config, tokens, tiles),
             scratch: Self::shorten_mut(scratch),
         }))?;
-        plan.filled(config, tokens);
+        plan.filled(config, tokens, tiles);
         Ok(())
     }
 
@@ -83,6 +87,8 @@ pub struct DispatchInto<'a, B: Memory, A: Real> {
     pub ids: B::View<'a, i32>,
     /// [T, K].
     pub weights: B::ViewMut<'a, A>,
+    /// Which tiles to list: this backend's [`Memory::row_tiles`].
+    pub tiles: RowTiles,
     /// To be written whole.
     pub map: RowMapMut<'a, B>,
     /// See [`Memory::scratch_elements`].

@@ -21,7 +21,7 @@ pub use experts::{
     ExpertsUpWeightGrad,
 };
 pub use permute::{Permute, PermuteBackward, PermuteForward};
-pub use plan::{Plan, RowMap, RowMapMut};
+pub use plan::{Plan, RowMap, RowMapMut, RowTiles};
 
 pub use router::{
     Logits, LogitsOf, Router, RouterBackward, RouterForward, RouterPart, RouterWeightGrad,
@@ -126,6 +126,14 @@ pub trait Memory: Sized {
     /// pool has: made under one pool it serves any other, on no more threads than it was made for. On CUDA also on the device.
     /// Numbers of tokens that no operation takes give a number all the same.
     fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize;
+
+    /// The tiles of rows that a plan lists for this backend's products; none where they need no list. Depends on the tokens, on what sizes
+    /// memory (H, I, E, K and capacity factor) and on the device. More tokens never have a smaller `most`, so that memory made for them
+    /// serves fewer.
+    fn row_tiles(&self, config: &MoeConfig, tokens: usize) -> RowTiles {
+        let _ = (config, tokens);
+        RowTiles::default()
+    }
 }
 
 /// All operations of a layer. Whatever has them is a backend; operations that a layer needs in the future come as traits of their

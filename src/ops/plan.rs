@@ -50,12 +50,23 @@ pub struct Plan<B: Memory> {
     config: MoeConfig,
     max_tokens: usize,
     tokens: usize,
+    tiles: RowTiles,
     /// A graph fills it, now and then: it stays of these tokens.
     captured: bool,
     offsets: B::Buffer<i32>,
     row_to_assignment: B::Buffer<i32>,
     assignment_to_row: B::Buffer<i32>,
     row_tiles: B::Buffer<i32>,
+}
+
+/// In what tiles a [`Plan`] lists each expert's rows, so that a product's blocks find theirs without searching: the backend's choice, see
+/// [`Memory::row_tiles`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RowTiles {
+    /// Rows of a tile; an expert's last one may have fewer.
+    pub height: usize,
+    /// Tiles at most, known without looking at the routing. 0: none are listed.
+    pub most: usize,
 }
 
 /// The tensors of a [`Plan`], to read.
@@ -66,8 +77,7 @@ pub struct RowMap<'a, B: Memory> {
     pub row_to_assignment: B::View<'a, i32>,
     /// \[T·K\] assignment → row; −1: dropped or a sentinel.
     pub assignment_to_row: B::View<'a, i32>,
-    /// [max row tiles, 2] expert and first row of each tile of [`MoeConfig::tile_rows`] rows, −1 after the last: an expert's
-    /// last tile may be short, an expert without rows has none.
+    /// \[most, 2\] expert and first row of each of the plan's [`RowTiles`], −1 after the last; an expert without rows has none.
     pub row_tiles: B::View<'a, i32>,
 }
 
@@ -91,12 +101,12 @@ pub struct RowMapMut<'a, B: Memory> {
 }
 
 /// Elements of the tensors.
-fn sizes(config: &MoeConfig, tokens: usize) -> [usize; 4] {
+fn sizes(config: &MoeConfig, tokens: usize, tiles: RowTiles) -> [usize; 4] {
     [
         config.num_experts() + 1,
         config.max_rows(tokens),
         tokens * config.top_k(),
-        2 * config.max_row_tiles(tokens),
+        2 * tiles.most,
     ]
 }
 
@@ -107,11 +117,13 @@ impl<B: Memory> Plan<B> {
     /// When T·K would reach 2³¹ − 4096 or there is too little memory.
     pub fn new(backend: &B, config: &MoeConfig, max_tokens: usize) -> Result<Self> {
         check::tokens("plan", config, max_tokens)?;
-        let [offsets, rows, assignments, tiles] = sizes(config, max_tokens);
+        let most = backend.row_tiles(config, max_tokens);
+        let [offsets, rows, assignments, tiles] = sizes(config, max_tokens, most);
         Ok(Self {
             config: config.clone(),
             max_tokens,
             tokens: 0,
+            tiles: backend.row_tiles(config, 0),
             captured: false,
             offsets: backend.allocate(offsets)?,
             row_to_assignment: backend.allocate(rows)?,
@@ -123,11 +135,13 @@ impl<B: Memory> Plan<B> {
     /// A plan that something else made.
     ///
     /// # Safety
-    /// The tensors must hold what [`RowMap`] says, for this configuration and number of tokens: offsets that ascend from 0 to at most
+    /// The tensors must hold what [`RowMap`] says, for this configuration and number of tokens, with the tiles of
+    /// [`Memory::row_tiles`]: offsets that ascend from 0 to at most
     /// [`MoeConfig::max_rows`], two maps that are each other's inverse on that many rows, and tiles that cover each expert's rows. They
     /// must be at least as long as [`RowMap`] has them, and of one stream. An expert's assignments ascend, tiles do not overlap and end
     /// with −1, and T·K stays below 2³¹ − 4096.
     pub unsafe fn from_parts(
+        backend: &B,
         config: MoeConfig,
         tokens: usize,
         offsets: B::Buffer<i32>,
@@ -136,6 +150,7 @@ impl<B: Memory> Plan<B> {
         row_tiles: B::Buffer<i32>,
     ) -> Self {
         Self {
+            tiles: backend.row_tiles(&config, tokens),
             config,
             max_tokens: tokens,
             tokens,
@@ -157,6 +172,11 @@ impl<B: Memory> Plan<B> {
         self.tokens
     }
 
+    /// The tiles that the last dispatch listed.
+    pub fn row_tiles(&self) -> RowTiles {
+        self.tiles
+    }
+
     /// The most tokens that there is memory for.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
@@ -164,7 +184,7 @@ impl<B: Memory> Plan<B> {
 
     /// Its tensors.
     pub fn map(&self) -> RowMap<'_, B> {
-        let [offsets, rows, assignments, tiles] = sizes(&self.config, self.tokens);
+        let [offsets, rows, assignments, tiles] = sizes(&self.config, self.tokens, self.tiles);
         RowMap {
             offsets: B::view(&self.offsets, offsets),
             row_to_assignment: B::view(&self.row_to_assignment, rows),
@@ -207,6 +227,7 @@ impl<B: Memory> Plan<B> {
         &mut self,
         config: &MoeConfig,
         tokens: usize,
+        tiles: RowTiles,
         captured: bool,
     ) -> Result<()> {
         let fresh = self.tokens == 0 && !self.captured;
@@ -221,14 +242,19 @@ impl<B: Memory> Plan<B> {
         if captured {
             self.captured = true;
             // Noted already now: a launch that fails half-way may have been recorded.
-            self.filled(config, tokens);
+            self.filled(config, tokens, tiles);
         }
         Ok(())
     }
 
     /// The tensors of a plan of `tokens` tokens, which [`check_room`](Self::check_room) found room for.
-    pub(super) fn map_mut(&mut self, config: &MoeConfig, tokens: usize) -> RowMapMut<'_, B> {
-        let [offsets, rows, assignments, tiles] = sizes(config, tokens);
+    pub(super) fn map_mut(
+        &mut self,
+        config: &MoeConfig,
+        tokens: usize,
+        tiles: RowTiles,
+    ) -> RowMapMut<'_, B> {
+        let [offsets, rows, assignments, tiles] = sizes(config, tokens, tiles);
         RowMapMut {
             offsets: B::view_mut(&mut self.offsets, offsets),
             row_to_assignment: B::view_mut(&mut self.row_to_assignment, rows),
@@ -238,8 +264,9 @@ impl<B: Memory> Plan<B> {
     }
 
     /// Notes what the plan is of from now on.
-    pub(super) fn filled(&mut self, config: &MoeConfig, tokens: usize) {
+    pub(super) fn filled(&mut self, config: &MoeConfig, tokens: usize, tiles: RowTiles) {
         self.config.clone_from(config);
         self.tokens = tokens;
+        self.tiles = tiles;
     }
 }

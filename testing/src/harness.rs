@@ -2,8 +2,8 @@
 
 use millet::{
     Backend, BackwardInput, Cpu, DispatchForward, Element, Gradients, Keep, Logits, MoeConfig,
-    MoeLayer, Plan, Real, Result, RouterBackward, RouterForward, Saved, Scalar, ScoreFunction,
-    WeightGrad, Weights, Workspace, stats_elements,
+    MoeLayer, Plan, Real, Result, RouterBackward, RouterForward, RowTiles, Saved, Scalar,
+    ScoreFunction, WeightGrad, Weights, Workspace, stats_elements,
 };
 
 use crate::generate::Rng;
@@ -517,12 +517,13 @@ pub fn dispatch<B: TestBackend, A: Real>(
     // SAFETY: dispatch writes all of it before anything follows it.
     let mut plan = unsafe {
         Plan::from_parts(
+            backend,
             config.clone(),
             tokens,
             garbage(config.num_experts() + 1),
             garbage(config.max_rows(tokens)),
             garbage(ids.len()),
-            garbage(2 * config.max_row_tiles(tokens)),
+            garbage(2 * backend.row_tiles(config, tokens).most),
         )
     };
     let ids = Tensor::<B, i32>::new(backend, ids);
@@ -542,6 +543,23 @@ pub fn dispatch<B: TestBackend, A: Real>(
     (plan, weights)
 }
 
+/// What a plan with these offsets lists: expert and first row of every tile, then −1.
+///
+/// # Panics
+/// When there are more tiles than `tiles.most`.
+pub fn list_tiles(tiles: RowTiles, offsets: &[i32]) -> Vec<i32> {
+    let mut list = Vec::new();
+    if tiles.most > 0 {
+        for (expert, rows) in offsets.windows(2).enumerate() {
+            let starts = (rows[0]..rows[1]).step_by(tiles.height);
+            list.extend(starts.flat_map(|row| [expert as i32, row]));
+        }
+    }
+    assert!(list.len() <= 2 * tiles.most, "{tiles:?} for {offsets:?}");
+    list.resize(2 * tiles.most, -1);
+    list
+}
+
 /// A plan's tensors on the host.
 pub struct HostPlan {
     /// \[E + 1\].
@@ -550,7 +568,7 @@ pub struct HostPlan {
     pub row_to_assignment: Vec<i32>,
     /// \[T·K\].
     pub assignment_to_row: Vec<i32>,
-    /// [max row tiles, 2].
+    /// \[most, 2\].
     pub row_tiles: Vec<i32>,
 }
 

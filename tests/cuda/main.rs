@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cuda_emulator_loader as _;
 use millet::{Cuda, Memory, MoeConfig, Plan};
+use millet_testing::harness::list_tiles;
 
 mod contexts;
 mod graph;
@@ -43,19 +44,13 @@ fn plan_in_order(cuda: &Cuda, config: &MoeConfig, tokens: usize) -> Plan<Cuda> {
     let each = assignments / experts;
     let order: Vec<i32> = (0..assignments as i32).collect();
     let offsets: Vec<i32> = (0..=experts).map(|e| (e * each) as i32).collect();
-    let mut tiles = vec![-1; 2 * config.max_row_tiles(tokens)];
-    let starts = (0..experts).flat_map(|e| {
-        let rows = (e * each..(e + 1) * each).step_by(config.tile_rows(tokens));
-        rows.map(move |row| [e as i32, row as i32])
-    });
-    for (tile, start) in tiles.chunks_exact_mut(2).zip(starts) {
-        tile.copy_from_slice(&start);
-    }
+    let tiles = list_tiles(cuda.row_tiles(config, tokens), &offsets);
     let upload = |values: &[i32]| cuda.upload(values).unwrap();
     let (rows, assignments) = (upload(&order), upload(&order));
     // SAFETY: what dispatch would make of such ids.
     unsafe {
         Plan::from_parts(
+            cuda,
             config.clone(),
             tokens,
             upload(&offsets),

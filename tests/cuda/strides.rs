@@ -51,12 +51,13 @@ fn plan_of(cuda: &Cuda, config: &MoeConfig, tokens: usize, pairs: &[(usize, usiz
     // SAFETY: the rows are there, no expert has any, and there are no tiles.
     unsafe {
         Plan::from_parts(
+            cuda,
             config.clone(),
             tokens,
             upload(&vec![0; config.num_experts() + 1]),
             upload(&vec![-1; config.max_rows(tokens)]),
             upload(&assignments),
-            upload(&vec![-1; 2 * config.max_row_tiles(tokens)]),
+            upload(&vec![-1; 2 * cuda.row_tiles(config, tokens).most]),
         )
     }
 }

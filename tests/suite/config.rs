@@ -4,7 +4,6 @@ use millet::{
     AuxScale, Capacity, ConfigError, DropPolicy, Error, GroupLimit, Losses, MoeConfig, Renormalize,
     ScoreFunction, SingleExpert,
 };
-use millet_testing::generate::{SCORES, base, capacities};
 
 #[test]
 fn capacity_formula() {
@@ -22,25 +21,6 @@ fn capacity_formula() {
     assert_eq!(capacity(8192, 8, 128, 0.0), 0);
     assert_eq!(capacity(10, 2, 4, 1e300), 10); // an expert takes a token once
     assert_eq!(capacity(0, 2, 4, 1.5), 0);
-}
-
-/// A step may have fewer tokens than its memory was made for, at the places too where tiles of rows change their size.
-#[test]
-fn memory_for_more_tokens_is_enough_for_fewer() {
-    for capacity in capacities(0.6) {
-        for (experts, top_k) in [(1, 1), (4, 2), (6, 6), (40, 8)] {
-            let mut builder = base(1, 1, experts, top_k).score_function(SCORES[1]);
-            if let Some(capacity) = capacity.filter(|_| top_k > 1) {
-                builder = builder.capacity(capacity);
-            }
-            let config = builder.build().unwrap();
-            let sizes = |tokens| [config.max_rows(tokens), config.max_row_tiles(tokens)];
-            for tokens in 0..400 {
-                let (fewer, more) = (sizes(tokens), sizes(tokens + 1));
-                assert!(fewer[0] <= more[0] && fewer[1] <= more[1], "{config:?}");
-            }
-        }
-    }
 }
 
 #[test]

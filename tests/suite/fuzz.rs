@@ -21,7 +21,8 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use millet_testing::generate::{LogitKind, POLICIES, Rng, RoutingKind, SCORES};
 use millet_testing::harness::{
-    HostPlan, RouterOutcome, Tensor, TestBackend, assert_near, dispatch, narrow, scratch, widen,
+    HostPlan, RouterOutcome, Tensor, TestBackend, assert_near, dispatch, list_tiles, narrow,
+    scratch, widen,
 };
 
 #[test]
@@ -641,6 +642,7 @@ fn check<T: Element, W: Element<Acc = T::Acc>>(case: &Case) {
 }
 
 fn assert_same_plan(cuda: &Cuda, got: &Plan<Cuda>, want: &Plan<Cpu>) {
+    let tiles = got.row_tiles();
     let (got, want) = (HostPlan::read(cuda, got), HostPlan::read(&Cpu, want));
     for (name, got, want) in [
         ("offsets", &got.offsets, &want.offsets),
@@ -654,7 +656,11 @@ fn assert_same_plan(cuda: &Cuda, got: &Plan<Cuda>, want: &Plan<Cpu>) {
             &got.assignment_to_row,
             &want.assignment_to_row,
         ),
-        ("row tiles", &got.row_tiles, &want.row_tiles),
+        (
+            "row tiles",
+            &got.row_tiles,
+            &list_tiles(tiles, &want.offsets),
+        ),
     ] {
         assert_eq!(got, want, "{name}");
     }

@@ -4,6 +4,7 @@
 use super::super::catalogue::{self, Operation, Tile, Types};
 use super::super::sys;
 use super::{Architecture, Plan, Products, RowProduct, Storage, WeightGradient};
+use crate::ops::RowTiles;
 
 /// Rows of the tiles that a kernel is compiled for.
 const LARGE_ROWS: usize = 128;
@@ -18,11 +19,25 @@ const THREADS: usize = sys::MILLET_PRODUCT_THREADS as usize;
 pub(super) struct Ampere;
 
 impl Products for Ampere {
+    fn row_tiles(&self, rows: usize, experts: usize) -> RowTiles {
+        RowTiles {
+            // Where an expert gets fewer than 48 rows on average, hardly any has more than 64, and its weights are read by one tile of
+            // either height, of which the smaller one has less padding.
+            height: match rows / experts {
+                0..48 => SMALL_ROWS,
+                _ => LARGE_ROWS,
+            },
+            // Of small tiles whatever the height: a little more memory, but never less for more rows.
+            most: rows.min(rows / SMALL_ROWS + experts),
+        }
+    }
+
     fn rows(&self, storage: Storage, multiprocessors: usize, shape: RowProduct) -> Plan {
-        let tile = tile(storage, shape.operation, shape.tile_rows);
+        let RowTiles { height, most } = shape.row_tiles;
+        let tile = tile(storage, shape.operation, height);
         let tile_rows = rows_of(tile);
         let column_tiles = shape.columns.div_ceil(COLUMNS);
-        let row_tiles = shape.row_tiles * (shape.tile_rows / tile_rows);
+        let row_tiles = most * (height / tile_rows);
         let row_tiles_per_expert = shape.rows_per_expert.div_ceil(tile_rows).max(1);
         let wave = resident(multiprocessors);
         let band = column_band(column_tiles, row_tiles_per_expert, tile_rows, wave);
@@ -123,15 +138,14 @@ mod tests {
         storage: Storage,
         multiprocessors: usize,
         columns: usize,
-        tile_rows: usize,
-        row_tiles: usize,
+        height: usize,
+        most: usize,
         rows_per_expert: usize,
     ) -> Plan {
         let shape = RowProduct {
             operation: Operation::ExpertsUp,
             columns,
-            tile_rows,
-            row_tiles,
+            row_tiles: RowTiles { height, most },
             rows_per_expert,
         };
         Ampere.rows(storage, multiprocessors, shape)
@@ -156,6 +170,27 @@ mod tests {
             assert!(sys::MILLET_PRODUCT_RESIDENT as usize * bytes <= 100 * 1024);
         }
         assert_eq!(shared_bytes(Tile::Large), 48 * 1024);
+    }
+
+    #[test]
+    fn the_bound_of_row_tiles_holds_and_grows_with_the_rows() {
+        for experts in [1, 2, 7, 64, 300] {
+            let mut before = 0;
+            for rows in 0..40_000 {
+                let RowTiles { height, most } = Ampere.row_tiles(rows, experts);
+                assert!(most >= before, "{experts} experts, {rows} rows");
+                before = most;
+                // The worst routing: as many experts as there are rows for have one row too many.
+                let short = experts.min(rows);
+                let worst = short + (rows - short) / height;
+                assert!(
+                    worst <= most,
+                    "{experts} experts, {rows} rows: {worst} > {most}"
+                );
+            }
+        }
+        let heights = [0, 47, 48, 1000].map(|mean| Ampere.row_tiles(mean * 8, 8).height);
+        assert_eq!(heights, [64, 64, 128, 128]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::fmt::Debug;
 use super::VECTOR;
 use super::catalogue::{Operation, Tile};
 use crate::element::DType;
+use crate::ops::RowTiles;
 
 /// Generations that kernels are written for, oldest first: a device runs the kernels of its own and of those before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +38,9 @@ impl Architecture {
 
 /// How a generation runs the experts' products: functions of the shape and the device alone.
 pub(super) trait Products: Debug + Sync {
+    /// In what tiles a dispatch plan lists at most `rows` rows of `experts` experts. More rows never have a smaller bound.
+    fn row_tiles(&self, rows: usize, experts: usize) -> RowTiles;
+
     /// A product of each expert's rows, [rows, `shape.columns`].
     fn rows(&self, storage: Storage, multiprocessors: usize, shape: RowProduct) -> Plan;
 
@@ -68,9 +72,8 @@ pub(super) struct RowProduct {
     pub(super) operation: Operation,
     /// Columns of the product as the tiles count them.
     pub(super) columns: usize,
-    /// Rows of the plan's tiles, and a bound of their number.
-    pub(super) tile_rows: usize,
-    pub(super) row_tiles: usize,
+    /// The dispatch plan's.
+    pub(super) row_tiles: RowTiles,
     /// The mean.
     pub(super) rows_per_expert: usize,
 }

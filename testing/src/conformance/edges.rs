@@ -94,12 +94,34 @@ pub(super) fn one_token_among_a_thousand_experts<B: TestBackend>() {
     }
 }
 
+/// A step may have fewer tokens than its memory was made for, at the places too where tiles of rows change their size.
+pub(super) fn memory_for_more_tokens_is_enough_for_fewer<B: TestBackend>() {
+    let backend = B::create();
+    for capacity in capacities(0.6) {
+        for (experts, top_k) in [(1, 1), (4, 2), (6, 6), (40, 8)] {
+            let mut builder = base(1, 1, experts, top_k).score_function(SCORES[1]);
+            if let Some(capacity) = capacity.filter(|_| top_k > 1) {
+                builder = builder.capacity(capacity);
+            }
+            let config = builder.build().unwrap();
+            let tiles = |tokens| backend.row_tiles(&config, tokens).most;
+            let sizes = |tokens| [config.max_rows(tokens), tiles(tokens)];
+            for tokens in 0..400 {
+                let (fewer, more) = (sizes(tokens), sizes(tokens + 1));
+                assert!(fewer[0] <= more[0] && fewer[1] <= more[1], "{config:?}");
+            }
+        }
+    }
+}
+
 /// A pass of fewer tokens, whose rows are in more tiles than those of as many as there is memory for.
 pub(super) fn fewer_tokens_in_more_tiles<B: TestBackend>() {
     let config = base(4, 3, 4, 2).build().unwrap();
     let layer = MoeLayer::new(B::create(), config.clone());
     let [fewer, more] = [95, 96];
-    assert!(config.tile_rows(fewer) < config.tile_rows(more));
+    let tiles = [fewer, more].map(|tokens| layer.backend().row_tiles(&config, tokens));
+    // Or there are none.
+    assert!(tiles[1].most == 0 || tiles[0].height < tiles[1].height);
     let mut saved = layer.saved::<f32>(more, Keep::Hidden).unwrap();
     let mut workspace = layer.workspace::<f32>(more, Keep::Hidden).unwrap();
     for tokens in [more, fewer] {

@@ -113,6 +113,7 @@ areas! {
         no_tokens
         one_token
         fewer_tokens_in_more_tiles
+        memory_for_more_tokens_is_enough_for_fewer
         one_token_among_a_thousand_experts
         all_tokens_to_the_same_experts
         experts_without_rows_get_a_gradient_of_zero

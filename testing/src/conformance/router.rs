@@ -8,8 +8,8 @@ use millet::{
 use crate::generate::{LogitKind, Rng, RoutingKind, SCORES, capacities};
 
 use crate::harness::{
-    F32, HostPlan, RouterOutcome, TestBackend, assert_right, dispatch, route, route_backward,
-    try_route, widen,
+    F32, HostPlan, RouterOutcome, TestBackend, assert_right, dispatch, list_tiles, route,
+    route_backward, try_route, widen,
 };
 use crate::oracle::{Number, Oracle, Routed};
 
@@ -299,22 +299,6 @@ pub(super) fn dispatch_of_every_kind_of_routing<B: TestBackend>() {
     }
 }
 
-/// Expert and first row of every tile of rows, −1 up to the bound.
-fn tiles_of(config: &MoeConfig, tokens: usize, offsets: &[i32]) -> Vec<i32> {
-    let mut tiles = Vec::new();
-    for (e, range) in offsets.windows(2).enumerate() {
-        let mut row = range[0];
-        while row < range[1] {
-            tiles.extend([e as i32, row]);
-            row += config.tile_rows(tokens) as i32;
-        }
-    }
-    let bound = 2 * config.max_row_tiles(tokens);
-    assert!(tiles.len() <= bound, "the bound holds: {config:?}");
-    tiles.resize(bound, -1);
-    tiles
-}
-
 fn check_dispatch<B: TestBackend, A: Real>(config: &MoeConfig, ids: &[i32], weights: &[f64]) {
     let backend = B::create();
     let want = oracle::<f64>(config).dispatch(ids, weights);
@@ -338,7 +322,8 @@ fn check_dispatch<B: TestBackend, A: Real>(config: &MoeConfig, ids: &[i32], weig
     );
     let tokens = ids.len() / config.top_k();
     let tiles = HostPlan::read(&backend, &plan).row_tiles;
-    assert_eq!(tiles, tiles_of(config, tokens, &want.offsets), "{config:?}");
+    let want_tiles = list_tiles(backend.row_tiles(config, tokens), &want.offsets);
+    assert_eq!(tiles, want_tiles, "{config:?}");
     for (&got, &want) in weights.iter().zip(&want.weights) {
         assert_close(got, want, 3e-7, "weight after dispatch");
     }
