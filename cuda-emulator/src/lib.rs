@@ -11,6 +11,7 @@ pub mod device;
 mod driver;
 pub mod engine;
 mod exec;
+mod launch;
 mod lower;
 pub mod memory;
 mod numeric;

@@ -2,15 +2,38 @@
 
 use std::collections::HashMap;
 
-use super::hooks::Report;
 use super::{Finding, FindingKind};
 
 /// Where a mistake is: repeats at the same place are one finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Place {
-    pub(super) kind: FindingKind,
-    pub(super) line: u32,
-    pub(super) other_line: Option<u32>,
+struct Place {
+    kind: FindingKind,
+    line: u32,
+    other_line: Option<u32>,
+}
+
+/// One observation, before deduplication.
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    pub kind: FindingKind,
+    pub message: String,
+    /// PTX line, and of a conflict the other party's.
+    pub line: u32,
+    pub other_line: Option<u32>,
+    /// Linear index of the block, and of the thread in it.
+    pub block: u32,
+    pub thread: u32,
+    pub address: Option<u64>,
+}
+
+impl Report {
+    fn place(&self) -> Place {
+        Place {
+            kind: self.kind,
+            line: self.line,
+            other_line: self.other_line,
+        }
+    }
 }
 
 /// Findings of one launch.
@@ -53,8 +76,8 @@ impl Findings {
     }
 
     /// Counts a repeat without building its message; false if the place is new.
-    pub(super) fn count(&mut self, place: Place) -> bool {
-        match self.by_place.get_mut(&place) {
+    pub(super) fn count(&mut self, report: &Report) -> bool {
+        match self.by_place.get_mut(&report.place()) {
             Some(known) => {
                 known.count += 1;
                 true

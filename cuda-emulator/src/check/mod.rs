@@ -1,10 +1,14 @@
 //! What the checkers found, and the checkers.
 
+mod async_copy;
+pub(crate) mod checker;
 mod clock;
-mod findings;
+pub(crate) mod findings;
 pub(crate) mod hooks;
 mod race;
 mod shadow;
+mod state;
+mod sync;
 #[cfg(test)]
 mod tests;
 pub(crate) mod touched;

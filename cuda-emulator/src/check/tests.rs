@@ -1,5 +1,6 @@
 //! The detector against small scripts, and against a plain happens-before relation on random traces.
 
+use super::checker::{BlockChecker, GridChecker};
 use super::hooks::*;
 use super::{Finding, FindingKind};
 use crate::memory::DeviceMemory;

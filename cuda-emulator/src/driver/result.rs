@@ -162,7 +162,7 @@ impl CUresult {
     }
 
     /// The error that a kernel's fault is to the program.
-    pub(super) fn of_fault(code: crate::engine::FaultCode) -> Self {
+    pub(super) fn of_fault(code: crate::launch::FaultCode) -> Self {
         Self(code as u32)
     }
 }
@@ -179,7 +179,7 @@ mod tests {
             "CUDA_ERROR_ILLEGAL_ADDRESS"
         );
         assert_eq!(
-            CUresult::of_fault(crate::engine::FaultCode::Assert),
+            CUresult::of_fault(crate::launch::FaultCode::Assert),
             CUresult::ASSERT
         );
     }

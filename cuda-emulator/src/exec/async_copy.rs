@@ -1,8 +1,11 @@
 //! `cp.async`: at once, or (late) with the destination poisoned until a wait covers the copy.
 
-use super::memory::{What, addresses, pointers};
-use super::state::{At, Block, Pending, Warp, line_of};
-use super::{Exec, defined};
+use super::access::{What, addresses};
+use super::defined;
+use super::frame::At;
+use super::memory::pointers;
+use super::state::{Block, Pending, Warp, line_of};
+use super::worker::Exec;
 use crate::check::hooks::{AsyncCopy, Kind};
 use crate::lower::op::{CpAsync, NONE};
 use crate::lower::operands::File;
@@ -81,7 +84,7 @@ pub(crate) fn issue(
     }
     let offsets = to.map(|a| (a as u32).wrapping_sub(SHARED_BASE));
     if x.profile {
-        super::count::async_copy(x, m, size, &offsets, &from, &read);
+        x.count(|t| t.async_copy(m, size, &offsets, &from, &read));
     }
     if block.follows {
         let copy = AsyncCopy {

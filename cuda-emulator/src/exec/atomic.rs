@@ -1,12 +1,14 @@
 //! `atom` and `red`: the host's atomic instructions on device memory, lane after lane.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::memory::{Reached, What, Written, addresses, observe, pointers};
+use super::access::{Reached, What, Written, addresses, whole_16};
+use super::defined;
+use super::frame::At;
+use super::memory::{observe, pointers};
 use super::registers::Regs;
-use super::state::{At, Block, Warp};
-use super::{Exec, defined};
+use super::state::{Block, Warp};
+use super::worker::Exec;
 use crate::check::hooks::{Dependence, Kind};
 use crate::lower::op::{Atom, AtomOp, AtomType, NONE};
 use crate::numeric::half::{self, Bf16, F16, Half};
@@ -153,12 +155,6 @@ unsafe fn exchange_128(r: Regs, atom: &Atom, p: &[*mut u8; 32], m: u32) {
             r.set64(atom.d[0] + 1, &old[1], m);
         }
     }
-}
-
-/// Held while 16 bytes are read or written as one by a strong operation: hosts have no portable instruction for that.
-pub(crate) fn whole_16() -> MutexGuard<'static, ()> {
-    static WHOLE: Mutex<()> = Mutex::new(());
-    WHOLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One lane's read-modify-write; the value before.

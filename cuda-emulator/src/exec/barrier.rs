@@ -1,12 +1,15 @@
 //! `bar` and `barrier`: lanes gather in their warp, warps arrive at the block's barrier, all go on when it completes.
 
-use super::run::Flow;
-use super::state::{At, BarrierState, Block, Wait, Warp, line_of};
-use super::{Exec, defined};
+use super::defined;
+use super::frame::At;
+use super::state::{BarrierState, Block, Wait, Warp, line_of};
+use super::worker::Exec;
+use super::worker::Flow;
 use crate::check::FindingKind;
 use crate::check::hooks::Barrier;
-use crate::engine::FaultCode;
-use crate::lower::op::{Bar, BarRed, Code, NONE, Op, Slow};
+use crate::launch::FaultCode;
+use crate::lower::code::Code;
+use crate::lower::op::{Bar, BarRed, NONE, Op, Slow};
 use crate::lower::operands::File;
 
 /// The barrier instruction at a place.
@@ -156,7 +159,7 @@ fn gather(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, id: u32) {
             None,
         );
     }
-    super::count::barrier(x);
+    x.count(|t| t.barrier());
     let state = &mut block.barriers[id as usize];
     state.expected = Some(expected);
     state.arrived += 32;

@@ -1,11 +1,14 @@
 //! Where lanes go: calls and returns, ends, and how lanes of a warp come together for what they execute as one.
 
+use super::barrier;
 use super::defined;
-use super::run::Flow;
-use super::state::{At, Block, Files, Frame, Return, Wait, Warp};
-use super::{Exec, barrier};
+use super::frame::{At, Frame, pass};
+use super::state::{Block, Return, Wait, Warp};
+use super::worker::Exec;
+use super::worker::Flow;
 use crate::check::FindingKind;
-use crate::engine::FaultCode;
+use crate::launch::FaultCode;
+use crate::lower::code::Code;
 use crate::lower::op::*;
 use crate::lower::operands::File;
 
@@ -275,90 +278,6 @@ pub(super) fn call(
     g.stack.push(Return { pc, frame });
     g.frame = inner;
     Flow::Regroup
-}
-
-/// Copies a value between frames for the lanes; false if their sizes differ.
-pub(super) fn pass(
-    files: &mut Files,
-    from: (Frame, Value),
-    to: (Frame, Value),
-    lanes: u32,
-) -> bool {
-    let bytes = |files: &Files, at: u32, lane: usize| lane * files.stride as usize + at as usize;
-    let each = || (0..32usize).filter(move |l| lanes >> l & 1 != 0);
-    match (from, to) {
-        (_, (_, Value::Sink)) => true,
-        ((ff, Value::Frame(a, n)), (tf, Value::Frame(b, k))) => {
-            for l in each() {
-                let start = bytes(files, ff.local + a, l);
-                let target = bytes(files, tf.local + b, l);
-                files.local.copy_within(start..start + n as usize, target);
-            }
-            n == k
-        }
-        ((ff, Value::Reg(a)), (tf, Value::Reg(b))) => {
-            let (rf, rt) = (files.regs(ff), files.regs(tf));
-            // SAFETY: slots of the two frames, whose files do not overlap; no file is resized meanwhile.
-            unsafe {
-                match (a, b) {
-                    (Reg::R32(a), Reg::R32(b)) => rt.set32(b, rf.get32(a), lanes),
-                    (Reg::R64(a), Reg::R64(b)) => rt.set64(b, rf.get64(a), lanes),
-                    (Reg::P(a), Reg::P(b)) => rt.set_pred(b, rf.pred(a << 1), lanes),
-                    _ => return false,
-                }
-            }
-            true
-        }
-        ((ff, Value::Reg(a)), (tf, Value::Frame(b, n))) => {
-            let r = files.regs(ff);
-            let words: [u64; 32] = match a {
-                // SAFETY: a slot of the frame.
-                Reg::R32(a) => unsafe { r.get32(a) }.map(u64::from),
-                // SAFETY: a slot of the frame.
-                Reg::R64(a) => *unsafe { r.get64(a) },
-                Reg::P(_) => return false,
-            };
-            let fits = if matches!(a, Reg::R64(_)) {
-                n == 8
-            } else {
-                n <= 4
-            };
-            for l in each().filter(|_| fits) {
-                let start = bytes(files, tf.local + b, l);
-                files.local[start..start + n as usize]
-                    .copy_from_slice(&words[l].to_le_bytes()[..n as usize]);
-            }
-            fits
-        }
-        ((ff, Value::Frame(a, n)), (tf, Value::Reg(b))) => {
-            let fits = if matches!(b, Reg::R64(_)) {
-                n == 8
-            } else {
-                n <= 4
-            };
-            if !fits {
-                return false;
-            }
-            let mut words = [0u64; 32];
-            for l in each() {
-                let start = bytes(files, ff.local + a, l);
-                let mut word = [0; 8];
-                word[..n as usize].copy_from_slice(&files.local[start..start + n as usize]);
-                words[l] = u64::from_le_bytes(word);
-            }
-            let r = files.regs(tf);
-            // SAFETY: a slot of the frame.
-            unsafe {
-                match b {
-                    Reg::R32(b) => r.set32(b, &words.map(|w| w as u32), lanes),
-                    Reg::R64(b) => r.set64(b, &words, lanes),
-                    Reg::P(_) => return false,
-                }
-            }
-            true
-        }
-        ((_, Value::Sink), _) => false,
-    }
 }
 
 /// The group returns to its caller.

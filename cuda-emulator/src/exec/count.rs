@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::memory::What;
-use super::{Exec, Grid};
+use super::access::What;
 use crate::check::hooks::Kind;
 use crate::counters::Counters;
-use crate::lower::op::{Code, HELPER, MmaKind, Op, Slow};
+use crate::lower::code::Code;
+use crate::lower::op::{HELPER, MmaKind, Op, Slow};
 
 /// A worker's counts.
 #[derive(Debug)]
@@ -19,12 +19,12 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn new(grid: &Grid<'_>) -> Self {
+    pub(crate) fn new(code: &Code, l2_bytes: u64) -> Self {
         Self {
             counters: Counters::default(),
-            executed: vec![0; grid.code.insts.len()],
+            executed: vec![0; code.insts.len()],
             touched: Touched::default(),
-            l2: Cache::new(u64::from(grid.launch.device.l2_bytes)),
+            l2: Cache::new(l2_bytes),
         }
     }
 }
@@ -120,75 +120,65 @@ fn hash(line: u64) -> u64 {
     line.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
 }
 
-pub(crate) fn instruction(x: &mut Exec<'_>, pc: u32) {
-    if let Some(t) = &mut x.tally {
-        t.executed[pc as usize] += 1;
-    }
-}
-
-pub(crate) fn diverged(x: &mut Exec<'_>) {
-    if let Some(t) = &mut x.tally {
-        t.counters.diverged_branches += 1;
-    }
-}
-
-pub(crate) fn barrier(x: &mut Exec<'_>) {
-    if let Some(t) = &mut x.tally {
-        t.counters.barrier_arrivals += 1;
-    }
-}
-
-pub(crate) fn mma(x: &mut Exec<'_>, kind: MmaKind) {
-    if let Some(t) = &mut x.tally {
-        t.counters.tensor_flops += match kind {
-            MmaKind::Float(f) => 2 * 16 * 8 * f.k as u64,
-            MmaKind::Integer(i) => 2 * 8 * (i.m * i.k) as u64,
-            MmaKind::Double(f) => 2 * 8 * (f.m * f.k) as u64,
-        };
-    }
-}
-
-/// An access whose lanes in `shared` and in `global` have these offsets and addresses.
-pub(crate) fn access(
-    x: &mut Exec<'_>,
-    what: What,
-    shared: u32,
-    offsets: &[u32; 32],
-    global: u32,
-    a: &[u64; 32],
-) {
-    let Some(t) = &mut x.tally else { return };
-    if shared != 0 {
-        t.shared(shared, offsets, what.size);
-    }
-    if global != 0 {
-        let ranges = lanes(global).map(|l| (a[l], u64::from(what.size)));
-        t.global(what.kind, ranges);
-    }
-}
-
-/// `cp.async`: a load from global memory and a store to shared memory.
-pub(crate) fn async_copy(
-    x: &mut Exec<'_>,
-    m: u32,
-    size: u32,
-    offsets: &[u32; 32],
-    from: &[u64; 32],
-    read: &[u32; 32],
-) {
-    let Some(t) = &mut x.tally else { return };
-    t.shared(m, offsets, size);
-    let ranges = lanes(m)
-        .filter(|&l| read[l] != 0)
-        .map(|l| (from[l], u64::from(read[l])));
-    t.global(Kind::Read, ranges);
-}
-
 fn lanes(m: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |l| m >> l & 1 != 0)
 }
 
 impl Tally {
+    pub(crate) fn instruction(&mut self, pc: u32) {
+        self.executed[pc as usize] += 1;
+    }
+
+    pub(crate) fn diverged(&mut self) {
+        self.counters.diverged_branches += 1;
+    }
+
+    pub(crate) fn barrier(&mut self) {
+        self.counters.barrier_arrivals += 1;
+    }
+
+    pub(crate) fn mma(&mut self, kind: MmaKind) {
+        self.counters.tensor_flops += match kind {
+            MmaKind::Float(f) => 2 * 16 * 8 * f.k as u64,
+            MmaKind::Integer(i) => 2 * 8 * (i.m * i.k) as u64,
+            MmaKind::Double(f) => 2 * 8 * (f.m * f.k) as u64,
+        };
+    }
+
+    /// An access whose lanes in `shared` and in `global` have these offsets and addresses.
+    pub(crate) fn access(
+        &mut self,
+        what: What,
+        shared: u32,
+        offsets: &[u32; 32],
+        global: u32,
+        addresses: &[u64; 32],
+    ) {
+        if shared != 0 {
+            self.shared(shared, offsets, what.size);
+        }
+        if global != 0 {
+            let ranges = lanes(global).map(|l| (addresses[l], u64::from(what.size)));
+            self.global(what.kind, ranges);
+        }
+    }
+
+    /// `cp.async`: a load from global memory and a store to shared memory.
+    pub(crate) fn async_copy(
+        &mut self,
+        m: u32,
+        size: u32,
+        offsets: &[u32; 32],
+        from: &[u64; 32],
+        read: &[u32; 32],
+    ) {
+        self.shared(m, offsets, size);
+        let ranges = lanes(m)
+            .filter(|&l| read[l] != 0)
+            .map(|l| (from[l], u64::from(read[l])));
+        self.global(Kind::Read, ranges);
+    }
+
     fn global(&mut self, kind: Kind, ranges: impl Iterator<Item = (u64, u64)>) {
         let mut sectors = Vec::with_capacity(32);
         let (mut bytes, mut new) = (0, 0);
@@ -318,13 +308,13 @@ fn add_class(c: &mut Counters, code: &Code, op: Op, n: u64) {
 }
 
 /// The launch's counters from its workers' (with `Options::count` there is one).
-pub(crate) fn collect(grid: &Grid<'_>, workers: Vec<Worker>, counters: &mut Counters) {
+pub(crate) fn collect(code: &Code, workers: Vec<Worker>, counters: &mut Counters) {
     for w in workers {
         if let Some(tally) = w.tally {
             *counters = tally.counters;
-            for (inst, &n) in grid.code.insts.iter().zip(&tally.executed) {
+            for (inst, &n) in code.insts.iter().zip(&tally.executed) {
                 if inst.guard & HELPER == 0 {
-                    add_class(counters, grid.code, inst.op, n);
+                    add_class(counters, code, inst.op, n);
                 }
             }
         }

@@ -1,11 +1,14 @@
 //! Matrix products, and matrices of 8 rows between shared memory and registers.
 
+use super::access::{Pointers, Reached, What, Written, addresses};
 use super::awaited::Waits;
-use super::memory::{Pointers, Reached, What, Written, addresses, observe, pointers};
+use super::defined;
+use super::frame::At;
+use super::memory::{observe, pointers};
 use super::registers::Regs;
-use super::run::Flow;
-use super::state::{At, Block, Warp};
-use super::{Exec, defined};
+use super::state::{Block, Warp};
+use super::worker::Exec;
+use super::worker::Flow;
 use crate::check::hooks::{Dependence, Kind};
 use crate::lower::op::*;
 use crate::numeric::{matrix, mma};

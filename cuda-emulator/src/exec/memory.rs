@@ -3,126 +3,19 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::registers::{Regs, mask_of};
-use super::state::{At, Block, Frame, Warp, is_local, shared_end};
-use super::{Exec, defined};
-use crate::check::hooks::{Access, Dependence, Instance, Kind, Order, Values};
-use crate::lower::op::{Address, Base, Mem, MemSpace, NONE};
-use crate::lower::operands::File;
-use crate::memory::{
-    GLOBAL_BASE, LOCAL_WINDOW, PARAM_WINDOW, SHARED_BASE, SHARED_UNIT, SHARED_WINDOW,
+use super::access::{
+    Pointers, Reached, What, Written, addresses, all_inside, by_window, is_local, shared_end,
+    whole_16,
 };
-
-/// The piece of global memory that an instruction used last: nothing before the first use.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Site {
-    base: u64,
-    end: u64,
-}
-
-impl Site {
-    pub(crate) const EMPTY: Self = Self { base: 1, end: 0 };
-}
-
-/// Where each lane's data is on the host; lanes that are off point to where the first one does.
-pub(crate) type Pointers = [*mut u8; 32];
-
-/// Each lane's address in the instruction's space.
-///
-/// # Safety
-/// The base is a slot of the frame.
-#[inline(always)]
-pub(crate) unsafe fn addresses(at: At, a: &Address) -> [u64; 32] {
-    let (r, frame) = (at.regs, at.frame);
-    // SAFETY: the caller's.
-    unsafe {
-        match a.base {
-            Base::R64(slot) => {
-                let base = r.get64(slot);
-                let mut t = [0; 32];
-                for l in 0..32 {
-                    t[l] = base[l].wrapping_add(a.offset as u64);
-                }
-                t
-            }
-            Base::R32(slot) => {
-                let base = r.get32(slot);
-                let mut t = [0; 32];
-                for l in 0..32 {
-                    t[l] = u64::from(base[l].wrapping_add(a.offset as u32));
-                }
-                t
-            }
-            Base::None => [a.offset as u64; 32],
-            Base::Frame => [(i64::from(frame.local) + a.offset) as u64; 32],
-        }
-    }
-}
-
-/// What an access is, for checks and messages.
-#[derive(Clone, Copy)]
-pub(crate) struct What {
-    pub(crate) space: MemSpace,
-    pub(crate) kind: Kind,
-    pub(crate) order: Order,
-    /// A load that caches may answer with what memory held when the launch began.
-    pub(crate) read_only: bool,
-    /// Bytes a lane.
-    pub(crate) size: u32,
-    pub(crate) pc: u32,
-    /// Of a load that stores may depend on.
-    pub(crate) instance: Option<Instance>,
-}
-
-impl What {
-    /// A weak access, that may be answered by no read-only cache.
-    pub(crate) fn weak(space: MemSpace, kind: Kind, size: u32, pc: u32) -> Self {
-        Self {
-            space,
-            kind,
-            order: Order::Weak,
-            read_only: false,
-            size,
-            pc,
-            instance: None,
-        }
-    }
-}
-
-/// An access that was checked: of each of the lanes, its address and where that is on the host.
-#[derive(Clone, Copy)]
-pub(crate) struct Reached<'a> {
-    pub(crate) what: What,
-    pub(crate) lanes: u32,
-    pub(crate) a: &'a [u64; 32],
-    pub(crate) p: &'a Pointers,
-}
-
-/// What a store writes, and what it depends on.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Written<'a> {
-    pub(crate) values: Option<&'a dyn Values>,
-    pub(crate) dependence: Option<&'a dyn Dependence>,
-}
-
-/// Whether all of `[a, a + size)` are in `[base, end)`.
-#[inline(always)]
-fn all_inside(a: &[u64; 32], base: u64, end: u64, size: u32) -> bool {
-    let room = end.wrapping_sub(base);
-    if room < u64::from(size) || end < base {
-        return false;
-    }
-    let limit = room - u64::from(size);
-    let mut outside = [0u32; 32];
-    for l in 0..32 {
-        outside[l] = if a[l].wrapping_sub(base) > limit {
-            !0
-        } else {
-            0
-        };
-    }
-    mask_of(&outside) == 0
-}
+use super::defined;
+use super::frame::{At, Frame};
+use super::registers::Regs;
+use super::state::{Block, Warp, line_of};
+use super::worker::Exec;
+use crate::check::hooks::{Access, Dependence, Kind, Order, Values};
+use crate::lower::op::{Base, Mem, MemSpace, NONE};
+use crate::lower::operands::File;
+use crate::memory::{GLOBAL_BASE, PARAM_WINDOW, SHARED_BASE, SHARED_UNIT, SHARED_WINDOW};
 
 /// The host pointers of an access, which has been checked for bounds and alignment. False: a fault was recorded.
 ///
@@ -273,27 +166,6 @@ fn lane_pointer(
     }
 }
 
-/// The lanes whose address is in shared memory, with offsets in it, and those in global memory.
-fn by_window(space: MemSpace, a: &[u64; 32], m: u32) -> (u32, [u32; 32], u32) {
-    let mut shared = 0;
-    let mut global = 0;
-    let mut offsets = [0; 32];
-    for l in (0..32).filter(|l| m >> l & 1 != 0) {
-        let is_shared = match space {
-            MemSpace::Shared => true,
-            MemSpace::Generic => a[l] >> 48 == SHARED_WINDOW >> 48,
-            _ => false,
-        };
-        if is_shared {
-            shared |= 1 << l;
-            offsets[l] = (a[l] as u32).wrapping_sub(SHARED_BASE);
-        } else if matches!(space, MemSpace::Global | MemSpace::Generic) && a[l] < SHARED_WINDOW {
-            global |= 1 << l;
-        }
-    }
-    (shared, offsets, global)
-}
-
 /// Tells the checker and the counters of an access.
 #[inline(never)]
 pub(crate) fn observe(
@@ -307,12 +179,12 @@ pub(crate) fn observe(
 ) {
     let (shared, offsets, global) = by_window(what.space, a, m);
     if x.profile {
-        super::count::access(x, what, shared, &offsets, global, a);
+        x.count(|t| t.access(what, shared, &offsets, global, a));
     }
     if !block.follows {
         return;
     }
-    let line = super::state::line_of(x.grid.code, what.pc);
+    let line = line_of(x.grid.code, what.pc);
     if let Some(checker) = &mut block.checker {
         let access = |lanes| Access {
             line,
@@ -410,7 +282,7 @@ pub(crate) unsafe fn load(
         }
         // What is strong is not torn.
         let strong_16 = mem.order != Order::Weak && what.size == 16;
-        let whole = strong_16.then(super::atomic::whole_16);
+        let whole = strong_16.then(whole_16);
         // All lanes, one word each, one after the other: a copy.
         let straight = m == !0 && mem.size == 4 && mem.count == 1 && !mem.reg64 && is_straight(&p);
         if straight && mem.regs[0] != NONE {
@@ -591,7 +463,7 @@ pub(crate) unsafe fn store(
             fence(Ordering::SeqCst);
         }
         let strong_16 = mem.order != Order::Weak && what.size == 16;
-        let whole = strong_16.then(super::atomic::whole_16);
+        let whole = strong_16.then(whole_16);
         let straight = m == !0 && mem.size == 4 && mem.count == 1 && !mem.reg64 && is_straight(&p);
         if straight {
             p[0].cast::<[u32; 32]>()
@@ -647,42 +519,5 @@ unsafe fn store_element(r: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usi
                 write!(u64, get64, slot + 1, offset + 8);
             }
         }
-    }
-}
-
-impl Exec<'_> {
-    /// The allocation that an instruction's address is in: start, end, and the host address of the start.
-    #[inline(always)]
-    pub(crate) fn global_piece(
-        &mut self,
-        site: usize,
-        address: u64,
-    ) -> Option<(u64, u64, *mut u8)> {
-        let memory = self.grid.memory;
-        let generation = memory.generation();
-        if generation != self.generation {
-            self.sites.fill(Site::EMPTY);
-            self.generation = generation;
-        }
-        let mut piece = self.sites[site];
-        if address < piece.base || address >= piece.end {
-            let view = memory.view(address)?;
-            piece = Site {
-                base: view.base,
-                end: view.end,
-            };
-            self.sites[site] = piece;
-        }
-        Some((piece.base, piece.end, memory.host(piece.base)))
-    }
-}
-
-/// Adds a window's base to an address of a space, or takes it off.
-pub(crate) fn window(space: MemSpace) -> u64 {
-    match space {
-        MemSpace::Shared => SHARED_WINDOW,
-        MemSpace::Local => LOCAL_WINDOW,
-        MemSpace::Param => PARAM_WINDOW,
-        MemSpace::Generic | MemSpace::Global => 0,
     }
 }

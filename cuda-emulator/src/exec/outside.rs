@@ -2,15 +2,18 @@
 
 use std::sync::atomic::{Ordering, fence};
 
+use super::access::{Reached, What, Written, addresses, window};
 use super::collective::collective;
 use super::control::{same_as_first, take_lanes, together, whole_warp};
+use super::frame::At;
 use super::matrix::{ldmatrix, product, stmatrix, write_product};
-use super::memory::{Reached, What, Written, addresses, observe, pointers, window};
-use super::run::{Flow, POLL, POLL_COST};
-use super::state::{At, Block, Warp};
-use super::{Exec, async_copy, atomic, barrier, control, defined, print};
+use super::memory::{observe, pointers};
+use super::state::{Block, Warp};
+use super::worker::Exec;
+use super::worker::{Flow, POLL, POLL_COST};
+use super::{async_copy, atomic, barrier, control, defined, print};
 use crate::check::hooks::Kind;
-use crate::engine::FaultCode;
+use crate::launch::FaultCode;
 use crate::lower::op::*;
 use crate::lower::operands::File;
 use crate::numeric::matrix;
@@ -194,7 +197,7 @@ pub(crate) fn execute(
             if let Err(flow) = whole_warp(x, block, warp, group, m, "mma") {
                 return flow;
             }
-            super::count::mma(x, mma.kind);
+            x.count(|t| t.mma(mma.kind));
             defined::product(x, block, warp, frame, std::slice::from_ref(mma));
             // SAFETY: slots of this frame.
             unsafe { write_product(r, &mma.registers[0], &product(x, r, mma), m) };
@@ -210,7 +213,7 @@ pub(crate) fn execute(
                 // Registers of D may be those of an operand of a later tile.
                 let products: Vec<_> = tiles.iter().map(|tile| product(x, r, tile)).collect();
                 for (tile, product) in tiles.iter().zip(&products) {
-                    super::count::mma(x, tile.kind);
+                    x.count(|t| t.mma(tile.kind));
                     write_product(r, &tile.registers[0], product, m);
                 }
             }

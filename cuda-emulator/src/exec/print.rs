@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 
-use super::Exec;
+use super::access::is_local;
+use super::frame::Frame;
 use super::registers::Regs;
-use super::state::{Block, Frame, Warp, is_local};
+use super::state::{Block, Warp};
+use super::worker::Exec;
 use crate::lower::op::{Reg, Value};
 use crate::memory::LOCAL_WINDOW;
 

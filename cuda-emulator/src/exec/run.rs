@@ -1,38 +1,13 @@
 //! The inner loop: a warp runs until it waits, ends, fails or has used its budget.
 
-use super::state::{At, Block, Warp};
-use super::{Exec, alu, arithmetic, control, defined, memory, outside};
+use super::frame::At;
+use super::state::{Block, Warp};
+use super::worker::{Exec, Flow, Level, POLL, POLL_COST, Stop};
+use super::{alu, arithmetic, control, defined, memory, outside};
 use crate::lower::op::{HELPER, Op};
-
-/// Why a warp stopped running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stop {
-    Budget,
-    /// Every group waits.
-    Blocked,
-    Done,
-    /// `Exec::fault` says why.
-    Fault,
-}
-
-/// What an operation outside the inner loop does to control.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Flow {
-    /// On to the next instruction.
-    Next,
-    /// Groups changed (the running one was written back with the place to go on).
-    Regroup,
-    Fault,
-}
 
 /// Backward branches after which a group lets the others of its warp run.
 const PATIENCE: u32 = 10_000;
-
-/// What a poll counts of that.
-pub(crate) const POLL: u32 = 50;
-
-/// Instructions that a poll costs of the budget: a loop that waits soon lets others run.
-pub(crate) const POLL_COST: i64 = 100;
 
 macro_rules! runner {
     ($name:ident $(, $feature:literal)?) => {
@@ -46,31 +21,6 @@ macro_rules! runner {
 runner!(run_portable);
 #[cfg(target_arch = "x86_64")]
 runner!(run_avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt,f16c");
-
-/// Which version of the inner loop the CPU can run.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Level {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-}
-
-impl Level {
-    pub(crate) fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("lzcnt")
-            && is_x86_feature_detected!("popcnt")
-            && is_x86_feature_detected!("f16c")
-        {
-            return Self::Avx2;
-        }
-        Self::Portable
-    }
-}
 
 /// Runs a warp.
 pub(crate) fn run(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, budget: i64) -> Stop {
@@ -107,7 +57,7 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
         let frame = warp.groups[group].frame;
         let alone = warp.groups.len() == 1;
         let regs = warp.regs(frame);
-        let marks = defined::Marks::new(warp, frame);
+        let marks = defined::Marks::new(warp.shadow.as_deref(), frame);
         loop {
             if pc >= stop {
                 warp.groups[group].pc = pc;
@@ -134,7 +84,7 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
             x.thread_instructions += u64::from(counted * m.count_ones());
             if x.watched {
                 if x.profile {
-                    super::count::instruction(x, pc);
+                    x.count(|t| t.instruction(pc));
                 }
                 // SAFETY: the frame is the running one; a warp has a shadow if there are slots, and one for each instruction.
                 let any = |slots| unsafe { marks.any(slots) };
@@ -186,7 +136,7 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
                         pc = target;
                         continue;
                     }
-                    super::count::diverged(x);
+                    x.count(|t| t.diverged());
                     warp.groups[group].pc = pc + 1;
                     let taken = warp.split(group, m);
                     warp.groups[taken].pc = target;

@@ -1,8 +1,8 @@
 //! Special registers.
 
-use super::Exec;
 use super::registers::Regs;
 use super::state::{Block, Warp};
+use super::worker::Exec;
 use crate::lower::op::Special;
 
 /// Reads one into slot `d`.

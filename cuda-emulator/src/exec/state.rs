@@ -2,34 +2,12 @@
 
 use std::collections::VecDeque;
 
-use super::defined::Shadow;
-use super::registers::{Lanes32, Lanes64, Regs};
-use crate::check::hooks::BlockChecker;
-use crate::lower::op::{BarRed, Code, Function};
-use crate::memory::{LOCAL_WINDOW, SHARED_BASE};
-
-/// Where a call's registers and local memory start in the warp's files.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Frame {
-    pub(crate) r32: u32,
-    pub(crate) r64: u32,
-    pub(crate) preds: u32,
-    /// Bytes.
-    pub(crate) local: u32,
-    /// Index in `Code::functions`.
-    pub(crate) function: u32,
-}
-
-/// What executes an instruction: lanes of a warp, in a frame.
-#[derive(Clone, Copy)]
-pub(crate) struct At {
-    pub(crate) pc: u32,
-    /// Those for which the guard holds.
-    pub(crate) lanes: u32,
-    pub(crate) frame: Frame,
-    /// The frame's.
-    pub(crate) regs: Regs,
-}
+use super::defined::shadow::Shadow;
+use super::frame::{Files, Frame};
+use super::registers::{Lanes32, Regs};
+use crate::check::checker::BlockChecker;
+use crate::lower::code::Code;
+use crate::lower::op::{BarRed, Function};
 
 /// A caller that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,68 +74,6 @@ pub(crate) struct Pending {
 pub(crate) struct LaneCopies {
     pub(crate) committed: u32,
     pub(crate) pending: VecDeque<Pending>,
-}
-
-/// Registers and local memory of a warp's lanes.
-#[derive(Debug, Default)]
-pub(crate) struct Files {
-    r32: Vec<Lanes32>,
-    r64: Vec<Lanes64>,
-    preds: Vec<u32>,
-    /// Local memory: `stride` bytes a lane.
-    pub(crate) local: Vec<u8>,
-    pub(crate) stride: u32,
-}
-
-impl Files {
-    /// Registers of a frame.
-    #[inline(always)]
-    pub(crate) fn regs(&mut self, frame: Frame) -> Regs {
-        Regs {
-            r32: self.r32.as_mut_ptr().wrapping_add(frame.r32 as usize),
-            r64: self.r64.as_mut_ptr().wrapping_add(frame.r64 as usize),
-            preds: self.preds.as_mut_ptr().wrapping_add(frame.preds as usize),
-        }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.r32.clear();
-        self.r64.clear();
-        self.preds.clear();
-        self.local.clear();
-        self.stride = 0;
-    }
-
-    /// Makes room for a frame.
-    pub(super) fn reserve(&mut self, frame: Frame, function: &Function) {
-        let grow = |have: usize, start: u32, n: u32| have.max((start + n) as usize);
-        let n = grow(self.r32.len(), frame.r32, function.r32);
-        self.r32.resize(n, Lanes32::ZERO);
-        let n = grow(self.r64.len(), frame.r64, function.r64);
-        self.r64.resize(n, Lanes64::ZERO);
-        let n = grow(self.preds.len(), frame.preds, function.preds);
-        self.preds.resize(n, 0);
-        self.reserve_local(frame.local + function.frame);
-    }
-
-    /// Makes local memory at least `bytes` a lane.
-    fn reserve_local(&mut self, bytes: u32) {
-        if bytes <= self.stride {
-            return;
-        }
-        let stride = if self.stride == 0 {
-            bytes
-        } else {
-            bytes.max(2 * self.stride)
-        };
-        let mut grown = vec![0; 32 * stride as usize];
-        for lane in 0..32 {
-            let old = &self.local[lane * self.stride as usize..][..self.stride as usize];
-            grown[lane * stride as usize..][..old.len()].copy_from_slice(old);
-        }
-        self.local = grown;
-        self.stride = stride;
-    }
 }
 
 #[derive(Debug, Default)]
@@ -464,16 +380,6 @@ impl Block<'_> {
     pub(crate) fn shared_ptr(&mut self) -> *mut u8 {
         self.shared.as_mut_ptr().cast()
     }
-}
-
-/// End of the shared window's used part.
-pub(crate) fn shared_end(len: u32) -> u64 {
-    u64::from(SHARED_BASE) + u64::from(len)
-}
-
-/// Whether a generic address is in the local window.
-pub(crate) fn is_local(address: u64) -> bool {
-    address >> 48 == LOCAL_WINDOW >> 48
 }
 
 /// Name and line of an instruction's place, for messages.

@@ -1,9 +1,12 @@
 //! `wmma.load` and `wmma.store`: a matrix between memory and the registers of a warp.
 
-use super::memory::{Reached, What, Written, addresses, observe, pointers};
-use super::run::Flow;
-use super::state::{At, Block, Warp};
-use super::{Exec, defined};
+use super::access::{Reached, What, Written, addresses};
+use super::defined;
+use super::frame::At;
+use super::memory::{observe, pointers};
+use super::state::{Block, Warp};
+use super::worker::Exec;
+use super::worker::Flow;
 use crate::check::FindingKind;
 use crate::check::hooks::{Dependence, Kind};
 use crate::lower::op::WmmaMemory;

@@ -1,6 +1,7 @@
 //! The table of opcodes; branches, calls, barriers, fences.
 
-use super::function::{FunctionLowering, Place, Result};
+use super::function::{FunctionLowering, Result};
+use super::image::Place;
 use super::op::*;
 use super::words::Words;
 use crate::check::hooks::{Scope, Semantics};

@@ -2,31 +2,16 @@
 
 use std::collections::HashMap;
 
+use super::image::{Image, Place};
 use super::op::{Address, Base, HELPER, Inst, Int, MemSpace, Op, PredOp, Reg, Special, Value};
+use super::program::LowerError;
 use super::words::Words;
-use super::{Image, LowerError};
 use crate::ptx::ast::{self, AddressBase, Immediate, Instruction, Operand, RegId, Space, Type};
 
 /// What is wrong where `_` is given as a source.
 const SINK_AS_SOURCE: &str = "`_` discards a result and cannot be a source";
 
 pub(crate) type Result<T> = std::result::Result<T, LowerError>;
-
-/// What a name stands for inside a function.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Place {
-    /// Address in device memory (`.global`, `.const`).
-    Global(u64),
-    /// Address in the shared window.
-    Shared(u32),
-    /// Offset in the function's local frame: `.local` variables, and in call sequences `.param` ones.
-    Local(u32),
-    FrameParam(u32, u32),
-    /// Offset in the kernel's parameter block.
-    KernelParam(u32),
-    /// A function's address.
-    Function(u64),
-}
 
 pub(crate) struct FunctionLowering<'a, 'b> {
     pub(crate) image: &'b mut Image<'a>,
@@ -652,73 +637,4 @@ fn special_of(name: &str) -> Option<(Special, bool)> {
         "%total_smem_size" => (Special::TotalSharedSize, false),
         _ => return None,
     })
-}
-
-/// The instruction as text, for messages.
-pub(crate) fn text_of(inst: &Instruction, func: &ast::Function) -> String {
-    let name = |id: &RegId| match func.registers.get(id.0 as usize) {
-        Some(r) => r.name.clone(),
-        None => "?".into(),
-    };
-    let mut text = String::new();
-    if let Some(g) = &inst.guard {
-        let not = if g.negated { "!" } else { "" };
-        text += &format!("@{not}{} ", name(&g.register));
-    }
-    text += &inst.opcode;
-    for m in &inst.modifiers {
-        text += &format!(".{m}");
-    }
-    fn operand(o: &Operand, name: &dyn Fn(&RegId) -> String, func: &ast::Function) -> String {
-        let address = |base: &AddressBase, offset: i64| {
-            let base = match base {
-                AddressBase::Register(id) => name(id),
-                AddressBase::Symbol(s) => s.clone(),
-                AddressBase::Absolute => return offset.to_string(),
-            };
-            if offset == 0 {
-                base
-            } else {
-                format!("{base}{offset:+}")
-            }
-        };
-        let list = |v: &[Operand]| {
-            let parts: Vec<_> = v.iter().map(|o| operand(o, name, func)).collect();
-            format!("{{{}}}", parts.join(", "))
-        };
-        match o {
-            Operand::Register(id) => name(id),
-            Operand::NotRegister(id) => format!("!{}", name(id)),
-            Operand::Special(s) | Operand::Table(s) => s.clone(),
-            Operand::Immediate(Immediate::Integer(i)) => i.to_string(),
-            Operand::Immediate(Immediate::F32(b)) => format!("0f{b:08X}"),
-            Operand::Immediate(Immediate::F64(b)) => format!("0d{b:016X}"),
-            Operand::Symbol { name, addend: 0 } => name.clone(),
-            Operand::Symbol { name, addend } => format!("{name}{addend:+}"),
-            Operand::Element { name, offset } => format!("{name}[{offset} bytes]"),
-            Operand::Address { base, offset } => format!("[{}]", address(base, *offset)),
-            Operand::TensorAddress {
-                base,
-                offset,
-                coordinates,
-            } => {
-                format!("[{}, {}]", address(base, *offset), list(coordinates))
-            }
-            Operand::Vector(v) => list(v),
-            Operand::Pair(a, b) => {
-                format!("{}|{}", operand(a, name, func), operand(b, name, func))
-            }
-            Operand::Sink => "_".into(),
-            Operand::Label(l) => func
-                .label_names
-                .get(l.0 as usize)
-                .cloned()
-                .unwrap_or_default(),
-        }
-    }
-    for (i, o) in inst.operands.iter().enumerate() {
-        text += if i == 0 { " " } else { ", " };
-        text += &operand(o, &name, func);
-    }
-    text
 }

@@ -3,10 +3,6 @@
 //! Three files: 32-bit slots (also for 8 and 16 bits, upper bits zero), 64-bit slots (a 128-bit register is two), predicates as
 //! lane masks. A source predicate is a *reference*: `slot << 1 | negated`. Slot 0 of the predicates is always true.
 
-use std::sync::OnceLock;
-
-use super::operands::Slots;
-use super::tracked::Tracked;
 use crate::check::hooks::Order;
 use crate::ptx::ast::Type;
 
@@ -835,7 +831,7 @@ pub(crate) struct Function {
 
 /// Everything that a kernel executes.
 #[derive(Debug, Default)]
-pub(crate) struct Code {
+pub(crate) struct Instructions {
     pub(crate) insts: Vec<Inst>,
     /// PTX line of each instruction.
     pub(crate) lines: Vec<u32>,
@@ -846,20 +842,4 @@ pub(crate) struct Code {
     /// Static shared memory, bytes, and where the dynamic part starts.
     pub(crate) static_shared: u32,
     pub(crate) dynamic_offset: u32,
-    /// See [`Code::slots`].
-    pub(crate) slots: OnceLock<Vec<Slots>>,
-    /// See [`Code::tracked`].
-    pub(crate) tracked: OnceLock<Tracked>,
-}
-
-impl Code {
-    /// The slots of every instruction's operands. Made when they are first asked for.
-    pub(crate) fn slots(&self) -> &[Slots] {
-        self.slots.get_or_init(|| super::operands::slots(self))
-    }
-
-    /// Which loads are followed to stores that depend on them.
-    pub(crate) fn tracked(&self) -> &Tracked {
-        self.tracked.get_or_init(|| super::tracked::tracked(self))
-    }
 }

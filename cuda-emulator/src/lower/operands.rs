@@ -52,7 +52,7 @@ impl Operands {
 }
 
 /// The operands of an operation, whose `e` is given: some have a second result only where it is wanted.
-pub(crate) fn operands(code: &Code, inst: &Inst) -> Operands {
+pub(crate) fn operands(code: &Instructions, inst: &Inst) -> Operands {
     use File::{Absent, Pred, R32, R64, Reference};
     let float = |file: File, three: bool, one: bool| match (three, one) {
         (true, _) => Operands::new(file, &[file; 3]),
@@ -214,7 +214,7 @@ impl Function {
 }
 
 /// Each function's instructions, in their order: functions lie one after the other.
-pub(crate) fn ranges(code: &Code) -> Vec<(usize, std::ops::Range<usize>)> {
+pub(crate) fn ranges(code: &Instructions) -> Vec<(usize, std::ops::Range<usize>)> {
     let functions = code.functions.iter().enumerate();
     let mut entries: Vec<_> = functions.map(|(i, f)| (f.entry as usize, i)).collect();
     entries.sort_unstable();
@@ -228,7 +228,7 @@ pub(crate) fn ranges(code: &Code) -> Vec<(usize, std::ops::Range<usize>)> {
 }
 
 /// The slots of every instruction.
-pub(crate) fn slots(code: &Code) -> Vec<Slots> {
+pub(crate) fn slots(code: &Instructions) -> Vec<Slots> {
     let of = |function: &Function, inst: &Inst| {
         let operands = operands(code, inst);
         let a = match inst.op {

@@ -41,7 +41,7 @@ impl Tracked {
 }
 
 /// The space that an instruction loads from.
-fn loads_from(code: &Code, inst: &Inst) -> Option<MemSpace> {
+fn loads_from(code: &Instructions, inst: &Inst) -> Option<MemSpace> {
     match inst.op {
         Op::Ld(index) => Some(code.mems[index as usize].address.space),
         Op::Slow(index) => match &code.slow[index as usize] {
@@ -70,7 +70,7 @@ fn spaces(space: MemSpace) -> u8 {
 
 /// Whether the code has a store that may depend on another lane's load from the same space: what may flow where, whatever the order of
 /// the instructions.
-pub(crate) fn tracked(code: &Code) -> Tracked {
+pub(crate) fn tracked(code: &Instructions) -> Tracked {
     let crosses = |slow: &Slow| {
         matches!(
             slow,
@@ -122,7 +122,7 @@ pub(crate) fn tracked(code: &Code) -> Tracked {
 
 /// What every register of every function may hold.
 struct Held<'a> {
-    code: &'a Code,
+    code: &'a Instructions,
     held: Vec<u8>,
     changed: bool,
     /// The function at hand, and its first register.
@@ -131,7 +131,7 @@ struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    fn new(code: &'a Code) -> Self {
+    fn new(code: &'a Instructions) -> Self {
         Self {
             code,
             held: vec![0; code.functions.iter().map(Function::registers).sum()],
@@ -169,7 +169,7 @@ impl<'a> Held<'a> {
     }
 
     /// One instruction; the spaces of a store that depends on what another lane loaded from them.
-    fn step(&mut self, code: &Code, inst: &Inst) -> u8 {
+    fn step(&mut self, code: &Instructions, inst: &Inst) -> u8 {
         let guard = self.get(File::Reference, inst.guard & !HELPER);
         // Something that another lane loaded, of a space that is stored to.
         let stored = |what: u8, address: &Address| what >> 2 & spaces(address.space);

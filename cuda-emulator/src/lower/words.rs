@@ -1,9 +1,9 @@
 //! The modifiers of one instruction, taken one by one; what is left over was not understood.
 
-use super::LowerError;
-use super::function::text_of;
+use super::op::Rounding;
+use super::program::LowerError;
+use super::text::text_of;
 use crate::check::hooks::Scope;
-use crate::lower::op::Rounding;
 use crate::ptx::ast::{Function, Instruction, Type};
 
 pub(crate) struct Words<'a> {

@@ -15,6 +15,9 @@ pub(crate) mod mma;
 pub(crate) mod testing;
 pub(crate) mod wmma;
 
+/// 32 lanes of a 32-bit register.
+pub(crate) type Register = [u32; 32];
+
 /// Rounding modes `.rn`, `.rz`, `.rm`, `.rp` (and their integer forms `.rni`, …).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Rounding {

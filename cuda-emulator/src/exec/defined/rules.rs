@@ -4,7 +4,7 @@
 //! products, everything for the rest. A value that no undefined bit can change is defined: 0 · x of integers, a comparison that the
 //! defined bits decide, a select by a condition that is defined.
 
-use super::super::alu;
+use crate::exec::alu;
 use crate::lower::op::*;
 use crate::lower::operands::packs;
 use crate::numeric::half::{Bf16, F16, Half};
@@ -749,7 +749,7 @@ mod tests {
                         slot
                     }
                 };
-                let kinds = operands(&Code::default(), &inst);
+                let kinds = operands(&Instructions::default(), &inst);
                 let files = [
                     kinds.a,
                     kinds.b,

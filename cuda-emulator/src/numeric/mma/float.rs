@@ -1,21 +1,16 @@
-//! `mma.sync`: D = A·B + C over a warp's registers, for the m16n8 shapes and the m8n8 ones of integers and f64.
-//!
-//! Fragments (lane l, row g = l/4, t = l%4), as the ISA draws them: a register of A holds an 8-row block in which lane l has
-//! the 32 bits at t of row g; rows 0..8 and 8..16 alternate, then k advances. A register of B holds column g in the same way.
-//! Registers 0, 1 of C are columns 2t and 2t+1 of row g, registers 2, 3 those of row g+8 (packed two a register for f16).
+//! Products of floating-point numbers up to 32 bits.
 //!
 //! Three arithmetics: `Fast` sums in f32, one rounding a step, in order of k. The exact ones follow what was measured on
 //! hardware (published as MMA-Sim): all products and the addend are aligned to the largest exponent, cut to F bits of
 //! fraction, added without loss, and the sum is cut to f32 (rounded to nearest for f16). Ampere: F = 24 and 16 bytes of k a
 //! step; Hopper: F = 25 and 32 bytes of k a step. For 8-bit floats both have F = 13, and f32 results have 13 bits of fraction.
 
-use super::convert::{Fp8, fp8_to_f16};
-use super::f32s::{self, canon};
-use super::half::{Bf16, F16, Half};
-use super::{Rounding, half};
-
-/// 32 lanes of a 32-bit register.
-pub(crate) type Register = [u32; 32];
+#[cfg(target_arch = "x86_64")]
+use super::vectors;
+use crate::numeric::convert::{Fp8, fp8_to_f16};
+use crate::numeric::f32s::{self, canon};
+use crate::numeric::half::{self, Bf16, F16, Half};
+use crate::numeric::{Register, Rounding};
 
 /// Which arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,7 +80,7 @@ impl Float {
 }
 
 /// Operands as numbers. Columns are kept in the order 0, 2, 4, 6, 1, 3, 5, 7, in which a row of C is one half of each register.
-struct Operands<const K: usize> {
+pub(super) struct Operands<const K: usize> {
     a: [[f32; K]; 16],
     b: [[f32; 8]; K],
     c: [[f32; 8]; 16],
@@ -331,115 +326,6 @@ fn float_of<const FUSED: bool, const BLOCKS: usize, const WORD: usize, const K: 
     pack(kind, &rows)
 }
 
-/// The fast arithmetic for 16-bit inputs and f32 sums, which is nearly all that real kernels do, in vectors of 8 columns.
-#[cfg(target_arch = "x86_64")]
-mod vectors {
-    use std::arch::x86_64::*;
-
-    use super::Register;
-
-    /// Eight 16-bit numbers: one row of A or column of B in a register.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn widen<const BF16: bool>(words: &[u32; 4]) -> __m256 {
-        // SAFETY: 16 readable bytes; the load needs no alignment.
-        let raw = unsafe { _mm_loadu_si128(words.as_ptr().cast()) };
-        if BF16 {
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(raw)))
-        } else {
-            _mm256_cvtph_ps(raw)
-        }
-    }
-
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn transpose(r: [__m256; 8]) -> [__m256; 8] {
-        let pair = |i: usize| {
-            let (low, high) = (
-                _mm256_unpacklo_ps(r[i], r[i + 1]),
-                _mm256_unpackhi_ps(r[i], r[i + 1]),
-            );
-            (low, high)
-        };
-        let four = |i: usize| {
-            let ((a, b), (c, d)) = (pair(i), pair(i + 2));
-            [
-                _mm256_shuffle_ps::<0x44>(a, c),
-                _mm256_shuffle_ps::<0xee>(a, c),
-                _mm256_shuffle_ps::<0x44>(b, d),
-                _mm256_shuffle_ps::<0xee>(b, d),
-            ]
-        };
-        let (top, bottom) = (four(0), four(4));
-        let mut columns = r;
-        for i in 0..4 {
-            columns[i] = _mm256_permute2f128_ps::<0x20>(top[i], bottom[i]);
-            columns[i + 4] = _mm256_permute2f128_ps::<0x31>(top[i], bottom[i]);
-        }
-        columns
-    }
-
-    /// Words 4·row and on of a register.
-    fn words(register: &Register, row: usize) -> &[u32; 4] {
-        register[4 * row..].first_chunk().expect("row < 8")
-    }
-
-    /// Columns in the order of [`super::Operands`]: a row of C is then one half of each of two registers.
-    const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
-
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn float<const BF16: bool>(
-        blocks: usize,
-        a: &[&Register],
-        b: &[&Register],
-        c: &[&Register],
-    ) -> [Register; 4] {
-        let mut d = [[0; 32]; 4];
-        for half in 0..2 {
-            let mut sums = [_mm256_setzero_ps(); 8];
-            for (row, sum) in sums.iter_mut().enumerate() {
-                let load = |register: &Register| {
-                    // SAFETY: 16 readable bytes.
-                    unsafe { _mm_loadu_ps(words(register, row).as_ptr().cast()) }
-                };
-                *sum = _mm256_set_m128(load(c[2 * half + 1]), load(c[2 * half]));
-            }
-            for block in 0..blocks {
-                let columns = ORDER.map(|column| words(b[block], column));
-                let mut rows = [_mm256_setzero_ps(); 8];
-                for (row, column) in rows.iter_mut().zip(columns) {
-                    *row = widen::<BF16>(column);
-                }
-                let b = transpose(rows);
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    let mut left = [0f32; 8];
-                    // SAFETY: 32 writable bytes.
-                    unsafe {
-                        let row = widen::<BF16>(words(a[2 * block + half], row));
-                        _mm256_storeu_ps(left.as_mut_ptr(), row);
-                    }
-                    for (x, b) in left.iter().zip(b) {
-                        *sum = _mm256_fmadd_ps(_mm256_set1_ps(*x), b, *sum);
-                    }
-                }
-            }
-            let nan = _mm256_castsi256_ps(_mm256_set1_epi32(super::f32s::NAN as i32));
-            for (row, sum) in sums.into_iter().enumerate() {
-                let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(sum, sum);
-                let mut eight = [0u32; 8];
-                // SAFETY: 32 writable bytes.
-                unsafe {
-                    _mm256_storeu_ps(
-                        eight.as_mut_ptr().cast(),
-                        _mm256_blendv_ps(sum, nan, is_nan),
-                    );
-                }
-                d[2 * half][4 * row..4 * row + 4].copy_from_slice(&eight[..4]);
-                d[2 * half + 1][4 * row..4 * row + 4].copy_from_slice(&eight[4..]);
-            }
-        }
-        d
-    }
-}
-
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn float_avx2(
@@ -477,124 +363,10 @@ pub(crate) fn float(
     float_in::<false>(kind, mode, a, b, c)
 }
 
-/// An 8-bit integer m16n8 or m8n8 instruction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Integer {
-    /// Rows: 16, or 8 with k = 16.
-    pub m: usize,
-    /// 16 or 32.
-    pub k: usize,
-    pub a_signed: bool,
-    pub b_signed: bool,
-    /// `.satfinite`: clamp the sum rather than wrap.
-    pub saturate: bool,
-}
-
-impl Integer {
-    /// Registers of A, B, C and D.
-    pub(crate) fn registers(self) -> [usize; 4] {
-        let halves = self.m / 8;
-        [halves * self.k / 16, self.k / 16, 2 * halves, 2 * halves]
-    }
-}
-
-/// An integer instruction; with m = 8 only the first two registers of D count.
-pub(crate) fn integer(
-    kind: Integer,
-    a: &[&Register],
-    b: &[&Register],
-    c: &[&Register],
-) -> [Register; 4] {
-    let byte = |word: u32, i: usize, signed: bool| {
-        let x = (word >> (8 * i)) as u8;
-        if signed {
-            i32::from(x as i8)
-        } else {
-            i32::from(x)
-        }
-    };
-    let mut left = [[0i32; 32]; 16];
-    let mut right = [[0i32; 32]; 8];
-    for (r, register) in a.iter().enumerate() {
-        for (lane, &word) in register.iter().enumerate() {
-            for i in 0..4 {
-                left[lane / 4 + 8 * (r % 2)][4 * (lane % 4) + 16 * (r / 2) + i] =
-                    byte(word, i, kind.a_signed);
-            }
-        }
-    }
-    for (r, register) in b.iter().enumerate() {
-        for (lane, &word) in register.iter().enumerate() {
-            for i in 0..4 {
-                right[lane / 4][4 * (lane % 4) + 16 * r + i] = byte(word, i, kind.b_signed);
-            }
-        }
-    }
-    let mut d = [[0; 32]; 4];
-    for (i, d) in d.iter_mut().enumerate().take(c.len()) {
-        for (lane, d) in d.iter_mut().enumerate() {
-            let (row, column) = (lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
-            let products = left[row].iter().zip(&right[column]).map(|(x, y)| x * y);
-            let sum = products.sum::<i32>();
-            let c = c[i][lane] as i32;
-            *d = if kind.saturate {
-                c.saturating_add(sum)
-            } else {
-                c.wrapping_add(sum)
-            } as u32;
-        }
-    }
-    d
-}
-
-/// An f64 instruction: m8n8k4, or m16n8 with k = 4, 8, 16.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Double {
-    pub m: usize,
-    pub k: usize,
-    pub rounding: Rounding,
-}
-
-impl Double {
-    /// Registers of A, B, C and D.
-    pub(crate) fn registers(self) -> [usize; 4] {
-        let halves = self.m / 8;
-        [halves * self.k / 4, self.k / 4, 2 * halves, 2 * halves]
-    }
-}
-
-/// An f64 instruction. Fragments as the narrower formats have them, one element a register; a chain of fused multiply-adds in
-/// order of k. With m = 8 only the first two registers of D count.
-pub(crate) fn double(
-    kind: Double,
-    a: &[&[u64; 32]],
-    b: &[&[u64; 32]],
-    c: &[&[u64; 32]],
-) -> [[u64; 32]; 4] {
-    let number = f64::from_bits;
-    let halves = kind.m / 8;
-    let mut d = [[0; 32]; 4];
-    for (i, c) in c.iter().enumerate() {
-        let half = i / 2;
-        d[i] = std::array::from_fn(|lane| {
-            let (row, column) = (lane / 4, 2 * (lane % 4) + i % 2);
-            let sum = (0..kind.k).fold(number(c[lane]), |sum, k| {
-                super::f64s::fma(
-                    number(a[k / 4 * halves + half][4 * row + k % 4]),
-                    number(b[k / 4][4 * column + k % 4]),
-                    sum,
-                    kind.rounding,
-                )
-            });
-            sum.to_bits()
-        });
-    }
-    d
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::numeric::exact;
     use crate::numeric::testing::Numbers;
 
     /// The definition: matrices from fragments by the ISA's formulas, element by element.
@@ -793,16 +565,16 @@ mod tests {
                     magnitude * s.signum()
                 })
                 .sum();
-            let value = super::super::exact::Exact {
+            let value = exact::Exact {
                 negative: sum < 0,
                 significand: sum.unsigned_abs(),
                 exponent: largest - fraction,
                 sticky: false,
             };
             c = if f16 {
-                F16::to_f32(value.round(super::super::exact::F16, Rounding::Near) as u16)
+                F16::to_f32(value.round(exact::F16, Rounding::Near) as u16)
             } else {
-                let bits = value.round(super::super::exact::F32, Rounding::Zero) as u32;
+                let bits = value.round(exact::F32, Rounding::Zero) as u32;
                 f32::from_bits(if fraction == 13 { bits & !0x3ff } else { bits })
             };
             if c.abs() == f32::MAX {
@@ -925,104 +697,6 @@ mod tests {
             assert_eq!(d[0][0], 0x7f80_0000, "{mode:?}");
             assert_eq!(d[1][0], 0x7fff_ffff, "{mode:?}: infinity times zero");
             assert_eq!(d[0][4], 0, "{mode:?}: another row");
-        }
-    }
-
-    #[test]
-    fn integers() {
-        let kind = Integer {
-            m: 16,
-            k: 32,
-            a_signed: true,
-            b_signed: false,
-            saturate: false,
-        };
-        let mut numbers = Numbers::new(11);
-        let registers: [Register; 10] =
-            std::array::from_fn(|_| std::array::from_fn(|_| numbers.bits() as u32));
-        let (a, b, c) = (&registers[..4], &registers[4..6], &registers[6..]);
-        let d = integer(
-            kind,
-            &a.iter().collect::<Vec<_>>(),
-            &b.iter().collect::<Vec<_>>(),
-            &c.iter().collect::<Vec<_>>(),
-        );
-        for lane in 0..32 {
-            for i in 0..4 {
-                let (g, t) = (lane / 4, lane % 4);
-                let (row, column) = (g + 8 * (i / 2), 2 * t + i % 2);
-                let sum = (0..32).fold(0i64, |sum, k| {
-                    let wa = a[row / 8 + 2 * (k / 16)][(row % 8) * 4 + k % 16 / 4];
-                    let wb = b[k / 16][column * 4 + k % 16 / 4];
-                    let (x, y) = ((wa >> (8 * (k % 4))) as i8, (wb >> (8 * (k % 4))) as u8);
-                    sum + i64::from(x) * i64::from(y)
-                });
-                assert_eq!(d[i][lane], (sum as u32).wrapping_add(c[i][lane]));
-            }
-        }
-        let ones = [0x0101_0101u32; 32];
-        let top = [i32::MAX as u32; 32];
-        let small = Integer {
-            m: 16,
-            k: 16,
-            a_signed: true,
-            b_signed: true,
-            saturate: true,
-        };
-        let d = integer(small, &[&ones, &ones], &[&ones], &[&top; 4]);
-        assert_eq!(d[3][5], i32::MAX as u32);
-        let d = integer(
-            Integer {
-                saturate: false,
-                ..small
-            },
-            &[&ones, &ones],
-            &[&ones],
-            &[&top; 4],
-        );
-        assert_eq!(d[3][5], (i32::MAX as u32).wrapping_add(16));
-        let square = Integer { m: 8, ..small };
-        let d = integer(square, &[&ones], &[&ones], &[&[5; 32]; 2]);
-        assert_eq!(d, [[21; 32], [21; 32], [0; 32], [0; 32]]);
-    }
-
-    #[test]
-    fn doubles() {
-        let number = |x: usize| (x as f64).to_bits();
-        // A(i, k) = i + 10k and B(k, j) = k + 7j, by the ISA's formulas.
-        for (m, k) in [(8, 4), (16, 4), (16, 8), (16, 16)] {
-            let kind = Double {
-                m,
-                k,
-                rounding: Rounding::Near,
-            };
-            let [na, nb, nc, _] = kind.registers();
-            let halves = m / 8;
-            let a: Vec<[u64; 32]> = (0..na)
-                .map(|r| {
-                    std::array::from_fn(|l| {
-                        number(l / 4 + 8 * (r % halves) + 10 * (l % 4 + 4 * (r / halves)))
-                    })
-                })
-                .collect();
-            let b: Vec<[u64; 32]> = (0..nb)
-                .map(|r| std::array::from_fn(|l| number(l % 4 + 4 * r + 7 * (l / 4))))
-                .collect();
-            let c: Vec<[u64; 32]> = (0..nc).map(|r| [number(r + 1); 32]).collect();
-            let d = double(
-                kind,
-                &a.iter().collect::<Vec<_>>(),
-                &b.iter().collect::<Vec<_>>(),
-                &c.iter().collect::<Vec<_>>(),
-            );
-            for (r, d) in d[..nc].iter().enumerate() {
-                for (lane, &d) in d.iter().enumerate() {
-                    let (row, column) = (lane / 4 + 8 * (r / 2), 2 * (lane % 4) + r % 2);
-                    let products = (0..k).map(|k| (row + 10 * k) * (k + 7 * column));
-                    let expected = products.sum::<usize>() + r + 1;
-                    assert_eq!(f64::from_bits(d), expected as f64, "{kind:?}");
-                }
-            }
         }
     }
 
