@@ -50,7 +50,8 @@ struct Random {
 };
 
 /// Prints a test's verdict and the first difference.
-template <typename T, typename U> void verdict(const char *name, const std::vector<T> &found, const std::vector<U> &expected, double tolerance = 0) {
+template <typename T, typename U>
+void verdict(const char *name, const std::vector<T> &found, const std::vector<U> &expected, double tolerance = 0) {
     size_t wrong = 0, first = 0;
     for (size_t i = 0; i < expected.size(); i++) {
         double difference = std::abs(double(found[i]) - double(expected[i]));
@@ -62,8 +63,8 @@ template <typename T, typename U> void verdict(const char *name, const std::vect
         std::printf("ok    %s\n", name);
     } else {
         failures++;
-        std::printf("WRONG %s: %zu of %zu, first [%zu]: expected %.9g, found %.9g\n", name, wrong, expected.size(), first, double(expected[first]),
-                    double(found[first]));
+        std::printf("WRONG %s: %zu of %zu, first [%zu]: expected %.9g, found %.9g\n", name, wrong, expected.size(), first,
+                    double(expected[first]), double(found[first]));
     }
     std::fflush(stdout);
 }

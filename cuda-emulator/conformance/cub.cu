@@ -175,7 +175,11 @@ int main() {
     std::vector<int> many(n);
     std::vector<unsigned> many_keys(n);
     std::vector<float> reals(n);
-    for (int i = 0; i < n; i++) many[i] = random.below(201) - 100, many_keys[i] = unsigned(random.next()), reals[i] = float(random.unit() - 0.5);
+    for (int i = 0; i < n; i++) {
+        many[i] = random.below(201) - 100;
+        many_keys[i] = unsigned(random.next());
+        reals[i] = float(random.unit() - 0.5);
+    }
     Buffer<int> dm(many), result(n), one(1);
     device("DeviceReduce::Sum", [&](void *w, size_t &b) { return cub::DeviceReduce::Sum(w, b, dm.data, one.data, n); });
     verdict("DeviceReduce::Sum", one.host(), std::vector<int>{std::accumulate(many.begin(), many.end(), 0)});
@@ -197,7 +201,9 @@ int main() {
         std::vector<int> index(n);
         std::iota(index.begin(), index.end(), 0);
         Buffer<int> v(index);
-        device("DeviceRadixSort", [&](void *w, size_t &b) { return cub::DeviceRadixSort::SortPairs(w, b, k.data, k2.data, v.data, v2.data, n); });
+        device("DeviceRadixSort", [&](void *w, size_t &b) {
+            return cub::DeviceRadixSort::SortPairs(w, b, k.data, k2.data, v.data, v2.data, n);
+        });
         std::stable_sort(index.begin(), index.end(), [&](int a, int b) { return many_keys[a] < many_keys[b]; });
         std::vector<unsigned> expected(many_keys);
         std::sort(expected.begin(), expected.end());
@@ -220,7 +226,9 @@ int main() {
         std::vector<int> expected;
         for (int x = -100; x <= 100; x++) expected.push_back(counts[x]);
         Buffer<int> bins(201);
-        device("DeviceHistogram", [&](void *w, size_t &b) { return cub::DeviceHistogram::HistogramEven(w, b, dm.data, bins.data, 202, -100, 101, n); });
+        device("DeviceHistogram", [&](void *w, size_t &b) {
+            return cub::DeviceHistogram::HistogramEven(w, b, dm.data, bins.data, 202, -100, 101, n);
+        });
         verdict("DeviceHistogram::HistogramEven", bins.host(), expected);
     }
     return failures != 0;

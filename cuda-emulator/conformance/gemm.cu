@@ -29,7 +29,8 @@ template <typename Gemm> void run(const char *name, int m, int n, int k, bool wh
     Buffer<A> da(a);
     Buffer<B> db(b);
     Buffer<C> dc(c), dd(size_t(m) * n);
-    typename Gemm::Arguments arguments({m, n, k}, {da.data, a_rows ? k : m}, {db.data, b_rows ? n : k}, {dc.data, n}, {dd.data, n}, {alpha, beta}, slices);
+    typename Gemm::Arguments arguments({m, n, k}, {da.data, a_rows ? k : m}, {db.data, b_rows ? n : k}, {dc.data, n}, {dd.data, n},
+                                       {alpha, beta}, slices);
     Gemm gemm;
     Buffer<char> workspace(Gemm::get_workspace_size(arguments));
     cutlass::Status status = gemm.initialize(arguments, workspace.data);
@@ -44,7 +45,11 @@ template <typename Gemm> void run(const char *name, int m, int n, int k, bool wh
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++) {
             double sum = 0;
-            for (int l = 0; l < k; l++) sum += double(float(a[a_rows ? size_t(i) * k + l : size_t(l) * m + i])) * double(float(b[b_rows ? size_t(l) * n + j : size_t(j) * k + l]));
+            for (int l = 0; l < k; l++) {
+                float left = float(a[a_rows ? size_t(i) * k + l : size_t(l) * m + i]);
+                float right = float(b[b_rows ? size_t(l) * n + j : size_t(j) * k + l]);
+                sum += double(left) * double(right);
+            }
             double exact = alpha * sum + beta * double(float(c[size_t(i) * n + j]));
             // What is stored is rounded once.
             expected[size_t(i) * n + j] = whole ? double(float(C(float(exact)))) : exact;
@@ -55,7 +60,8 @@ template <typename Gemm> void run(const char *name, int m, int n, int k, bool wh
     verdict(name, dd.host(), expected, tolerance);
 }
 
-template <typename T, typename C, typename LayoutA, typename LayoutB, int M, int N, int K, int WM, int WN, typename Instruction, int Stages, bool Serial = false>
+template <typename T, typename C, typename LayoutA, typename LayoutB, int M, int N, int K, int WM, int WN, typename Instruction, int Stages,
+          bool Serial = false>
 using Gemm80 = cutlass::gemm::device::Gemm<
     T, LayoutA, T, LayoutB, C, RowMajor, float, cutlass::arch::OpClassTensorOp, cutlass::arch::Sm80, cutlass::gemm::GemmShape<M, N, K>,
     cutlass::gemm::GemmShape<WM, WN, K>, Instruction, cutlass::epilogue::thread::LinearCombination<C, 4, float, float>,
@@ -79,14 +85,18 @@ using namespace cute;
 
 using CuteAtom = decltype(composition(Swizzle<3, 3, 3>{}, Layout<Shape<_8, _64>, Stride<_64, _1>>{}));
 using CuteTile = decltype(tile_to_shape(CuteAtom{}, Shape<_64, _64, _3>{}));
-using CuteCopy = decltype(make_tiled_copy(Copy_Atom<SM80_CP_ASYNC_CACHEGLOBAL<uint128_t>, bf16>{}, Layout<Shape<_16, _8>, Stride<_8, _1>>{}, Layout<Shape<_1, _8>>{}));
+using CuteCopy = decltype(make_tiled_copy(Copy_Atom<SM80_CP_ASYNC_CACHEGLOBAL<uint128_t>, bf16>{},
+                                          Layout<Shape<_16, _8>, Stride<_8, _1>>{}, Layout<Shape<_1, _8>>{}));
 using CuteMma = decltype(make_tiled_mma(SM80_16x8x16_F32BF16BF16F32_TN{}, Layout<Shape<_2, _2>>{}, Tile<_32, _32, _16>{}));
 
 __global__ void __launch_bounds__(128) cute_gemm(const bf16 *a, const bf16 *b, float *c, int m, int n, int k) {
     extern __shared__ __align__(128) bf16 shared[];
-    Tensor ga = local_tile(make_tensor(make_gmem_ptr(a), make_shape(m, k), make_stride(k, _1{})), Shape<_64, _64>{}, make_coord(blockIdx.x, _));
-    Tensor gb = local_tile(make_tensor(make_gmem_ptr(b), make_shape(n, k), make_stride(k, _1{})), Shape<_64, _64>{}, make_coord(blockIdx.y, _));
-    Tensor gc = local_tile(make_tensor(make_gmem_ptr(c), make_shape(m, n), make_stride(n, _1{})), Shape<_64, _64>{}, make_coord(blockIdx.x, blockIdx.y));
+    Tensor ga = local_tile(make_tensor(make_gmem_ptr(a), make_shape(m, k), make_stride(k, _1{})),
+                           Shape<_64, _64>{}, make_coord(blockIdx.x, _));
+    Tensor gb = local_tile(make_tensor(make_gmem_ptr(b), make_shape(n, k), make_stride(k, _1{})),
+                           Shape<_64, _64>{}, make_coord(blockIdx.y, _));
+    Tensor gc = local_tile(make_tensor(make_gmem_ptr(c), make_shape(m, n), make_stride(n, _1{})),
+                           Shape<_64, _64>{}, make_coord(blockIdx.x, blockIdx.y));
     Tensor sa = make_tensor(make_smem_ptr(shared), CuteTile{});
     Tensor sb = make_tensor(make_smem_ptr(shared + cosize_v<CuteTile>), CuteTile{});
     CuteCopy copy_global;
@@ -150,18 +160,27 @@ int main() {
     for (bool whole : {true, false}) {
         std::printf("%s\n", whole ? "whole numbers, exact" : "random numbers");
         // A tile that reaches over the edge is multiplied with what shared memory held before; those products are not stored.
-        run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3>>("CUTLASS bf16 TN 64x64x32, 3 stages, partial tiles", 136, 72, 96, whole);
-        run<Gemm80<tf32, float, RowMajor, ColumnMajor, 64, 64, 16, 32, 32, K8, 4>>("CUTLASS tf32 TN 64x64x16, 4 stages, partial tiles", 68, 64, 48, whole);
+        run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3>>(
+            "CUTLASS bf16 TN 64x64x32, 3 stages, partial tiles", 136, 72, 96, whole);
+        run<Gemm80<tf32, float, RowMajor, ColumnMajor, 64, 64, 16, 32, 32, K8, 4>>(
+            "CUTLASS tf32 TN 64x64x16, 4 stages, partial tiles", 68, 64, 48, whole);
         // Fewer steps along k than the ring has stages: the loop looks one step ahead, at a stage that nobody writes.
-        run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3>>("CUTLASS bf16 TN 64x64x32, 3 stages, one step", 128, 64, 32, whole);
-        run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3>>("CUTLASS bf16 TN 64x64x32, 3 stages", 128, 64, 96, whole);
-        run<Gemm80<bf16, float, RowMajor, RowMajor, 128, 128, 32, 64, 64, K16, 4>>("CUTLASS bf16 TT 128x128x32, 4 stages", 128, 256, 128, whole);
-        run<Gemm80<bf16, bf16, ColumnMajor, RowMajor, 128, 64, 64, 64, 32, K16, 3>>("CUTLASS bf16 NT 128x64x64 to bf16", 128, 64, 192, whole);
-        run<Gemm80<f16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 5>>("CUTLASS f16 TN 64x64x32, 5 stages", 64, 128, 160, whole);
-        run<Gemm80<f16, f16, ColumnMajor, ColumnMajor, 64, 128, 32, 32, 64, K16, 3>>("CUTLASS f16 NN 64x128x32 to f16", 64, 128, 128, whole);
+        run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3>>(
+            "CUTLASS bf16 TN 64x64x32, 3 stages, one step", 128, 64, 32, whole);
+        run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3>>(
+            "CUTLASS bf16 TN 64x64x32, 3 stages", 128, 64, 96, whole);
+        run<Gemm80<bf16, float, RowMajor, RowMajor, 128, 128, 32, 64, 64, K16, 4>>(
+            "CUTLASS bf16 TT 128x128x32, 4 stages", 128, 256, 128, whole);
+        run<Gemm80<bf16, bf16, ColumnMajor, RowMajor, 128, 64, 64, 64, 32, K16, 3>>(
+            "CUTLASS bf16 NT 128x64x64 to bf16", 128, 64, 192, whole);
+        run<Gemm80<f16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 5>>(
+            "CUTLASS f16 TN 64x64x32, 5 stages", 64, 128, 160, whole);
+        run<Gemm80<f16, f16, ColumnMajor, ColumnMajor, 64, 128, 32, 32, 64, K16, 3>>(
+            "CUTLASS f16 NN 64x128x32 to f16", 64, 128, 128, whole);
         run<Gemm80<tf32, float, RowMajor, ColumnMajor, 64, 64, 16, 32, 32, K8, 4>>("CUTLASS tf32 TN 64x64x16, 4 stages", 64, 64, 80, whole);
         run<Gemm80<tf32, float, ColumnMajor, RowMajor, 128, 128, 16, 64, 64, K8, 3>>("CUTLASS tf32 NT 128x128x16", 128, 128, 64, whole);
-        run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3, true>>("CUTLASS bf16 TN, serial split-K with a semaphore", 128, 64, 384, whole, 3);
+        run<Gemm80<bf16, float, RowMajor, ColumnMajor, 64, 64, 32, 32, 32, K16, 3, true>>(
+            "CUTLASS bf16 TN, serial split-K with a semaphore", 128, 64, 384, whole, 3);
         run<Wmma<float, RowMajor, ColumnMajor, cutlass::gemm::GemmShape<16, 16, 16>>>("CUTLASS wmma f16 TN 16x16x16", 64, 128, 96, whole);
         run<Wmma<float, ColumnMajor, RowMajor, cutlass::gemm::GemmShape<32, 8, 16>>>("CUTLASS wmma f16 NT 32x8x16", 128, 64, 64, whole);
         run<Wmma<f16, RowMajor, RowMajor, cutlass::gemm::GemmShape<8, 32, 16>>>("CUTLASS wmma f16 TT 8x32x16 to f16", 64, 64, 64, whole);

@@ -106,7 +106,8 @@ cudaError_t cudaLaunchKernel(const void *symbol, dim3 grid, dim3 block, void **a
     CUfunction function = nullptr;
     CUresult code = find(symbol, &function);
     if (code == CUDA_SUCCESS)
-        code = cuLaunchKernel(function, grid.x, grid.y, grid.z, block.x, block.y, block.z, unsigned(shared), reinterpret_cast<CUstream>(stream), arguments, nullptr);
+        code = cuLaunchKernel(function, grid.x, grid.y, grid.z, block.x, block.y, block.z, unsigned(shared),
+                              reinterpret_cast<CUstream>(stream), arguments, nullptr);
     return result(code);
 }
 
@@ -159,7 +160,9 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind 
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
     CUresult code = start();
-    return result(code == CUDA_SUCCESS ? cuMemsetD8Async(address(to), static_cast<unsigned char>(value), bytes, reinterpret_cast<CUstream>(stream)) : code);
+    if (code == CUDA_SUCCESS)
+        code = cuMemsetD8Async(address(to), static_cast<unsigned char>(value), bytes, reinterpret_cast<CUstream>(stream));
+    return result(code);
 }
 
 cudaError_t cudaFuncSetAttribute(const void *symbol, cudaFuncAttribute attribute, int value) {
@@ -185,10 +188,13 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *out, const void *symbol) {
     return result(code);
 }
 
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, const void *symbol, int threads, size_t shared, unsigned flags) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, const void *symbol, int threads, size_t shared,
+                                                                   unsigned flags) {
     CUfunction function = nullptr;
     CUresult code = find(symbol, &function);
-    return result(code == CUDA_SUCCESS ? cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, function, threads, shared, flags) : code);
+    if (code == CUDA_SUCCESS)
+        code = cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, function, threads, shared, flags);
+    return result(code);
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {

@@ -1,4 +1,5 @@
-"""Triton kernels, compiled offline for sm_80 (those with 8-bit floats for sm_89) and run by the driver library named on the command line, against numpy."""
+"""Triton kernels, compiled offline for sm_80 (those with 8-bit floats for sm_89), run by the driver library named on the command
+line and compared with numpy."""
 
 import ctypes
 import os
@@ -314,7 +315,9 @@ def main():
             c = np.zeros((m, n), np.float32)
             cast = {"bf16": to_bf16, "fp16": lambda x: x.astype(np.float16), "tf32": lambda x: x, "fp8": lambda x: to_fp8_bits(x, 4)}[kind]
             grid = (-(-m // bm), -(-n // bn))
-            ptx = suite.run(matmul, grid, [cast(a), cast(b), c, m, n, k], warps, stages, capability=89 if kind == "fp8" else 80, BM=bm, BN=bn, BK=bk)
+            capability = 89 if kind == "fp8" else 80
+            arguments = [cast(a), cast(b), c, m, n, k]
+            ptx = suite.run(matmul, grid, arguments, warps, stages, capability=capability, BM=bm, BN=bn, BK=bk)
             assert "mma.sync" in ptx and (stages == 1 or "cp.async" in ptx)
             return [(c, a @ b, 0)]
 
@@ -333,7 +336,8 @@ def main():
         return [(c, a.astype(np.int32) @ b.astype(np.int32), 0)]
 
     def test_fp8():
-        x = np.concatenate([normal(400) * 2.0 ** random.integers(-12, 12, 400).astype(np.float32), np.float32([0, -0.0, 1e9, -1e9, 17, 19, 464, 2.0**-10])])
+        many = normal(400) * 2.0 ** random.integers(-12, 12, 400).astype(np.float32)
+        x = np.concatenate([many, np.float32([0, -0.0, 1e9, -1e9, 17, 19, 464, 2.0**-10])])
         x = np.resize(x, 512).astype(np.float32)
         wide, narrow, out = np.zeros(512, np.uint8), np.zeros(512, np.bool_), np.zeros(512, np.float32)
         suite.run(to_fp8, (1,), [x, wide, narrow, out], capability=89, B=512)
