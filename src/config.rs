@@ -146,6 +146,50 @@ impl Losses {
     }
 }
 
+/// What an expert makes of its two halves, gate and up: a\[i\] of gate\[i\] and up\[i\].
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
+pub enum Activation {
+    /// gate·σ(gate)·up.
+    #[default]
+    SwiGlu,
+    /// g·σ(alpha·g)·(u + offset), with g = min(gate, limit) and u = up between −limit and limit.
+    ///
+    /// The gradient of a clamped value is 0; at the limit itself it passes, as in `torch.clamp`. NaN is not clamped.
+    ClampedSwiGlu {
+        /// Factor inside σ: finite, above 0.
+        alpha: f64,
+        /// Largest gate, and largest |up|: finite, above 0.
+        limit: f64,
+        /// Added to the clamped up: finite.
+        offset: f64,
+    },
+}
+
+impl Activation {
+    /// [`ClampedSwiGlu`](Self::ClampedSwiGlu) as GPT-OSS has it: alpha 1.702, limit 7, offset 1.
+    pub const GPT_OSS: Self = Self::ClampedSwiGlu {
+        alpha: 1.702,
+        limit: 7.0,
+        offset: 1.0,
+    };
+
+    fn validate(self) -> Result<(), ConfigError> {
+        match self {
+            Self::SwiGlu => Ok(()),
+            Self::ClampedSwiGlu {
+                alpha,
+                limit,
+                offset,
+            } => {
+                positive("alpha of ClampedSwiGlu", alpha)?;
+                positive("limit of ClampedSwiGlu", limit)?;
+                check_value("offset of ClampedSwiGlu", "finite", true, offset)
+            }
+        }
+    }
+}
+
 /// Why a configuration cannot work.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -197,7 +241,7 @@ pub enum ConfigError {
          router get no gradient"
     )]
     RenormalizeSingleExpert,
-    /// A number that must be finite and at least 0 (or above 0) is not.
+    /// A number that must be finite, most of them also at least 0 or above 0, is not.
     #[error("{what} must be {expected}, but is {given}")]
     Value {
         /// The number.
@@ -259,6 +303,7 @@ pub struct MoeConfig {
     intermediate_size: usize,
     num_experts: usize,
     top_k: usize,
+    activation: Activation,
     router: RouterConfig,
     capacity: Option<Capacity>,
     losses: Losses,
@@ -285,7 +330,7 @@ const MAX_EXPERTS: usize = 1 << 16;
 const MAX_WIDTH: usize = 1 << 20;
 
 impl MoeConfig {
-    /// Starts from the sizes themselves: H, I (width of one expert), E, K. Softmax after top-k, no capacity limit, no
+    /// Starts from the sizes themselves: H, I (width of one expert), E, K. SwiGLU, softmax after top-k, no capacity limit, no
     /// losses, until told otherwise.
     pub fn builder(
         hidden_size: usize,
@@ -299,6 +344,7 @@ impl MoeConfig {
                 intermediate_size,
                 num_experts,
                 top_k,
+                activation: Activation::default(),
                 router: RouterConfig {
                     score_function: ScoreFunction::default(),
                     single_expert: SingleExpert::default(),
@@ -358,6 +404,11 @@ impl MoeConfig {
     /// K.
     pub fn top_k(&self) -> usize {
         self.top_k
+    }
+
+    /// What experts make of gate and up.
+    pub fn activation(&self) -> Activation {
+        self.activation
     }
 
     /// The router's choices.
@@ -427,6 +478,7 @@ impl MoeConfig {
         let router = &self.router;
         let mut fields = self.size_fields();
         fields.extend([
+            ("activation", format!("{:?}", self.activation)),
             ("score_function", format!("{:?}", router.score_function)),
             ("single_expert", format!("{:?}", router.single_expert)),
             ("scaling_factor", router.scaling_factor.to_string()),
@@ -495,6 +547,12 @@ impl Losses {
 }
 
 impl MoeConfigBuilder {
+    /// Chooses what experts make of gate and up.
+    pub fn activation(mut self, activation: Activation) -> Self {
+        self.config.activation = activation;
+        self
+    }
+
     /// Chooses how logits become weights.
     pub fn score_function(mut self, score_function: ScoreFunction) -> Self {
         self.config.router.score_function = score_function;
@@ -541,6 +599,7 @@ impl MoeConfigBuilder {
             intermediate_size,
             num_experts,
             top_k,
+            activation,
             router,
             capacity,
             losses,
@@ -564,6 +623,7 @@ impl MoeConfigBuilder {
                 num_experts: *num_experts,
             });
         }
+        activation.validate()?;
         self.config.validate_router(router)?;
         positive("scaling_factor", router.scaling_factor)?;
         if let Some(capacity) = capacity {
@@ -626,27 +686,25 @@ impl MoeConfig {
 }
 
 fn positive(what: &'static str, given: f64) -> Result<(), ConfigError> {
-    let ok = given.is_finite() && given > 0.0;
-    if ok {
-        Ok(())
-    } else {
-        Err(ConfigError::Value {
-            what,
-            expected: "finite and above 0",
-            given,
-        })
-    }
+    check_value(what, "finite and above 0", given > 0.0, given)
 }
 
 fn not_negative(what: &'static str, given: f64) -> Result<(), ConfigError> {
-    let ok = given.is_finite() && given >= 0.0;
-    if ok {
-        Ok(())
-    } else {
-        Err(ConfigError::Value {
-            what,
-            expected: "finite and at least 0",
-            given,
-        })
+    check_value(what, "finite and at least 0", given >= 0.0, given)
+}
+
+fn check_value(
+    what: &'static str,
+    expected: &'static str,
+    in_range: bool,
+    given: f64,
+) -> Result<(), ConfigError> {
+    if in_range && given.is_finite() {
+        return Ok(());
     }
+    Err(ConfigError::Value {
+        what,
+        expected,
+        given,
+    })
 }

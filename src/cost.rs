@@ -1,5 +1,5 @@
 //! What a layer costs, known from its configuration alone: parameters, FLOPs, bytes saved for backward, arithmetic
-//! intensity, padding. Only matrix products count as FLOPs (a multiply-add is two); softmax, SwiGLU and the sums are left
+//! intensity, padding. Only matrix products count as FLOPs (a multiply-add is two); softmax, activation and the sums are left
 //! out, as the literature does.
 //!
 //! T tokens, H hidden size, I width of one expert, E experts, K top-k, R routed rows: [`MoeConfig::max_rows`], T·K unless a
@@ -56,7 +56,7 @@ impl Flops {
 pub struct SavedBytes {
     /// The layer's input, T·H elements: the caller's tensor, kept alive.
     pub x: u64,
-    /// Gate and up projections before SwiGLU, R·2I elements.
+    /// Gate and up projections before the activation, R·2I elements.
     pub h: u64,
     /// T·K ids, i32.
     pub topk_ids: u64,

@@ -1,4 +1,4 @@
-//! Fine-grained Mixture-of-Experts layers, forward and backward: router, capacity dropping, permutation and grouped SwiGLU experts,
+//! Fine-grained Mixture-of-Experts layers, forward and backward: router, capacity dropping, permutation and grouped gated experts,
 //! deterministic, behind one trait of operations, with a CPU reference that defines what is right.
 //!
 //! Start with [`MoeConfig`] (what a layer is) and [`MoeLayer`] (forward and backward, written once over a [`Backend`]). The
@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | router | [`router_forward`](Router::router_forward) | [`router_backward`](Router::router_backward), [`router_weight_grad`](Router::router_weight_grad) |
 //! | dispatch | [`dispatch`](Dispatch::dispatch) | has no gradient |
-//! | up, with the gather and SwiGLU | [`experts_up`](Experts::experts_up) | [`experts_up_weight_grad`](Experts::experts_up_weight_grad), [`experts_input_grad`](Experts::experts_input_grad) |
+//! | up, with the gather and the activation | [`experts_up`](Experts::experts_up) | [`experts_up_weight_grad`](Experts::experts_up_weight_grad), [`experts_input_grad`](Experts::experts_input_grad) |
 //! | down, with the combine | [`experts_down`](Experts::experts_down) | [`experts_down_backward`](Experts::experts_down_backward), [`experts_down_weight_grad`](Experts::experts_down_weight_grad) |
 //! | permute, for trainers that move rows themselves | [`permute`](Permute::permute) | [`permute_backward`](Permute::permute_backward) |
 //! | unpermute | [`unpermute`](Permute::unpermute) | [`unpermute_backward`](Permute::unpermute_backward) |
@@ -78,8 +78,8 @@ pub mod presets;
 pub mod scaling_law;
 
 pub use config::{
-    AuxScale, Capacity, ConfigError, DropPolicy, GroupLimit, Losses, MoeConfig, MoeConfigBuilder,
-    Renormalize, RouterConfig, ScoreFunction, SingleExpert,
+    Activation, AuxScale, Capacity, ConfigError, DropPolicy, GroupLimit, Losses, MoeConfig,
+    MoeConfigBuilder, Renormalize, RouterConfig, ScoreFunction, SingleExpert,
 };
 pub use cost::{Flops, Parameters, SavedBytes};
 pub use cpu::Cpu;

@@ -1,8 +1,7 @@
-//! Experts: grouped SwiGLU products, forward and backward.
+//! Experts: grouped products with an activation between them, forward and backward.
 //!
-//! h = x·gate_upᵀ is rounded to the storage type; a = silu(gate)·up is made from the rounded h, and rounded, wherever it
-//! appears, so forward and backward see the same a. w·y, w·a, dh and dX̃ are rounded once, when they would be stored; dA'
-//! never is.
+//! h = x·gate_upᵀ is rounded to the storage type; a (`activation.rs`) is made from the rounded h, and rounded, wherever it appears,
+//! so forward and backward see the same a. w·y, w·a, dh and dX̃ are rounded once, when they would be stored; dA' never is.
 
 use half::bf16;
 use pulp::Arch;
@@ -10,10 +9,10 @@ use pulp::Arch;
 use super::combine::combine_token;
 use super::parallel::{self, Disjoint, Inlined, Scratch, locate};
 use super::product::{Matrix, Store, padded, product};
-use super::{Cpu, GradTarget, router};
+use super::{Cpu, GradTarget, activation, router};
 use crate::check;
 use crate::config::MoeConfig;
-use crate::element::{Element, Real, row_sum};
+use crate::element::{Element, Real};
 use crate::error::Result;
 use crate::ops::{
     self, Checked, Experts, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad,
@@ -250,10 +249,7 @@ impl Experts for Cpu {
                         .zip(a.chunks_exact_mut(inner))
                     {
                         round::<T>(h);
-                        let (gate, up) = h.split_at(inner);
-                        for ((a, &gate), &up) in a.iter_mut().zip(gate).zip(up) {
-                            *a = T::narrow(gate * gate.sigmoid() * up);
-                        }
+                        activation::forward(config.activation(), h, a);
                     }
                 },
             ));
@@ -344,7 +340,8 @@ impl Experts for Cpu {
                     #[inline(always)]
                     || {
                         for (row, &assignment) in assignments.iter().enumerate() {
-                            row_grads[row] = swiglu_backward(
+                            row_grads[row] = activation::backward(
+                                config.activation(),
                                 weights[assignment as usize],
                                 &mut a_grads[row * inner..(row + 1) * inner],
                                 &mut h[row * 2 * inner..(row + 1) * 2 * inner],
@@ -689,40 +686,6 @@ fn down_backward_scratch<T: Element>(config: &MoeConfig, tokens: usize) -> Scrat
             + block_scratch::<T>(hidden, inner),
         tasks: max_panels(config, tokens),
     }
-}
-
-/// One row: h becomes dh, `weighted_a` = w·a, both 0 where the weight is, whatever it would be multiplied by; returns ⟨dA', a⟩.
-/// `a_grad` holds dA' and is used up.
-#[inline(always)]
-fn swiglu_backward<T: Element>(
-    weight: T::Acc,
-    a_grad: &mut [T::Acc],
-    h: &mut [T],
-    weighted_a: &mut [T],
-    h_row: &mut [T::Acc],
-) -> T::Acc {
-    let inner = a_grad.len();
-    let one = T::Acc::ONE;
-    T::widen_into(h, h_row);
-    let (gates, ups) = h_row.split_at_mut(inner);
-    for i in 0..inner {
-        let (gate, up) = (gates[i], ups[i]);
-        let sigmoid = gate.sigmoid();
-        let silu = gate * sigmoid;
-        let a = T::narrow(silu * up).widen();
-        let grad = a_grad[i];
-        let d = weight * grad;
-        weighted_a[i] = T::narrow(weight * a);
-        a_grad[i] = grad * a;
-        gates[i] = d * up * (sigmoid * (one + gate * (one - sigmoid)));
-        ups[i] = d * silu;
-    }
-    if weight == T::Acc::ZERO {
-        h_row.fill(T::Acc::ZERO);
-        weighted_a.fill(T::zeroed());
-    }
-    T::narrow_into(h_row, h);
-    row_sum(a_grad.iter().copied())
 }
 
 fn weight_grad_scratch<T: Element>(config: &MoeConfig, tokens: usize) -> Scratch {

@@ -3,6 +3,7 @@
 //! It defines what is right. Matrix products go through `gemm-f32` and `gemm-f64`; everything else is plain loops in a fixed order,
 //! so two runs give the same bits whatever the number of threads.
 
+mod activation;
 mod combine;
 mod dispatch;
 mod experts;

@@ -1,4 +1,4 @@
-//! Experts: grouped SwiGLU products, forward and backward.
+//! Experts: grouped products with an activation between them, forward and backward.
 //!
 //! Scratch: the tiles that a product's blocks have drawn, and then the down product's w·y [R, H], dX̃ [R, H], or the parts of the
 //! weights' gradients [I/64, R].
@@ -13,7 +13,7 @@ use super::combine::Gather;
 use super::launch::{Launch, Pieces};
 use super::{Cuda, F32Products, VECTOR, View, router, sys};
 use crate::check;
-use crate::config::MoeConfig;
+use crate::config::{Activation, MoeConfig};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::ops::{
@@ -84,6 +84,15 @@ impl<'a> Prepared<'a> {
                 reason: format!("{tensor} = {value} is over the limit {}", i32::MAX),
             })
         };
+        if config.activation() != Activation::SwiGlu {
+            return Err(Error::Unsupported {
+                operation,
+                reason: format!(
+                    "only Activation::SwiGlu on CUDA yet, not {:?}",
+                    config.activation()
+                ),
+            });
+        }
         let (top_k_multiplier, top_k_shift) = divider(config.top_k());
         let parameters = sys::MilletExperts {
             hidden: size("H", hidden)?,

@@ -1,4 +1,4 @@
-//! Experts: grouped SwiGLU products over the rows of a plan, forward and backward.
+//! Experts: grouped products and an activation over the rows of a plan, forward and backward.
 
 use super::{Checked, Memory, Plan, RouterPart, WeightGradOf};
 use crate::check::Dim::*;
@@ -12,7 +12,7 @@ pub(crate) const DOWN_WEIGHT_GRAD: &str = "experts down weight gradient";
 pub(crate) const UP_WEIGHT_GRAD: &str = "experts up weight gradient";
 pub(crate) const INPUT_GRAD: &str = "experts input gradient";
 
-/// What experts compute: up with the gather and SwiGLU, down with the combine, and their gradients.
+/// What experts compute: up with the gather and the activation, down with the combine, and their gradients.
 pub trait Experts: Memory {
     /// See [`ExpertsUp`].
     fn experts_up<T: Element>(&self, arguments: ExpertsUp<'_, Self, T>) -> Result<()> {
@@ -90,10 +90,11 @@ pub trait Experts: Memory {
     ) -> Result<()>;
 }
 
-/// Up product and SwiGLU.
+/// Up product and activation.
 ///
 /// # Math
-/// h\[r\] = x\[t\]·gate_up\[e\]ᵀ for each row r of token t and expert e; a = silu(gate)·up, with h = (gate, up).
+/// h\[r\] = x\[t\]·gate_up\[e\]ᵀ for each row r of token t and expert e; a = f(gate, up), with
+/// h = (gate, up) and f the configuration's [`Activation`](crate::Activation).
 ///
 /// # Shapes
 /// `x` \[T, H\], `gate_up` \[E, 2I, H\] → `h` \[max rows, 2I\] where it is wanted, `a` \[max rows, I\]. Rows after the last are not
@@ -150,10 +151,10 @@ pub struct ExpertsDown<'a, B: Memory, T: Element> {
     pub scratch: B::ViewMut<'a, T::Acc>,
 }
 
-/// Backward through combine, down product and SwiGLU, by row.
+/// Backward through combine, down product and activation, by row.
 ///
 /// # Math
-/// da = w·(dO\[t\]·down\[e\]), dh = da through SwiGLU at h, and dw\[t, slot\] = ⟨dO\[t\]·down\[e\], a⟩.
+/// da = w·(dO\[t\]·down\[e\]), dh = da through the activation at h, and dw\[t, slot\] = ⟨dO\[t\]·down\[e\], a⟩.
 ///
 /// # Shapes
 /// `output_grad` \[T, H\], `down` \[E, H, I\], `weights` \[T, K\], `h` \[max rows, 2I\] in and dh out → `weighted_a` \[max rows, I\] = w·a,

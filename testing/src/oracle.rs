@@ -5,7 +5,9 @@
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
-use millet::{AuxScale, DropPolicy, MoeConfig, Renormalize, ScoreFunction, SingleExpert};
+use millet::{
+    Activation, AuxScale, DropPolicy, MoeConfig, Renormalize, ScoreFunction, SingleExpert,
+};
 
 use crate::harness::{Outcome, Problem};
 
@@ -491,6 +493,42 @@ impl<N: Number> Oracle<'_, N> {
         grads
     }
 
+    /// a of gate and up, and its derivatives with respect to both.
+    fn activation(&self, gate: N, up: N) -> [N; 3] {
+        let (zero, one) = (N::of(0.0), N::of(1.0));
+        match self.config.activation() {
+            Activation::SwiGlu => {
+                let s = sigmoid(gate);
+                [gate * s * up, up * (s + gate * s * (one - s)), gate * s]
+            }
+            Activation::ClampedSwiGlu {
+                alpha,
+                limit,
+                offset,
+            } => {
+                let (alpha, limit, offset) = (N::of(alpha), N::of(limit), N::of(offset));
+                let (gate, gate_slope) = match gate > limit {
+                    true => (limit, zero),
+                    false => (gate, one),
+                };
+                let (up, up_slope) = match up {
+                    up if up > limit => (limit, zero),
+                    up if up < -limit => (-limit, zero),
+                    up => (up, one),
+                };
+                let s = sigmoid(alpha * gate);
+                let slope = s + alpha * gate * s * (one - s);
+                let glu = gate * s;
+                [
+                    glu * (up + offset),
+                    gate_slope * (up + offset) * slope,
+                    up_slope * glu,
+                ]
+            }
+            other => panic!("the oracle does not know {other:?}"),
+        }
+    }
+
     /// The whole layer, forward and backward of ⟨output, output_grad⟩ + `loss_gradient`·(aux + z).
     pub fn layer(&self, problem: &Problem, loss_gradient: f64) -> Outcome {
         let (hidden, inner) = (self.config.hidden_size(), self.config.intermediate_size());
@@ -502,7 +540,7 @@ impl<N: Number> Oracle<'_, N> {
         let output_grad = convert(&problem.output_grad);
         let bias = problem.bias.as_deref().map(convert);
         let zero = N::of(0.0);
-        let (store, one) = (self.store, N::of(1.0));
+        let store = self.store;
 
         let mut logits = vec![zero; tokens * experts];
         for t in 0..tokens {
@@ -535,7 +573,7 @@ impl<N: Number> Oracle<'_, N> {
                     .map(|j| store(sum((0..hidden).map(|i| x[i] * gate_up[gate_up_at(j, i)]))))
                     .collect();
                 let a: Vec<N> = (0..inner)
-                    .map(|j| store(h[j] * sigmoid(h[j]) * h[inner + j]))
+                    .map(|j| store(self.activation(h[j], h[inner + j])[0]))
                     .collect();
                 for i in 0..hidden {
                     let y = sum((0..inner).map(|j| a[j] * down[down_at(i, j)]));
@@ -548,10 +586,10 @@ impl<N: Number> Oracle<'_, N> {
                 weights_grad[assignment] = sum((0..inner).map(|j| a_grad[j] * a[j]));
                 let mut h_grad = vec![zero; 2 * inner];
                 for j in 0..inner {
-                    let (gate, up, s) = (h[j], h[inner + j], sigmoid(h[j]));
+                    let [_, gate, up] = self.activation(h[j], h[inner + j]);
                     let d = w * a_grad[j];
-                    h_grad[j] = store(d * up * (s + gate * s * (one - s)));
-                    h_grad[inner + j] = store(d * gate * s);
+                    h_grad[j] = store(d * gate);
+                    h_grad[inner + j] = store(d * up);
                 }
                 for j in 0..inner {
                     let weighted = store(w * a[j]);

@@ -1,8 +1,8 @@
 //! Configurations: what each gives, and which are refused.
 
 use millet::{
-    AuxScale, Capacity, ConfigError, DropPolicy, Error, GroupLimit, Losses, MoeConfig, Renormalize,
-    ScoreFunction, SingleExpert,
+    Activation, AuxScale, Capacity, ConfigError, DropPolicy, Error, GroupLimit, Losses, MoeConfig,
+    Renormalize, ScoreFunction, SingleExpert,
 };
 
 #[test]
@@ -150,6 +150,31 @@ fn every_configuration_error() {
         .losses(Losses::new(0.0, 0.0))
         .build()
         .unwrap();
+
+    let clamped = |alpha, limit, offset| {
+        ok().activation(Activation::ClampedSwiGlu {
+            alpha,
+            limit,
+            offset,
+        })
+    };
+    for bad in [f64::NAN, f64::INFINITY, 0.0, -1.0] {
+        value(
+            clamped(bad, 7.0, 1.0).build().unwrap_err(),
+            "alpha of ClampedSwiGlu",
+        );
+        value(
+            clamped(1.0, bad, 1.0).build().unwrap_err(),
+            "limit of ClampedSwiGlu",
+        );
+    }
+    for bad in [f64::NAN, f64::INFINITY] {
+        value(
+            clamped(1.0, 7.0, bad).build().unwrap_err(),
+            "offset of ClampedSwiGlu",
+        );
+    }
+    clamped(1.0, 7.0, -1.0).build().unwrap();
 
     for n in [0, 3, 16] {
         let error = groups(n, 1).build().unwrap_err();

@@ -90,20 +90,20 @@ impl<B: TestBackend> Loss<B> {
     }
 }
 
-type Field = (
+pub(super) type Field = (
     &'static str,
     fn(&mut Problem) -> &mut Vec<f64>,
     fn(&Outcome) -> &Vec<f64>,
 );
 
-const FIELDS: [Field; 4] = [
+pub(super) const FIELDS: [Field; 4] = [
     ("x", |p| &mut p.x, |o| &o.x_grad),
     ("router", |p| &mut p.router, |o| &o.router_grad),
     ("gate_up", |p| &mut p.gate_up, |o| &o.gate_up_grad),
     ("down", |p| &mut p.down, |o| &o.down_grad),
 ];
 
-fn check_fields<B: TestBackend>(
+pub(super) fn check_fields<B: TestBackend>(
     config: &MoeConfig,
     problem: &Problem,
     loss_gradient: f64,

@@ -30,7 +30,7 @@ fn relative_error(got: &[f64], want: &[f64]) -> f64 {
 }
 
 /// In f64. Where a backend has none, the check of f32 is its most exact.
-fn check_exact<B: TestBackend>(config: &MoeConfig, problem: &Problem) {
+pub(super) fn check_exact<B: TestBackend>(config: &MoeConfig, problem: &Problem) {
     if B::Exact::NAME == "f32" {
         return check_type::<B, f32, f32, f32>(config, problem, (|v| v, |v| v), 2e-6);
     }
@@ -46,11 +46,11 @@ fn check_exact<B: TestBackend>(config: &MoeConfig, problem: &Problem) {
 }
 
 /// To a storage type and back.
-type Rounding<N> = fn(N) -> N;
+pub(super) type Rounding<N> = fn(N) -> N;
 
 /// The rule of [`assert_near`], and the relative Frobenius norm below 1.5 times the same type's and 2e-6, and below `frobenius` where
 /// there are enough elements for a norm to mean something.
-fn check_type<B: TestBackend, T: Element, W: Element<Acc = T::Acc>, N: Number>(
+pub(super) fn check_type<B: TestBackend, T: Element, W: Element<Acc = T::Acc>, N: Number>(
     config: &MoeConfig,
     problem: &Problem,
     (store, store_router): (Rounding<N>, Rounding<N>),
