@@ -151,6 +151,7 @@ impl Case {
             selection_bias: None,
             gate_up,
             down,
+            expert_bias: None,
         }
     }
 
@@ -161,6 +162,7 @@ impl Case {
             selection_bias: None,
             gate_up,
             down,
+            expert_bias: None,
         };
         let result = self.layer.forward(
             weights,
@@ -179,6 +181,7 @@ impl Case {
             selection_bias: None,
             gate_up,
             down,
+            expert_bias: None,
         };
         let [router, gate_up, down] = &mut self.gradients;
         let gradients = Gradients::<Cpu, f32> {
@@ -186,6 +189,7 @@ impl Case {
             router: WeightGrad::Overwrite(&mut router[..]),
             gate_up: WeightGrad::Overwrite(&mut gate_up[..]),
             down: WeightGrad::Overwrite(&mut down[..]),
+            expert_bias: None,
         };
         // The output serves as its own gradient: values of the right size.
         let input = BackwardInput {

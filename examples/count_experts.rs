@@ -187,6 +187,7 @@ fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
                 h: Some(h.as_view_mut()),
                 a: a.as_view_mut(),
                 scratch: scratch.as_view_mut(),
+                bias: None,
             })
         })?;
         print(
@@ -204,6 +205,7 @@ fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
                 weights: View::from(&weights),
                 output: output.as_view_mut(),
                 scratch: scratch.as_view_mut(),
+                bias: None,
             })
         })?;
         print(launches, r * i + e * i * h_ + r * h_, 2.0 * r * i * h_);
@@ -219,6 +221,7 @@ fn count_layer(cuda: &Cuda, layer: &Layer, wanted: &str) -> Result<()> {
                 weighted_a: a.as_view_mut(),
                 weights_grad: weights_grad.as_view_mut(),
                 scratch: scratch.as_view_mut(),
+                bias: None,
             })
         })?;
         print(
@@ -323,6 +326,7 @@ fn compare_with_naive(cuda: &Cuda) -> Result<()> {
             h: Some(h.as_view_mut()),
             a: a.as_view_mut(),
             scratch: scratch.as_view_mut(),
+            bias: None,
         })
     })?;
     let grid = LaunchConfig {

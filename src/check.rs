@@ -1,6 +1,6 @@
 //! What every check of arguments is made of: lengths, places, configurations. None looks at the device.
 
-use crate::config::{Field, MoeConfig, ScoreFunction};
+use crate::config::{ExpertBias, Field, MoeConfig, ScoreFunction};
 use crate::element::{Element, Scalar};
 use crate::error::{Error, Result};
 use crate::ops::{Memory, RouterPart, WeightGrad, WeightGradOf, stats_elements};
@@ -192,6 +192,30 @@ impl<B: Memory> Check<'_, B> {
             WeightGrad::Overwrite(view) => self.write(tensor, view, shape),
             WeightGrad::Accumulate(view) => self.write(tensor, view, shape),
         }
+    }
+
+    /// Whether an expert bias, or its gradient, was given is as the configuration says.
+    pub(crate) fn has_expert_bias(&self, tensor: &'static str, given: bool) -> Result<()> {
+        let chosen = self.config.expert_bias();
+        if given == (chosen != ExpertBias::None) {
+            return Ok(());
+        }
+        let given = if given { "is given" } else { "is missing" };
+        Err(Error::Unsupported {
+            operation: self.operation,
+            reason: format!("`{tensor}` {given}, but the configuration has ExpertBias::{chosen:?}"),
+        })
+    }
+
+    /// An expert bias fits, and is given as the configuration says.
+    pub(crate) fn expert_bias<T: Scalar>(
+        &self,
+        tensor: &'static str,
+        bias: Option<B::View<'_, T>>,
+        shape: &[Dim],
+    ) -> Result<()> {
+        self.has_expert_bias(tensor, bias.is_some())?;
+        bias.map_or(Ok(()), |bias| self.read(tensor, bias, shape))
     }
 
     /// The router's part of the gradient of x.

@@ -190,6 +190,17 @@ impl Activation {
     }
 }
 
+/// Which of the experts' products have a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ExpertBias {
+    /// Neither.
+    #[default]
+    None,
+    /// Both: h = x·gate_upᵀ + \[E, 2I\] and y = a·downᵀ + \[E, H\] (GPT-OSS).
+    GateUpAndDown,
+}
+
 /// Why a configuration cannot work.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -304,6 +315,7 @@ pub struct MoeConfig {
     num_experts: usize,
     top_k: usize,
     activation: Activation,
+    expert_bias: ExpertBias,
     router: RouterConfig,
     capacity: Option<Capacity>,
     losses: Losses,
@@ -330,8 +342,8 @@ const MAX_EXPERTS: usize = 1 << 16;
 const MAX_WIDTH: usize = 1 << 20;
 
 impl MoeConfig {
-    /// Starts from the sizes themselves: H, I (width of one expert), E, K. SwiGLU, softmax after top-k, no capacity limit, no
-    /// losses, until told otherwise.
+    /// Starts from the sizes themselves: H, I (width of one expert), E, K. SwiGLU without biases, softmax after top-k, no
+    /// capacity limit, no losses, until told otherwise.
     pub fn builder(
         hidden_size: usize,
         intermediate_size: usize,
@@ -345,6 +357,7 @@ impl MoeConfig {
                 num_experts,
                 top_k,
                 activation: Activation::default(),
+                expert_bias: ExpertBias::default(),
                 router: RouterConfig {
                     score_function: ScoreFunction::default(),
                     single_expert: SingleExpert::default(),
@@ -409,6 +422,11 @@ impl MoeConfig {
     /// What experts make of gate and up.
     pub fn activation(&self) -> Activation {
         self.activation
+    }
+
+    /// Which of the experts' products have a bias.
+    pub fn expert_bias(&self) -> ExpertBias {
+        self.expert_bias
     }
 
     /// The router's choices.
@@ -479,6 +497,7 @@ impl MoeConfig {
         let mut fields = self.size_fields();
         fields.extend([
             ("activation", format!("{:?}", self.activation)),
+            ("expert_bias", format!("{:?}", self.expert_bias)),
             ("score_function", format!("{:?}", router.score_function)),
             ("single_expert", format!("{:?}", router.single_expert)),
             ("scaling_factor", router.scaling_factor.to_string()),
@@ -553,6 +572,12 @@ impl MoeConfigBuilder {
         self
     }
 
+    /// Chooses which of the experts' products have a bias.
+    pub fn expert_bias(mut self, expert_bias: ExpertBias) -> Self {
+        self.config.expert_bias = expert_bias;
+        self
+    }
+
     /// Chooses how logits become weights.
     pub fn score_function(mut self, score_function: ScoreFunction) -> Self {
         self.config.router.score_function = score_function;
@@ -603,6 +628,7 @@ impl MoeConfigBuilder {
             router,
             capacity,
             losses,
+            ..
         } = &self.config;
         for (what, given, limit) in [
             ("hidden_size", *hidden_size, MAX_WIDTH),

@@ -1,11 +1,11 @@
 //! What a layer costs, known from its configuration alone: parameters, FLOPs, bytes saved for backward, arithmetic
-//! intensity, padding. Only matrix products count as FLOPs (a multiply-add is two); softmax, activation and the sums are left
+//! intensity, padding. Only matrix products count as FLOPs (a multiply-add is two); softmax, activation, biases and the sums are left
 //! out, as the literature does.
 //!
 //! T tokens, H hidden size, I width of one expert, E experts, K top-k, R routed rows: [`MoeConfig::max_rows`], T·K unless a
 //! capacity limits it to less. T·K stays below 2³¹ − 4096, as in every operation of this crate.
 
-use crate::MoeConfig;
+use crate::{ExpertBias, MoeConfig};
 
 /// Parameters of one layer, from [`MoeConfig::parameters`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,9 +13,9 @@ use crate::MoeConfig;
 pub struct Parameters {
     /// The router weight: E·H.
     pub router: u64,
-    /// Every expert's gate_up and down projections: E·3·I·H.
+    /// Every expert's gate_up and down projections: E·3·I·H, and E·(2·I + H) more with biases.
     pub experts: u64,
-    /// Those of the experts that one token uses: K·3·I·H.
+    /// Those of the experts that one token uses: K of the E.
     pub active_experts: u64,
 }
 
@@ -90,7 +90,7 @@ impl SavedBytes {
 
 /// Costs of the layer.
 impl MoeConfig {
-    /// Parameters of this layer: router E·H, experts 3·I·H each.
+    /// Parameters of this layer: router E·H, experts 3·I·H each, with biases 2·I + H more.
     ///
     /// ```
     /// # use millet::MoeConfig;
@@ -101,7 +101,11 @@ impl MoeConfig {
     /// ```
     pub fn parameters(&self) -> Parameters {
         let [hidden, intermediate, experts, top_k] = self.sizes();
-        let expert = 3 * intermediate * hidden;
+        let biases = match self.expert_bias() {
+            ExpertBias::None => 0,
+            ExpertBias::GateUpAndDown => 2 * intermediate + hidden,
+        };
+        let expert = 3 * intermediate * hidden + biases;
         Parameters {
             router: experts * hidden,
             experts: experts * expert,

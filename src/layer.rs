@@ -7,9 +7,10 @@ use crate::diagnostics::Diagnostics;
 use crate::element::{Element, Real};
 use crate::error::{Error, Result};
 use crate::ops::{
-    Backend, DispatchForward, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad,
-    ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Logits, Memory, Plan, RouterBackward,
-    RouterForward, RouterPart, RouterWeightGrad, WeightGrad, WeightGradOf, stats, stats_elements,
+    Backend, DispatchForward, ExpertsBiasGrad, ExpertsDown, ExpertsDownBackward,
+    ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Logits, Memory, Plan,
+    RouterBackward, RouterForward, RouterPart, RouterWeightGrad, WeightGrad, WeightGradOf, stats,
+    stats_elements,
 };
 
 /// A Mixture-of-Experts layer on a backend. It holds no weights: the trainer owns them, their gradients and their
@@ -28,6 +29,7 @@ use crate::ops::{
 ///     selection_bias: None,
 ///     gate_up: &gate_up,
 ///     down: &down,
+///     expert_bias: None,
 /// };
 ///
 /// let mut saved = layer.saved::<f32>(tokens, Keep::Hidden)?;
@@ -43,6 +45,7 @@ use crate::ops::{
 ///     router: WeightGrad::Overwrite(&mut router_grad),
 ///     gate_up: WeightGrad::Overwrite(&mut gate_up_grad),
 ///     down: WeightGrad::Overwrite(&mut down_grad),
+///     expert_bias: None,
 /// };
 /// let input = BackwardInput { x: &x[..], output_grad: &output_grad[..], loss_gradient: 1.0 };
 /// layer.backward(weights, input, &mut saved, &mut workspace, gradients)?;
@@ -79,7 +82,24 @@ pub struct Weights<'a, B: Memory, T: Element, W: Element<Acc = T::Acc> = T> {
     pub gate_up: B::View<'a, T>,
     /// [E, H, I].
     pub down: B::View<'a, T>,
+    /// With [`ExpertBias::GateUpAndDown`](crate::ExpertBias::GateUpAndDown), and only then.
+    pub expert_bias: Option<ExpertBiases<'a, B, T>>,
 }
+
+/// Views of the experts' biases.
+pub struct ExpertBiases<'a, B: Memory, T: Element> {
+    /// [E, 2I], gates first, then ups.
+    pub gate_up: B::View<'a, T>,
+    /// [E, H].
+    pub down: B::View<'a, T>,
+}
+
+impl<B: Memory, T: Element> Clone for ExpertBiases<'_, B, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Memory, T: Element> Copy for ExpertBiases<'_, B, T> {}
 
 impl<B: Memory, T: Element, W: Element<Acc = T::Acc>> Clone for Weights<'_, B, T, W> {
     fn clone(&self) -> Self {
@@ -97,6 +117,16 @@ pub struct Gradients<'a, B: Memory, T: Element, W: Element<Acc = T::Acc> = T> {
     /// [E, 2I, H].
     pub gate_up: WeightGradOf<'a, B, T>,
     /// [E, H, I].
+    pub down: WeightGradOf<'a, B, T>,
+    /// Where the weights have it.
+    pub expert_bias: Option<ExpertBiasGrads<'a, B, T>>,
+}
+
+/// Where backward writes the gradients of the experts' biases.
+pub struct ExpertBiasGrads<'a, B: Memory, T: Element> {
+    /// [E, 2I].
+    pub gate_up: WeightGradOf<'a, B, T>,
+    /// [E, H].
     pub down: WeightGradOf<'a, B, T>,
 }
 
@@ -287,6 +317,7 @@ impl<B: Backend> MoeLayer<B> {
             plan,
             x: B::shorten(x),
             gate_up: B::shorten(weights.gate_up),
+            bias: weights.expert_bias.map(|bias| B::shorten(bias.gate_up)),
             h: saved.h.as_mut().map(|h| B::view_mut(h, size.h)),
             a: B::view_mut(&mut workspace.a, size.a),
             scratch: B::view_mut(scratch, scratch_elements),
@@ -295,6 +326,7 @@ impl<B: Backend> MoeLayer<B> {
             plan,
             a: B::view(&workspace.a, size.a),
             down: B::shorten(weights.down),
+            bias: weights.expert_bias.map(|bias| B::shorten(bias.down)),
             weights: B::view(&saved.weights, size.assignments),
             output: B::shorten_mut(output),
             scratch: B::view_mut(scratch, scratch_elements),
@@ -386,6 +418,7 @@ impl<B: Backend> MoeLayer<B> {
                     plan,
                     x: B::shorten(x),
                     gate_up: B::shorten(weights.gate_up),
+                    bias: weights.expert_bias.map(|bias| B::shorten(bias.gate_up)),
                     h: Some(B::view_mut(h, size.h)),
                     a: B::view_mut(&mut workspace.a, size.a),
                     scratch: B::view_mut(scratch, scratch_elements),
@@ -400,6 +433,7 @@ impl<B: Backend> MoeLayer<B> {
             plan,
             output_grad: B::shorten(output_grad),
             down: B::shorten(weights.down),
+            bias: weights.expert_bias.map(|bias| B::shorten(bias.down)),
             weights: B::view(&saved.weights, size.assignments),
             h: B::view_mut(h, size.h),
             weighted_a: B::view_mut(&mut workspace.a, size.a),
@@ -436,6 +470,16 @@ impl<B: Backend> MoeLayer<B> {
             grad: shorten_grad::<B, T>(gradients.gate_up),
             scratch: B::view_mut(scratch, scratch_elements),
         })?;
+        if let Some(grads) = gradients.expert_bias {
+            backend.experts_bias_grad(ExpertsBiasGrad::<B, T> {
+                plan,
+                h_grad: B::view(h, size.h),
+                output_grad: B::shorten(output_grad),
+                weights: B::view(&saved.weights, size.assignments),
+                gate_up: shorten_grad::<B, T>(grads.gate_up),
+                down: shorten_grad::<B, T>(grads.down),
+            })?;
+        }
         backend.experts_input_grad(ExpertsInputGrad::<B, T, W> {
             plan,
             h_grad: B::view(h, size.h),
@@ -573,7 +617,14 @@ impl<B: Memory> Check<'_, B> {
         self.read("router weight", weights.router, &[Experts, Hidden])?;
         self.selection_bias(weights.selection_bias)?;
         self.read("gate_up", weights.gate_up, &[Experts, GateUp, Hidden])?;
-        self.read("down", weights.down, &[Experts, Hidden, Inner])
+        self.read("down", weights.down, &[Experts, Hidden, Inner])?;
+        let biases = weights.expert_bias;
+        self.has_expert_bias("expert_bias", biases.is_some())?;
+        let Some(ExpertBiases { gate_up, down }) = biases else {
+            return Ok(());
+        };
+        self.read("gate_up bias", gate_up, &[Experts, GateUp])?;
+        self.read("down bias", down, &[Experts, Hidden])
     }
 
     fn gradients<T: Element, W: Element<Acc = T::Acc>>(
@@ -584,7 +635,14 @@ impl<B: Memory> Check<'_, B> {
         self.grad::<W>("router gradient", &gradients.router, &[Experts, Hidden])?;
         let (gate_up, down) = (&gradients.gate_up, &gradients.down);
         self.grad::<T>("gate_up gradient", gate_up, &[Experts, GateUp, Hidden])?;
-        self.grad::<T>("down gradient", down, &[Experts, Hidden, Inner])
+        self.grad::<T>("down gradient", down, &[Experts, Hidden, Inner])?;
+        let biases = &gradients.expert_bias;
+        self.has_expert_bias("expert_bias gradients", biases.is_some())?;
+        let Some(ExpertBiasGrads { gate_up, down }) = biases else {
+            return Ok(());
+        };
+        self.grad::<T>("gate_up bias gradient", gate_up, &[Experts, GateUp])?;
+        self.grad::<T>("down bias gradient", down, &[Experts, Hidden])
     }
 }
 

@@ -9,6 +9,7 @@
 //! | files of Qwen3, OLMoE, DeepSeek, GLM | `gate_proj`, `up_proj` \[I, H\] per expert | `down_proj` \[H, I\] | [`fuse_gate_up`], [`fuse_down`] |
 //! | files of Mixtral | `w1`, `w3` \[I, H\] per expert | `w2` \[H, I\] | [`fuse_gate_up`], [`fuse_down`] |
 //! | GPT-OSS | \[E, H, 2I\], columns alternate | \[E, I, H\] | [`transpose`], then [`deinterleave_gate_up`] |
+//! | its biases | \[E, 2I\], alternating | \[E, H\] | [`deinterleave_gate_up_bias`] |
 //! | SonicMoE | \[E, 2I, H\], rows alternate | \[E, H, I\] | [`deinterleave_gate_up`] |
 //!
 //! **A shape does not tell these apart.** Alternating rows have the shape of gate rows before up rows, \[E, H, 2I\] has that of
@@ -101,9 +102,7 @@ pub fn split_down<'a, T>(config: &MoeConfig, down: &'a [T]) -> Result<Vec<&'a [T
 /// When `rows` has another number of elements than \[E, 2I, H\].
 pub fn deinterleave_gate_up<T: Copy>(config: &MoeConfig, rows: &[T]) -> Result<Vec<T>> {
     check_gate_up("deinterleave gate and up", config, rows.len())?;
-    let inner = config.intermediate_size();
-    // Row `to` of an expert comes from row 2·to of its pairs, and in the second half from one further.
-    Ok(reorder(config, rows, |to| to % inner * 2 + to / inner))
+    Ok(deinterleave(config, config.hidden_size(), rows))
 }
 
 /// gate_up \[E, 2I, H\] with gate rows before up rows → rows gate 0, up 0, gate 1, up 1, … of every expert.
@@ -112,8 +111,25 @@ pub fn deinterleave_gate_up<T: Copy>(config: &MoeConfig, rows: &[T]) -> Result<V
 /// When `gate_up` has another number of elements than \[E, 2I, H\].
 pub fn interleave_gate_up<T: Copy>(config: &MoeConfig, gate_up: &[T]) -> Result<Vec<T>> {
     check_gate_up("interleave gate and up", config, gate_up.len())?;
-    let inner = config.intermediate_size();
-    Ok(reorder(config, gate_up, |to| to % 2 * inner + to / 2))
+    Ok(interleave(config, config.hidden_size(), gate_up))
+}
+
+/// A bias gate 0, up 0, gate 1, up 1, … of every expert → \[E, 2I\], gates before ups.
+///
+/// # Errors
+/// When `bias` has another number of elements than \[E, 2I\].
+pub fn deinterleave_gate_up_bias<T: Copy>(config: &MoeConfig, bias: &[T]) -> Result<Vec<T>> {
+    check_gate_up_bias("deinterleave gate and up bias", config, bias.len())?;
+    Ok(deinterleave(config, 1, bias))
+}
+
+/// A bias \[E, 2I\], gates before ups → gate 0, up 0, gate 1, up 1, … of every expert.
+///
+/// # Errors
+/// When `bias` has another number of elements than \[E, 2I\].
+pub fn interleave_gate_up_bias<T: Copy>(config: &MoeConfig, bias: &[T]) -> Result<Vec<T>> {
+    check_gate_up_bias("interleave gate and up bias", config, bias.len())?;
+    Ok(interleave(config, 1, bias))
 }
 
 /// Every expert's matrix transposed: \[E, rows, columns\] → \[E, columns, rows\].
@@ -153,6 +169,12 @@ fn check_gate_up(operation: &'static str, config: &MoeConfig, given: usize) -> R
     check::shape(operation, "gate_up", given, &shape)
 }
 
+fn check_gate_up_bias(operation: &'static str, config: &MoeConfig, given: usize) -> Result<()> {
+    let [experts, inner, _] = sizes(config);
+    let shape = [experts, ("2I", 2 * inner.1)];
+    check::shape(operation, "bias", given, &shape)
+}
+
 fn one_per_expert(
     operation: &'static str,
     config: &MoeConfig,
@@ -172,13 +194,31 @@ fn one_per_expert(
     })
 }
 
-/// Rows of every expert's [2I, H] in another order: row `to` is row `from(to)`.
-fn reorder<T: Copy>(config: &MoeConfig, rows: &[T], from: impl Fn(usize) -> usize) -> Vec<T> {
-    let (hidden, count) = (config.hidden_size(), 2 * config.intermediate_size());
+/// Rows of `width` that alternate → gate rows before up rows, of every expert.
+fn deinterleave<T: Copy>(config: &MoeConfig, width: usize, rows: &[T]) -> Vec<T> {
+    let inner = config.intermediate_size();
+    // Row `to` of an expert comes from row 2·to of its pairs, and in the second half from one further.
+    reorder(config, width, rows, |to| to % inner * 2 + to / inner)
+}
+
+/// The other way.
+fn interleave<T: Copy>(config: &MoeConfig, width: usize, rows: &[T]) -> Vec<T> {
+    let inner = config.intermediate_size();
+    reorder(config, width, rows, |to| to % 2 * inner + to / 2)
+}
+
+/// Rows of every expert's [2I, width] in another order: row `to` is row `from(to)`.
+fn reorder<T: Copy>(
+    config: &MoeConfig,
+    width: usize,
+    rows: &[T],
+    from: impl Fn(usize) -> usize,
+) -> Vec<T> {
+    let count = 2 * config.intermediate_size();
     let mut out = Vec::with_capacity(rows.len());
-    for expert in rows.chunks_exact(count * hidden) {
+    for expert in rows.chunks_exact(count * width) {
         for to in 0..count {
-            out.extend_from_slice(&expert[from(to) * hidden..][..hidden]);
+            out.extend_from_slice(&expert[from(to) * width..][..width]);
         }
     }
     out
@@ -240,6 +280,17 @@ mod tests {
     }
 
     #[test]
+    fn biases_alternate_and_come_back() {
+        let bias: Vec<usize> = (0..24).collect();
+        let alternating = interleave_gate_up_bias(&config(), &bias).expect("shapes fit");
+        assert_eq!(alternating[6..12], [6, 9, 7, 10, 8, 11]);
+        assert_eq!(
+            deinterleave_gate_up_bias(&config(), &alternating).expect("shapes fit"),
+            bias
+        );
+    }
+
+    #[test]
     fn every_matrix_is_transposed_and_comes_back() {
         let transposed = transpose(4, 6, 5, &named()).expect("shapes fit");
         for (i, &[expert, up, row, column]) in transposed.iter().enumerate() {
@@ -271,6 +322,10 @@ mod tests {
         assert_eq!(
             message(deinterleave_gate_up(&config(), &[0; 1])),
             "deinterleave gate and up: `gate_up` must be [E=4, 2I=6, H=5] = 120 elements, but 1 were given"
+        );
+        assert_eq!(
+            message(interleave_gate_up_bias(&config(), &[0; 23])),
+            "interleave gate and up bias: `bias` must be [E=4, 2I=6] = 24 elements, but 23 were given"
         );
         assert_eq!(
             message(transpose(usize::MAX, usize::MAX, 2, &[0; 1])),

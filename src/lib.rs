@@ -15,6 +15,7 @@
 //! | dispatch | [`dispatch`](Dispatch::dispatch) | has no gradient |
 //! | up, with the gather and the activation | [`experts_up`](Experts::experts_up) | [`experts_up_weight_grad`](Experts::experts_up_weight_grad), [`experts_input_grad`](Experts::experts_input_grad) |
 //! | down, with the combine | [`experts_down`](Experts::experts_down) | [`experts_down_backward`](Experts::experts_down_backward), [`experts_down_weight_grad`](Experts::experts_down_weight_grad) |
+//! | biases of both | in up and down | [`experts_bias_grad`](Experts::experts_bias_grad) |
 //! | permute, for trainers that move rows themselves | [`permute`](Permute::permute) | [`permute_backward`](Permute::permute_backward) |
 //! | unpermute | [`unpermute`](Permute::unpermute) | [`unpermute_backward`](Permute::unpermute_backward) |
 //!
@@ -39,6 +40,7 @@
 //! | router logits | \[T, E\] | accumulation type: `f32`, or `f64` for `f64` |
 //! | gate_up | \[E, 2I, H\], gate rows first, then up rows | `T` |
 //! | down | \[E, H, I\] | `T` |
+//! | biases of gate_up and down | \[E, 2I\], \[E, H\] | `T` |
 //! | ids, weights | \[T, K\], weight descending | `i32`, accumulation type |
 //! | offsets | \[E + 1\], exclusive prefix sums of kept rows | `i32` |
 //! | row → assignment (t·K + slot) | \[max rows\], by expert, then token; −1 after the last | `i32` |
@@ -78,8 +80,8 @@ pub mod presets;
 pub mod scaling_law;
 
 pub use config::{
-    Activation, AuxScale, Capacity, ConfigError, DropPolicy, GroupLimit, Losses, MoeConfig,
-    MoeConfigBuilder, Renormalize, RouterConfig, ScoreFunction, SingleExpert,
+    Activation, AuxScale, Capacity, ConfigError, DropPolicy, ExpertBias, GroupLimit, Losses,
+    MoeConfig, MoeConfigBuilder, Renormalize, RouterConfig, ScoreFunction, SingleExpert,
 };
 pub use cost::{Flops, Parameters, SavedBytes};
 pub use cpu::Cpu;
@@ -91,11 +93,14 @@ pub use diagnostics::Diagnostics;
 pub use element::{DType, Element, Real, Scalar};
 pub use error::{Error, Result};
 pub use half;
-pub use layer::{BackwardInput, Gradients, Keep, MoeLayer, Routing, Saved, Weights, Workspace};
+pub use layer::{
+    BackwardInput, ExpertBiasGrads, ExpertBiases, Gradients, Keep, MoeLayer, Routing, Saved,
+    Weights, Workspace,
+};
 pub use ops::{
-    Backend, Checked, Dispatch, DispatchForward, DispatchInto, Experts, ExpertsDown,
-    ExpertsDownBackward, ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad,
-    Logits, LogitsOf, Memory, Permute, PermuteBackward, PermuteForward, Plan, Router,
-    RouterBackward, RouterForward, RouterPart, RouterWeightGrad, RowMap, RowMapMut, RowTiles,
-    UnpermuteBackward, UnpermuteForward, WeightGrad, WeightGradOf, stats_elements,
+    Backend, Checked, Dispatch, DispatchForward, DispatchInto, Experts, ExpertsBiasGrad,
+    ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp,
+    ExpertsUpWeightGrad, Logits, LogitsOf, Memory, Permute, PermuteBackward, PermuteForward, Plan,
+    Router, RouterBackward, RouterForward, RouterPart, RouterWeightGrad, RowMap, RowMapMut,
+    RowTiles, UnpermuteBackward, UnpermuteForward, WeightGrad, WeightGradOf, stats_elements,
 };

@@ -31,7 +31,8 @@
 use std::fmt;
 
 use crate::{
-    Capacity, ConfigError, GroupLimit, Losses, MoeConfig, MoeConfigBuilder, ScoreFunction,
+    Activation, Capacity, ConfigError, ExpertBias, GroupLimit, Losses, MoeConfig, MoeConfigBuilder,
+    ScoreFunction,
 };
 
 /// A published layer.
@@ -376,8 +377,8 @@ const MODEL_ZOO: &str = "Megatron-MoE-ModelZoo";
 const BRIDGE: &str = "Megatron-Bridge";
 const HUGGING_FACE: &str = "Hugging Face configuration";
 const HUGGING_FACE_BRIDGE: &str = "Hugging Face configuration, Megatron-Bridge";
-const NOT_GPT_OSS_EXPERTS: &str = "sizes and softmax only: the model's experts have biases and a clamped activation other than \
-                                   SwiGLU, its router a bias";
+const GPT_OSS_ROUTER_BIAS: &str = "the model's router adds a bias to its logits: this layer computes logits without one, \
+                                   `Router::router_forward` takes them as they are given";
 
 /// The routed layers of public models.
 pub fn models() -> impl Iterator<Item = Preset> {
@@ -431,13 +432,20 @@ fn softmax_models() -> [Preset; 13] {
         )
         .with_layers(60, 1)
         .with_shared_experts(2, 1536),
-        Preset::new("GPT-OSS-20B", layer(2880, 2880, 32, 4), BRIDGE)
+        Preset::new("GPT-OSS-20B", gpt_oss(32), BRIDGE)
             .with_layers(24, 0)
-            .with_caveat(NOT_GPT_OSS_EXPERTS),
-        Preset::new("GPT-OSS-120B", layer(2880, 2880, 128, 4), BRIDGE)
+            .with_caveat(GPT_OSS_ROUTER_BIAS),
+        Preset::new("GPT-OSS-120B", gpt_oss(128), BRIDGE)
             .with_layers(36, 0)
-            .with_caveat(NOT_GPT_OSS_EXPERTS),
+            .with_caveat(GPT_OSS_ROUTER_BIAS),
     ]
+}
+
+/// Experts with biases and clamped SwiGLU.
+fn gpt_oss(experts: usize) -> MoeConfigBuilder {
+    MoeConfig::builder(2880, 2880, experts, 4)
+        .activation(Activation::GPT_OSS)
+        .expert_bias(ExpertBias::GateUpAndDown)
 }
 
 fn sigmoid_models() -> [Preset; 6] {

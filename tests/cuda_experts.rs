@@ -248,6 +248,7 @@ fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs)
             h: Some(h.view_mut()),
             a: a.view_mut(),
             scratch: memory.view_mut(),
+            bias: None,
         })
         .unwrap();
     // a is made of h as it is stored, to the bit.
@@ -273,6 +274,7 @@ fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs)
             h: None,
             a: a.view_mut(),
             scratch: memory.view_mut(),
+            bias: None,
         })
         .unwrap();
     let without_h = a.to_f64(backend);
@@ -292,6 +294,7 @@ fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs)
             weights: weights.view(),
             output: output.view_mut(),
             scratch: memory.view_mut(),
+            bias: None,
         })
         .unwrap();
     keep("output", output.to_f64(backend), tokens * hidden);
@@ -309,6 +312,7 @@ fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs)
             weighted_a: weighted_a.view_mut(),
             weights_grad: weights_grad.view_mut(),
             scratch: memory.view_mut(),
+            bias: None,
         })
         .unwrap();
     keep("dh", h.to_f64(backend), rows * 2 * inner);

@@ -141,6 +141,7 @@ impl<T: Element<Acc = f32>> Step<T> {
             selection_bias: self.bias.as_ref().map(Into::into),
             gate_up: (&self.gate_up).into(),
             down: (&self.down).into(),
+            expert_bias: None,
         };
         let output = self.output.as_view_mut();
         let (saved, workspace) = (&mut self.saved, &mut self.workspace);
@@ -154,6 +155,7 @@ impl<T: Element<Acc = f32>> Step<T> {
             selection_bias: self.bias.as_ref().map(Into::into),
             gate_up: (&self.gate_up).into(),
             down: (&self.down).into(),
+            expert_bias: None,
         };
         let input = BackwardInput {
             x: (&self.x).into(),
@@ -165,6 +167,7 @@ impl<T: Element<Acc = f32>> Step<T> {
             router: WeightGrad::Overwrite(self.router_grad.as_view_mut()),
             gate_up: WeightGrad::Overwrite(self.gate_up_grad.as_view_mut()),
             down: WeightGrad::Accumulate(self.down_sum.as_view_mut()),
+            expert_bias: None,
         };
         let (saved, workspace) = (&mut self.saved, &mut self.workspace);
         self.layer

@@ -142,6 +142,7 @@ fn peak_is_within_a_fifth_of_the_floor() {
         selection_bias: None,
         gate_up,
         down,
+        expert_bias: None,
     };
     layer
         .forward(weights, &x, &mut output, &mut saved, &mut workspace)
@@ -152,6 +153,7 @@ fn peak_is_within_a_fifth_of_the_floor() {
         router: WeightGrad::Overwrite(&mut router[..]),
         gate_up: WeightGrad::Overwrite(&mut gate_up[..]),
         down: WeightGrad::Overwrite(&mut down[..]),
+        expert_bias: None,
     };
     let input = BackwardInput {
         x: &x[..],

@@ -5,7 +5,9 @@ use std::collections::HashSet;
 
 use millet::presets::{self, Evidence, Layers, ModelSize, Preset, SharedExperts, System};
 use millet::scaling_law::{FlopCost, ScalingLaw, Transformer};
-use millet::{Capacity, ConfigError, DropPolicy, GroupLimit, MoeConfig, ScoreFunction};
+use millet::{
+    Activation, Capacity, ConfigError, DropPolicy, ExpertBias, GroupLimit, MoeConfig, ScoreFunction,
+};
 
 const BF16: usize = 2;
 const F32: usize = 4;
@@ -590,4 +592,29 @@ fn budgets_and_granularities_that_cannot_be_are_refused() {
         let spent = best.model.flops_per_token(&cost) * best.tokens;
         assert!((spent / budget - 1.0).abs() < 1e-9 && best.loss.is_finite());
     }
+}
+
+/// GPT-OSS alone has experts other than SwiGLU without biases; its 20B model has 20.9 billion parameters, of which attention and the
+/// vocabulary are 1.8.
+#[test]
+fn gpt_oss_has_biases_and_clamps() {
+    for preset in presets::all() {
+        let (activation, bias) = match preset.name.starts_with("GPT-OSS") {
+            true => (Activation::GPT_OSS, ExpertBias::GateUpAndDown),
+            false => (Activation::SwiGlu, ExpertBias::None),
+        };
+        let config = &preset.config;
+        assert_eq!(
+            (config.activation(), config.expert_bias()),
+            (activation, bias)
+        );
+    }
+    let parameters = preset("GPT-OSS-20B").config.parameters();
+    assert_eq!(parameters.experts, 32 * (3 * 2880 * 2880 + 3 * 2880));
+    assert_rounds_to(
+        "19.12",
+        24.0 * parameters.experts as f64 / 1e9,
+        "GPT-OSS-20B",
+    );
+    assert_eq!(parameters.active_experts * 8, parameters.experts);
 }

@@ -64,6 +64,7 @@ fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
         selection_bias: bias.as_ref().map(Device::view),
         gate_up: gate_up.view(),
         down: down.view(),
+        expert_bias: None,
     };
     let mut saved = layer.saved::<T>(tokens, Keep::Hidden)?;
     let mut workspace = layer.workspace::<T>(tokens, Keep::Hidden)?;
@@ -83,6 +84,7 @@ fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
         router: WeightGrad::Overwrite(router_grad.view_mut()),
         gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
         down: WeightGrad::Overwrite(down_grad.view_mut()),
+        expert_bias: None,
     };
     let start = BackwardInput {
         x,

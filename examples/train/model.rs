@@ -242,6 +242,7 @@ impl Block {
             selection_bias: None,
             gate_up: B::view(&given.gate_up, self.gate_up.value.len()),
             down: B::view(&given.down, self.down.value.len()),
+            expert_bias: None,
         }
     }
 
@@ -269,6 +270,7 @@ impl Block {
             router: WeightGrad::Overwrite(B::view_mut(&mut results.router, router)),
             gate_up: WeightGrad::Overwrite(B::view_mut(&mut results.gate_up, gate_up)),
             down: WeightGrad::Overwrite(B::view_mut(&mut results.down, down)),
+            expert_bias: None,
         };
         let weights = self.weights(given);
         layer.backward::<f32, f32>(weights, input, &mut memory.saved, workspace, gradients)?;

@@ -1,7 +1,9 @@
 //! Experts: grouped products with an activation between them, forward and backward.
 //!
-//! h = x·gate_upᵀ is rounded to the storage type; a (`activation.rs`) is made from the rounded h, and rounded, wherever it appears,
+//! h = x·gate_upᵀ, with its bias, is rounded to the storage type; a (`activation.rs`) is made from the rounded h, and rounded, wherever it appears,
 //! so forward and backward see the same a. w·y, w·a, dh and dX̃ are rounded once, when they would be stored; dA' never is.
+
+use std::ops::Range;
 
 use half::bf16;
 use pulp::Arch;
@@ -12,11 +14,12 @@ use super::product::{Matrix, Store, padded, product};
 use super::{Cpu, GradTarget, activation, router};
 use crate::check;
 use crate::config::MoeConfig;
-use crate::element::{Element, Real};
+use crate::element::{Element, Real, row_sum};
 use crate::error::Result;
 use crate::ops::{
-    self, Checked, Experts, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad,
-    ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Plan, RouterPart, RowMap,
+    self, Checked, Experts, ExpertsBiasGrad, ExpertsDown, ExpertsDownBackward,
+    ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Plan, RouterPart,
+    RowMap, WeightGradOf,
 };
 
 /// Rows of an expert that one task multiplies.
@@ -156,7 +159,7 @@ fn widen_columns<'s, T: Element>(
 }
 
 /// Rows of expert `e`.
-fn rows_of(map: &RowMap<'_, Cpu>, e: usize) -> std::ops::Range<usize> {
+fn rows_of(map: &RowMap<'_, Cpu>, e: usize) -> Range<usize> {
     map.offsets[e] as usize..map.offsets[e + 1] as usize
 }
 
@@ -166,7 +169,7 @@ fn for_each_panel<A: Send>(
     map: &RowMap<'_, Cpu>,
     scratch: &mut [A],
     lane: usize,
-    task: impl Fn(usize, std::ops::Range<usize>, &mut [A]) + Sync,
+    task: impl Fn(usize, Range<usize>, &mut [A]) + Sync,
 ) {
     let experts = config.num_experts();
     let panels = |e: usize| rows_of(map, e).len().div_ceil(PANEL);
@@ -213,6 +216,7 @@ impl Experts for Cpu {
             plan,
             x,
             gate_up,
+            bias,
             h,
             a,
             scratch,
@@ -248,6 +252,7 @@ impl Experts for Cpu {
                         .chunks_exact_mut(2 * inner)
                         .zip(a.chunks_exact_mut(inner))
                     {
+                        add::<T>(h, bias.map(|bias| &bias[e * 2 * inner..]));
                         round::<T>(h);
                         activation::forward(config.activation(), h, a);
                     }
@@ -270,6 +275,7 @@ impl Experts for Cpu {
             plan,
             a,
             down,
+            bias,
             weights,
             output,
             scratch,
@@ -284,6 +290,7 @@ impl Experts for Cpu {
             rows: a,
             inner,
             weight: down,
+            bias,
             multiply: |out: &mut _, rows: &_, count, weight: &_, scratch: &mut _| {
                 product_by_columns::<T>(out, rows, count, weight, inner, scratch);
             },
@@ -301,6 +308,7 @@ impl Experts for Cpu {
             plan,
             output_grad,
             down,
+            bias,
             weights,
             h,
             weighted_a,
@@ -348,6 +356,10 @@ impl Experts for Cpu {
                                 &mut weighted_a[row * inner..(row + 1) * inner],
                                 h_row,
                             );
+                            if let Some(bias) = bias {
+                                let grad = &grad_panel[row * hidden..(row + 1) * hidden];
+                                row_grads[row] += dot(grad, &bias[e * hidden..]);
+                            }
                         }
                     },
                 ));
@@ -439,6 +451,40 @@ impl Experts for Cpu {
         Ok(())
     }
 
+    fn run_experts_bias_grad<T: Element>(
+        &self,
+        arguments: Checked<ExpertsBiasGrad<'_, Self, T>>,
+    ) -> Result<()> {
+        let ExpertsBiasGrad {
+            plan,
+            h_grad,
+            output_grad,
+            weights,
+            gate_up,
+            down,
+        } = arguments.into_inner();
+        let (config, map) = (plan.config(), plan.map());
+        let (hidden, inner) = (config.hidden_size(), 2 * config.intermediate_size());
+        sum_rows::<T>(config, &map, inner, gate_up, |row, columns, sum| {
+            let row = &h_grad[row * inner..(row + 1) * inner];
+            for (sum, grad) in sum.iter_mut().zip(&row[columns]) {
+                *sum += grad.widen();
+            }
+        });
+        sum_rows::<T>(config, &map, hidden, down, |row, columns, sum| {
+            let assignment = map.row_to_assignment[row] as usize;
+            let (token, weight) = (assignment / config.top_k(), weights[assignment]);
+            if weight == T::Acc::ZERO {
+                return;
+            }
+            let row = &output_grad[token * hidden..(token + 1) * hidden];
+            for (sum, grad) in sum.iter_mut().zip(&row[columns]) {
+                *sum += weight * grad.widen();
+            }
+        });
+        Ok(())
+    }
+
     fn run_experts_input_grad<T: Element, W: Element<Acc = T::Acc>>(
         &self,
         arguments: Checked<ExpertsInputGrad<'_, Self, T, W>>,
@@ -467,6 +513,7 @@ impl Experts for Cpu {
             rows: h_grad,
             inner,
             weight: gate_up,
+            bias: None,
             multiply: |out: &mut _, rows: &_, count, weight: &_, scratch: &mut _| {
                 product_by_rows::<T>(out, rows, count, weight, hidden, scratch);
             },
@@ -474,6 +521,24 @@ impl Experts for Cpu {
         product_combine(plan, product, one_or_zero, Some(router), x_grad, scratch);
         Ok(())
     }
+}
+
+/// Adds the first elements of a bias to a row.
+#[inline(always)]
+fn add<T: Element>(row: &mut [T::Acc], bias: Option<&[T]>) {
+    for (value, bias) in row.iter_mut().zip(bias.unwrap_or(&[])) {
+        *value += bias.widen();
+    }
+}
+
+/// ⟨row, the first elements of a bias⟩.
+#[inline(always)]
+fn dot<T: Element>(row: &[T::Acc], bias: &[T]) -> T::Acc {
+    row_sum(
+        row.iter()
+            .zip(bias)
+            .map(|(&value, bias)| value * bias.widen()),
+    )
 }
 
 /// To the storage type and back.
@@ -553,11 +618,12 @@ impl CombineLayout {
 }
 
 /// A product of every row with its expert's matrix: `rows` [max rows, inner] and the experts' `weight`; `multiply(out, rows, their
-/// number, an expert's weight, scratch)` makes [rows, H] of them.
+/// number, an expert's weight, scratch)` makes [rows, H] of them, to which `bias` [E, H] is added.
 struct ExpertProduct<'a, T, M> {
     rows: &'a [T],
     inner: usize,
     weight: &'a [T],
+    bias: Option<&'a [T]>,
     multiply: M,
 }
 
@@ -579,6 +645,7 @@ fn product_combine<T, W, M>(
         rows,
         inner,
         weight,
+        bias,
         multiply,
     } = product;
     let (config, tokens, map) = (plan.config(), plan.tokens(), &plan.map());
@@ -624,6 +691,7 @@ fn product_combine<T, W, M>(
                     #[inline(always)]
                     || {
                         for (row, out) in out.chunks_exact_mut(hidden).enumerate() {
+                            add::<T>(out, bias.map(|bias| &bias[e * hidden..]));
                             weigh(row_weight(panel + row), out);
                             round::<T>(out);
                         }
@@ -675,6 +743,33 @@ fn product_combine<T, W, M>(
     });
 }
 
+/// Sums over each expert's rows, of which `add(row, columns, sum)` adds one, in row order: the gradient of a bias [E, width].
+fn sum_rows<T: Element>(
+    config: &MoeConfig,
+    map: &RowMap<'_, Cpu>,
+    width: usize,
+    grad: WeightGradOf<'_, Cpu, T>,
+    add: impl Fn(usize, Range<usize>, &mut [T::Acc]) + Sync,
+) {
+    let (grad, parts) = (GradTarget::new(grad), width.div_ceil(GRAD_COLUMNS));
+    let (tasks, arch) = (config.num_experts() * parts, Arch::new());
+    parallel::for_each(tasks, &mut [] as &mut [T], 0, |task, _| {
+        let (e, first) = (task / parts, task % parts * GRAD_COLUMNS);
+        let columns = first..width.min(first + GRAD_COLUMNS);
+        let sum = &mut [T::Acc::ZERO; GRAD_COLUMNS][..columns.len()];
+        arch.dispatch(Inlined(
+            #[inline(always)]
+            || {
+                for row in rows_of(map, e) {
+                    add(row, columns.clone(), sum);
+                }
+            },
+        ));
+        // SAFETY: tasks differ in expert or columns.
+        unsafe { grad.store(e * width + first, sum) };
+    });
+}
+
 fn down_backward_scratch<T: Element>(config: &MoeConfig, tokens: usize) -> Scratch {
     let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
     let rows = panel_rows(config, tokens, PANEL);
@@ -705,8 +800,8 @@ fn weight_grad_scratch<T: Element>(config: &MoeConfig, tokens: usize) -> Scratch
 /// What one task of a weight gradient owns: these columns of H and of the rows, of one expert.
 struct GradPart {
     expert: usize,
-    hidden: std::ops::Range<usize>,
-    inner: std::ops::Range<usize>,
+    hidden: Range<usize>,
+    inner: Range<usize>,
 }
 
 /// Weight gradients: for each part, `step` gets panels of the gathered slice of `source` [rows, part of H] and of

@@ -13,12 +13,13 @@ use super::combine::Gather;
 use super::launch::{Launch, Pieces};
 use super::{Cuda, F32Products, VECTOR, View, router, sys};
 use crate::check;
-use crate::config::{Activation, MoeConfig};
+use crate::config::{Activation, ExpertBias, MoeConfig};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::ops::{
-    self, Checked, Experts, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad,
-    ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Plan, WeightGrad, WeightGradOf,
+    self, Checked, Experts, ExpertsBiasGrad, ExpertsDown, ExpertsDownBackward,
+    ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Plan, WeightGrad,
+    WeightGradOf,
 };
 
 /// Multiplier and shift with which the device divides by `divisor`: n / d = (hi(n·multiplier) + n) >> shift for n < 2³¹.
@@ -84,6 +85,12 @@ impl<'a> Prepared<'a> {
                 reason: format!("{tensor} = {value} is over the limit {}", i32::MAX),
             })
         };
+        if config.expert_bias() != ExpertBias::None {
+            return Err(Error::Unsupported {
+                operation,
+                reason: "only ExpertBias::None on CUDA yet".to_owned(),
+            });
+        }
         if config.activation() != Activation::SwiGlu {
             return Err(Error::Unsupported {
                 operation,
@@ -278,6 +285,7 @@ impl Experts for Cuda {
             plan,
             x,
             gate_up,
+            bias: _,
             h,
             a,
             mut scratch,
@@ -305,6 +313,7 @@ impl Experts for Cuda {
             plan,
             a,
             down,
+            bias: _,
             weights,
             output,
             mut scratch,
@@ -341,6 +350,7 @@ impl Experts for Cuda {
             plan,
             output_grad,
             down,
+            bias: _,
             weights,
             h,
             weighted_a,
@@ -413,6 +423,16 @@ impl Experts for Cuda {
         let shape = [2 * config.intermediate_size(), config.hidden_size()];
         // SAFETY: lengths are checked; the plan is as dispatch makes it.
         unsafe { product.run_weights::<T>(Operation::ExpertsUpWeightGrad, shape) }
+    }
+
+    fn run_experts_bias_grad<T: Element>(
+        &self,
+        _: Checked<ExpertsBiasGrad<'_, Self, T>>,
+    ) -> Result<()> {
+        Err(Error::Unsupported {
+            operation: ops::experts::BIAS_GRAD,
+            reason: "only ExpertBias::None on CUDA yet".to_owned(),
+        })
     }
 
     fn run_experts_input_grad<T: Element, W: Element<Acc = T::Acc>>(

@@ -10,6 +10,7 @@ pub(crate) const DOWN: &str = "experts down";
 pub(crate) const DOWN_BACKWARD: &str = "experts down backward";
 pub(crate) const DOWN_WEIGHT_GRAD: &str = "experts down weight gradient";
 pub(crate) const UP_WEIGHT_GRAD: &str = "experts up weight gradient";
+pub(crate) const BIAS_GRAD: &str = "experts bias gradient";
 pub(crate) const INPUT_GRAD: &str = "experts input gradient";
 
 /// What experts compute: up with the gather and the activation, down with the combine, and their gradients.
@@ -48,6 +49,11 @@ pub trait Experts: Memory {
         self.run_experts_up_weight_grad(arguments.check(self)?)
     }
 
+    /// See [`ExpertsBiasGrad`].
+    fn experts_bias_grad<T: Element>(&self, arguments: ExpertsBiasGrad<'_, Self, T>) -> Result<()> {
+        self.run_experts_bias_grad(arguments.check(self)?)
+    }
+
     /// See [`ExpertsInputGrad`].
     fn experts_input_grad<T: Element, W: Element<Acc = T::Acc>>(
         &self,
@@ -83,6 +89,12 @@ pub trait Experts: Memory {
         arguments: Checked<ExpertsUpWeightGrad<'_, Self, T>>,
     ) -> Result<()>;
 
+    /// [`experts_bias_grad`](Self::experts_bias_grad), checked.
+    fn run_experts_bias_grad<T: Element>(
+        &self,
+        arguments: Checked<ExpertsBiasGrad<'_, Self, T>>,
+    ) -> Result<()>;
+
     /// [`experts_input_grad`](Self::experts_input_grad), checked.
     fn run_experts_input_grad<T: Element, W: Element<Acc = T::Acc>>(
         &self,
@@ -93,15 +105,15 @@ pub trait Experts: Memory {
 /// Up product and activation.
 ///
 /// # Math
-/// h\[r\] = x\[t\]·gate_up\[e\]ᵀ for each row r of token t and expert e; a = f(gate, up), with
+/// h\[r\] = x\[t\]·gate_up\[e\]ᵀ + bias\[e\] for each row r of token t and expert e; a = f(gate, up), with
 /// h = (gate, up) and f the configuration's [`Activation`](crate::Activation).
 ///
 /// # Shapes
-/// `x` \[T, H\], `gate_up` \[E, 2I, H\] → `h` \[max rows, 2I\] where it is wanted, `a` \[max rows, I\]. Rows after the last are not
+/// `x` \[T, H\], `gate_up` \[E, 2I, H\], `bias` \[E, 2I\] → `h` \[max rows, 2I\] where it is wanted, `a` \[max rows, I\]. Rows after the last are not
 /// written.
 ///
 /// # Numerics
-/// Summed in the accumulation type. h is rounded, and a is made of the rounded h and rounded: the same whether h is wanted or not, and in
+/// Summed in the accumulation type, the bias last. h is rounded, and a is made of the rounded h and rounded: the same whether h is wanted or not, and in
 /// backward.
 ///
 /// # Errors
@@ -114,6 +126,8 @@ pub struct ExpertsUp<'a, B: Memory, T: Element> {
     pub x: B::View<'a, T>,
     /// [E, 2I, H], gate rows first, then up rows.
     pub gate_up: B::View<'a, T>,
+    /// [E, 2I], if the configuration has it.
+    pub bias: Option<B::View<'a, T>>,
     /// [max rows, 2I], for whoever wants it.
     pub h: Option<B::ViewMut<'a, T>>,
     /// [max rows, I].
@@ -125,14 +139,14 @@ pub struct ExpertsUp<'a, B: Memory, T: Element> {
 /// Down product and combine.
 ///
 /// # Math
-/// out\[t\] = Σ_slot w\[t, slot\]·(a\[r\]·down\[e\]ᵀ) over the assignments that have a row.
+/// out\[t\] = Σ_slot w\[t, slot\]·(a\[r\]·down\[e\]ᵀ + bias\[e\]) over the assignments that have a row.
 ///
 /// # Shapes
-/// `a` \[max rows, I\], `down` \[E, H, I\], `weights` \[T, K\] → `output` \[T, H\]. A token with nothing kept gets 0.
+/// `a` \[max rows, I\], `down` \[E, H, I\], `bias` \[E, H\], `weights` \[T, K\] → `output` \[T, H\]. A token with nothing kept gets 0.
 ///
 /// # Numerics
-/// A row's product is summed in the accumulation type, weighed, then rounded; slots are added in order, one rounding. A weight of
-/// exactly 0 leaves its row out.
+/// A row's product is summed in the accumulation type, the bias last, weighed, then rounded; slots are added in order, one rounding. A
+/// weight of exactly 0 leaves its row out.
 ///
 /// # Errors
 /// As [`ExpertsUp`].
@@ -143,6 +157,8 @@ pub struct ExpertsDown<'a, B: Memory, T: Element> {
     pub a: B::View<'a, T>,
     /// [E, H, I].
     pub down: B::View<'a, T>,
+    /// [E, H], if the configuration has it.
+    pub bias: Option<B::View<'a, T>>,
     /// [T, K].
     pub weights: B::View<'a, T::Acc>,
     /// [T, H].
@@ -154,11 +170,12 @@ pub struct ExpertsDown<'a, B: Memory, T: Element> {
 /// Backward through combine, down product and activation, by row.
 ///
 /// # Math
-/// da = w·(dO\[t\]·down\[e\]), dh = da through the activation at h, and dw\[t, slot\] = ⟨dO\[t\]·down\[e\], a⟩.
+/// da = w·(dO\[t\]·down\[e\]), dh = da through the activation at h, and dw\[t, slot\] = ⟨dO\[t\]·down\[e\], a⟩
+/// + ⟨dO\[t\], bias\[e\]⟩.
 ///
 /// # Shapes
-/// `output_grad` \[T, H\], `down` \[E, H, I\], `weights` \[T, K\], `h` \[max rows, 2I\] in and dh out → `weighted_a` \[max rows, I\] = w·a,
-/// `weights_grad` \[T, K\], 0 for an assignment without a row.
+/// `output_grad` \[T, H\], `down` \[E, H, I\], its `bias` \[E, H\], `weights` \[T, K\], `h` \[max rows, 2I\] in and dh out →
+/// `weighted_a` \[max rows, I\] = w·a, `weights_grad` \[T, K\], 0 for an assignment without a row.
 ///
 /// # Numerics
 /// Summed in the accumulation type; dh and w·a are rounded once. Both are exactly 0 for a weight of 0, whatever it would be multiplied
@@ -173,6 +190,8 @@ pub struct ExpertsDownBackward<'a, B: Memory, T: Element> {
     pub output_grad: B::View<'a, T>,
     /// [E, H, I].
     pub down: B::View<'a, T>,
+    /// [E, H], if the configuration has it.
+    pub bias: Option<B::View<'a, T>>,
     /// [T, K].
     pub weights: B::View<'a, T::Acc>,
     /// [max rows, 2I]: h, then dh.
@@ -237,6 +256,35 @@ pub struct ExpertsUpWeightGrad<'a, B: Memory, T: Element> {
     pub scratch: B::ViewMut<'a, T::Acc>,
 }
 
+/// The gradients of the experts' biases.
+///
+/// # Math
+/// d_gate_up_bias\[e\] = Σᵣ dh\[r\] and d_down_bias\[e\] = Σᵣ w·dO\[t\] over the expert's rows.
+///
+/// # Shapes
+/// `h_grad` \[max rows, 2I\], `output_grad` \[T, H\], `weights` \[T, K\] → \[E, 2I\] and \[E, H\]. An expert without rows gets exactly 0:
+/// written, or added.
+///
+/// # Numerics
+/// Summed in the accumulation type, in one order, then rounded. A weight of exactly 0 leaves its row out, whatever dO.
+///
+/// # Errors
+/// As [`ExpertsUp`], and when the configuration has no biases.
+pub struct ExpertsBiasGrad<'a, B: Memory, T: Element> {
+    /// As forward had it.
+    pub plan: &'a Plan<B>,
+    /// [max rows, 2I], from [`ExpertsDownBackward`].
+    pub h_grad: B::View<'a, T>,
+    /// [T, H].
+    pub output_grad: B::View<'a, T>,
+    /// [T, K].
+    pub weights: B::View<'a, T::Acc>,
+    /// [E, 2I].
+    pub gate_up: WeightGradOf<'a, B, T>,
+    /// [E, H].
+    pub down: WeightGradOf<'a, B, T>,
+}
+
 /// The gradient of x, the router's part included.
 ///
 /// # Math
@@ -271,6 +319,7 @@ impl<B: Memory, T: Element> ExpertsUp<'_, B, T> {
         let check = self.plan.check(backend, UP)?;
         check.read("x", self.x, &[Tokens, Hidden])?;
         check.read("gate_up", self.gate_up, &[Experts, GateUp, Hidden])?;
+        check.expert_bias("gate_up bias", self.bias, &[Experts, GateUp])?;
         if let Some(h) = &self.h {
             check.write("h", h, &[MaxRows, GateUp])?;
         }
@@ -285,6 +334,7 @@ impl<B: Memory, T: Element> ExpertsDown<'_, B, T> {
         let check = self.plan.check(backend, DOWN)?;
         check.read("a", self.a, &[MaxRows, Inner])?;
         check.read("down", self.down, &[Experts, Hidden, Inner])?;
+        check.expert_bias("down bias", self.bias, &[Experts, Hidden])?;
         check.read("weights", self.weights, &[Tokens, TopK])?;
         check.write("output", &self.output, &[Tokens, Hidden])?;
         check.place("scratch", &self.scratch)?;
@@ -297,6 +347,7 @@ impl<B: Memory, T: Element> ExpertsDownBackward<'_, B, T> {
         let check = self.plan.check(backend, DOWN_BACKWARD)?;
         check.read("output_grad", self.output_grad, &[Tokens, Hidden])?;
         check.read("down", self.down, &[Experts, Hidden, Inner])?;
+        check.expert_bias("down bias", self.bias, &[Experts, Hidden])?;
         check.read("weights", self.weights, &[Tokens, TopK])?;
         check.write("h", &self.h, &[MaxRows, GateUp])?;
         check.write("weighted_a", &self.weighted_a, &[MaxRows, Inner])?;
@@ -324,6 +375,19 @@ impl<B: Memory, T: Element> ExpertsUpWeightGrad<'_, B, T> {
         check.read("h_grad", self.h_grad, &[MaxRows, GateUp])?;
         check.grad::<T>("weight gradient", &self.grad, &[Experts, GateUp, Hidden])?;
         check.place("scratch", &self.scratch)?;
+        Ok(Checked(self))
+    }
+}
+
+impl<B: Memory, T: Element> ExpertsBiasGrad<'_, B, T> {
+    fn check(self, backend: &B) -> Result<Checked<Self>> {
+        let check = self.plan.check(backend, BIAS_GRAD)?;
+        check.has_expert_bias("bias gradient", true)?;
+        check.read("h_grad", self.h_grad, &[MaxRows, GateUp])?;
+        check.read("output_grad", self.output_grad, &[Tokens, Hidden])?;
+        check.read("weights", self.weights, &[Tokens, TopK])?;
+        check.grad::<T>("gate_up bias gradient", &self.gate_up, &[Experts, GateUp])?;
+        check.grad::<T>("down bias gradient", &self.down, &[Experts, Hidden])?;
         Ok(Checked(self))
     }
 }

@@ -17,8 +17,8 @@ pub(crate) mod router;
 pub use combine::{UnpermuteBackward, UnpermuteForward};
 pub use dispatch::{Dispatch, DispatchForward, DispatchInto};
 pub use experts::{
-    Experts, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp,
-    ExpertsUpWeightGrad,
+    Experts, ExpertsBiasGrad, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad,
+    ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad,
 };
 pub use permute::{Permute, PermuteBackward, PermuteForward};
 pub use plan::{Plan, RowMap, RowMapMut, RowTiles};
@@ -195,6 +195,7 @@ impl<A> Checked<A> {
 ///     router: WeightGrad::Accumulate(&mut sum),
 ///     gate_up: WeightGrad::Overwrite(&mut gate_up),
 ///     down: WeightGrad::Accumulate(&mut down),
+///     expert_bias: None,
 /// };
 /// # drop(gradients);
 /// let given: LogitsOf<Cpu, f32> = Logits::Given(&logits_grad);

@@ -1,9 +1,10 @@
 //! Runs a backend on host tensors. Every value goes in and comes out as `f64`, which holds all types exactly.
 
 use millet::{
-    Backend, BackwardInput, Cpu, DispatchForward, Element, Gradients, Keep, Logits, MoeConfig,
-    MoeLayer, Plan, Real, Result, RouterBackward, RouterForward, RowTiles, Saved, Scalar,
-    ScoreFunction, WeightGrad, Weights, Workspace, stats_elements,
+    Backend, BackwardInput, Cpu, DispatchForward, Element, ExpertBias, ExpertBiasGrads,
+    ExpertBiases, Gradients, Keep, Logits, MoeConfig, MoeLayer, Plan, Real, Result, RouterBackward,
+    RouterForward, RowTiles, Saved, Scalar, ScoreFunction, WeightGrad, Weights, Workspace,
+    stats_elements,
 };
 
 use crate::generate::Rng;
@@ -190,6 +191,10 @@ pub struct Problem {
     pub gate_up: Vec<f64>,
     /// \[E, H, I\].
     pub down: Vec<f64>,
+    /// \[E, 2I\], or empty where the configuration has no expert biases.
+    pub gate_up_bias: Vec<f64>,
+    /// \[E, H\], or empty likewise.
+    pub down_bias: Vec<f64>,
     /// \[T, H\].
     pub output_grad: Vec<f64>,
 }
@@ -201,7 +206,7 @@ impl Problem {
         let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
         let experts = config.num_experts();
         let over_root = |n: usize| 1.0 / (n as f64).sqrt();
-        Self {
+        let mut problem = Self {
             tokens,
             x: rng.normals(tokens * hidden, 1.0),
             router: rng.normals(experts * hidden, over_root(hidden)),
@@ -209,8 +214,24 @@ impl Problem {
                 .then(|| rng.normals(experts, 0.2)),
             gate_up: rng.normals(experts * 2 * inner * hidden, 1.4 * over_root(hidden)),
             down: rng.normals(experts * hidden * inner, 1.4 * over_root(inner)),
+            gate_up_bias: Vec::new(),
+            down_bias: Vec::new(),
             output_grad: rng.normals(tokens * hidden, 1.0),
+        };
+        if config.expert_bias() != ExpertBias::None {
+            problem.gate_up_bias = rng.normals(experts * 2 * inner, 0.5);
+            problem.down_bias = rng.normals(experts * hidden, 0.5);
         }
+        problem
+    }
+
+    /// The expert biases on a backend, where there are any.
+    pub fn expert_biases<B: TestBackend, T: Element>(
+        &self,
+        backend: &B,
+    ) -> Option<[Tensor<B, T>; 2]> {
+        let biases = [&self.gate_up_bias, &self.down_bias];
+        (!self.gate_up_bias.is_empty()).then(|| biases.map(|bias| Tensor::from_f64(backend, bias)))
     }
 
     /// Every tensor rounded to the type it will have.
@@ -226,8 +247,20 @@ impl Problem {
                 .map(|bias| widen(&narrow::<T::Acc>(bias))),
             gate_up: round(&self.gate_up),
             down: round(&self.down),
+            gate_up_bias: round(&self.gate_up_bias),
+            down_bias: round(&self.down_bias),
             output_grad: round(&self.output_grad),
         }
+    }
+}
+
+/// As a layer takes [`Problem::expert_biases`].
+pub fn expert_bias_views<B: TestBackend, T: Element>(
+    [gate_up, down]: &[Tensor<B, T>; 2],
+) -> ExpertBiases<'_, B, T> {
+    ExpertBiases {
+        gate_up: gate_up.view(),
+        down: down.view(),
     }
 }
 
@@ -254,11 +287,15 @@ pub struct Outcome {
     pub gate_up_grad: Vec<f64>,
     /// \[E, H, I\].
     pub down_grad: Vec<f64>,
+    /// \[E, 2I\], or empty where the configuration has no expert biases.
+    pub gate_up_bias_grad: Vec<f64>,
+    /// \[E, H\], or empty likewise.
+    pub down_bias_grad: Vec<f64>,
 }
 
 impl Outcome {
     /// Everything that is a number with a fraction, with its name.
-    pub fn floats(&self) -> [(&'static str, &[f64]); 7] {
+    pub fn floats(&self) -> [(&'static str, &[f64]); 9] {
         [
             ("output", &self.output),
             ("weights", &self.weights),
@@ -267,6 +304,8 @@ impl Outcome {
             ("router_grad", &self.router_grad),
             ("gate_up_grad", &self.gate_up_grad),
             ("down_grad", &self.down_grad),
+            ("gate_up_bias_grad", &self.gate_up_bias_grad),
+            ("down_bias_grad", &self.down_bias_grad),
         ]
     }
 
@@ -320,11 +359,13 @@ pub fn run_with<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
         .bias
         .as_deref()
         .map(|b| Tensor::<B, T::Acc>::from_f64(backend, b));
+    let expert_bias = problem.expert_biases::<B, T>(backend);
     let weights = Weights {
         router: router.view(),
         selection_bias: bias.as_ref().map(|bias| bias.view()),
         gate_up: gate_up.view(),
         down: down.view(),
+        expert_bias: expert_bias.as_ref().map(expert_bias_views),
     };
     let mut output = Tensor::<B, T>::garbage(backend, problem.x.len());
     layer
@@ -337,11 +378,17 @@ pub fn run_with<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
     let (mut x_grad, mut gate_up_grad) = (garbage(&problem.x), garbage(&problem.gate_up));
     let mut down_grad = garbage(&problem.down);
     let mut router_grad = Tensor::<B, W>::garbage(backend, problem.router.len());
+    let mut gate_up_bias_grad = garbage(&problem.gate_up_bias);
+    let mut down_bias_grad = garbage(&problem.down_bias);
     let gradients = Gradients {
         x: x_grad.view_mut(),
         router: WeightGrad::Overwrite(router_grad.view_mut()),
         gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
         down: WeightGrad::Overwrite(down_grad.view_mut()),
+        expert_bias: expert_bias.is_some().then(|| ExpertBiasGrads {
+            gate_up: WeightGrad::Overwrite(gate_up_bias_grad.view_mut()),
+            down: WeightGrad::Overwrite(down_bias_grad.view_mut()),
+        }),
     };
     let input = BackwardInput {
         x: x.view(),
@@ -362,6 +409,8 @@ pub fn run_with<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
         router_grad: router_grad.to_f64(backend),
         gate_up_grad: gate_up_grad.to_f64(backend),
         down_grad: down_grad.to_f64(backend),
+        gate_up_bias_grad: gate_up_bias_grad.to_f64(backend),
+        down_bias_grad: down_bias_grad.to_f64(backend),
     }
 }
 

@@ -538,6 +538,13 @@ impl<N: Number> Oracle<'_, N> {
         let (x, router) = (convert(&problem.x), convert(&problem.router));
         let (gate_up, down) = (convert(&problem.gate_up), convert(&problem.down));
         let output_grad = convert(&problem.output_grad);
+        // None is a bias of zeros.
+        let or_zeros = |bias: &[f64], len: usize| match bias.is_empty() {
+            true => vec![N::of(0.0); len],
+            false => convert(bias),
+        };
+        let gate_up_bias = or_zeros(&problem.gate_up_bias, experts * 2 * inner);
+        let down_bias = or_zeros(&problem.down_bias, experts * hidden);
         let bias = problem.bias.as_deref().map(convert);
         let zero = N::of(0.0);
         let store = self.store;
@@ -557,6 +564,8 @@ impl<N: Number> Oracle<'_, N> {
         let mut x_sums = vec![zero; tokens * hidden];
         let mut gate_up_grad = vec![zero; gate_up.len()];
         let mut down_grad = vec![zero; down.len()];
+        let mut gate_up_bias_grad = vec![zero; gate_up_bias.len()];
+        let mut down_bias_grad = vec![zero; down_bias.len()];
         for t in 0..tokens {
             let x = &x[t * hidden..(t + 1) * hidden];
             let d_out = &output_grad[t * hidden..(t + 1) * hidden];
@@ -570,20 +579,24 @@ impl<N: Number> Oracle<'_, N> {
                 let down_at = |i: usize, j: usize| (e * hidden + i) * inner + j;
 
                 let h: Vec<N> = (0..2 * inner)
-                    .map(|j| store(sum((0..hidden).map(|i| x[i] * gate_up[gate_up_at(j, i)]))))
+                    .map(|j| {
+                        let product = sum((0..hidden).map(|i| x[i] * gate_up[gate_up_at(j, i)]));
+                        store(product + gate_up_bias[e * 2 * inner + j])
+                    })
                     .collect();
                 let a: Vec<N> = (0..inner)
                     .map(|j| store(self.activation(h[j], h[inner + j])[0]))
                     .collect();
                 for i in 0..hidden {
                     let y = sum((0..inner).map(|j| a[j] * down[down_at(i, j)]));
-                    output[t * hidden + i] += store(w * y);
+                    output[t * hidden + i] += store(w * (y + down_bias[e * hidden + i]));
                 }
 
                 let a_grad: Vec<N> = (0..inner)
                     .map(|j| sum((0..hidden).map(|i| d_out[i] * down[down_at(i, j)])))
                     .collect();
-                weights_grad[assignment] = sum((0..inner).map(|j| a_grad[j] * a[j]));
+                let through_bias = sum((0..hidden).map(|i| d_out[i] * down_bias[e * hidden + i]));
+                weights_grad[assignment] = sum((0..inner).map(|j| a_grad[j] * a[j])) + through_bias;
                 let mut h_grad = vec![zero; 2 * inner];
                 for j in 0..inner {
                     let [_, gate, up] = self.activation(h[j], h[inner + j]);
@@ -597,7 +610,11 @@ impl<N: Number> Oracle<'_, N> {
                         down_grad[down_at(i, j)] += d_out[i] * weighted;
                     }
                 }
+                for i in 0..hidden {
+                    down_bias_grad[e * hidden + i] += w * d_out[i];
+                }
                 for j in 0..2 * inner {
+                    gate_up_bias_grad[e * 2 * inner + j] += h_grad[j];
                     for i in 0..hidden {
                         gate_up_grad[gate_up_at(j, i)] += h_grad[j] * x[i];
                     }
@@ -609,6 +626,9 @@ impl<N: Number> Oracle<'_, N> {
             }
         }
 
+        if problem.gate_up_bias.is_empty() {
+            (gate_up_bias_grad, down_bias_grad) = (Vec::new(), Vec::new());
+        }
         let logits_grad = self.route_backward(&routed, &plan, &weights_grad, loss_gradient);
         let mut router_grad = vec![zero; router.len()];
         for t in 0..tokens {
@@ -637,6 +657,8 @@ impl<N: Number> Oracle<'_, N> {
                 .collect(),
             gate_up_grad: stored(gate_up_grad),
             down_grad: stored(down_grad),
+            gate_up_bias_grad: stored(gate_up_bias_grad),
+            down_bias_grad: stored(down_bias_grad),
         }
     }
 }

@@ -126,6 +126,7 @@ fn what_is_kept_between_operations_is_of_one_stream() {
             selection_bias: None,
             gate_up: (&gate_up).into(),
             down: (&down).into(),
+            expert_bias: None,
         };
         own.forward(weights, (&x).into(), output.as_view_mut(), saved, workspace)
     };

@@ -75,6 +75,7 @@ impl Pass {
             selection_bias: Some((&self.bias).into()),
             gate_up: (&self.gate_up).into(),
             down: (&self.down).into(),
+            expert_bias: None,
         };
         let (saved, workspace) = (&mut self.saved, &mut self.workspace);
         let output = self.output.as_view_mut();
@@ -87,6 +88,7 @@ impl Pass {
             selection_bias: Some((&self.bias).into()),
             gate_up: (&self.gate_up).into(),
             down: (&self.down).into(),
+            expert_bias: None,
         };
         let input = BackwardInput {
             x: (&self.x).into(),
@@ -98,6 +100,7 @@ impl Pass {
             router: WeightGrad::Overwrite(self.router_grad.as_view_mut()),
             gate_up: WeightGrad::Overwrite(self.gate_up_grad.as_view_mut()),
             down: WeightGrad::Accumulate(self.down_grad.as_view_mut()),
+            expert_bias: None,
         };
         let (saved, workspace) = (&mut self.saved, &mut self.workspace);
         layer(cuda).backward(weights, input, saved, workspace, gradients)

@@ -71,6 +71,7 @@ pub(super) fn keeping_nothing_changes_no_output_bit<B: TestBackend>() {
             selection_bias: bias.as_ref().map(|bias| bias.view()),
             gate_up: gate_up.view(),
             down: down.view(),
+            expert_bias: None,
         };
         let mut saved = layer.saved::<f32>(tokens, Keep::Nothing).unwrap();
         let mut workspace = layer.workspace::<f32>(tokens, Keep::Nothing).unwrap();

@@ -464,6 +464,7 @@ pub(super) fn sentinels_take_part_in_nothing<B: TestBackend>() {
             h: Some(h.view_mut()),
             a: a.view_mut(),
             scratch: scratch.view_mut(),
+            bias: None,
         })
         .unwrap();
     backend
@@ -474,6 +475,7 @@ pub(super) fn sentinels_take_part_in_nothing<B: TestBackend>() {
             weights: weights.view(),
             output: output.view_mut(),
             scratch: scratch.view_mut(),
+            bias: None,
         })
         .unwrap();
     backend
@@ -486,6 +488,7 @@ pub(super) fn sentinels_take_part_in_nothing<B: TestBackend>() {
             weighted_a: a.view_mut(),
             weights_grad: weights_grad.view_mut(),
             scratch: scratch.view_mut(),
+            bias: None,
         })
         .unwrap();
     backend

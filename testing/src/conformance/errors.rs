@@ -198,6 +198,7 @@ fn experts<B: TestBackend>() -> Vec<Operation<B>> {
                 h: Some(h.view_mut()),
                 a: a.view_mut(),
                 scratch: scratch.view_mut(),
+                bias: None,
             })
         }),
         ("experts down", |b, c, l| {
@@ -212,6 +213,7 @@ fn experts<B: TestBackend>() -> Vec<Operation<B>> {
                 weights: weights.view(),
                 output: output.view_mut(),
                 scratch: scratch.view_mut(),
+                bias: None,
             })
         }),
         ("experts down backward", |b, c, l| {
@@ -230,6 +232,7 @@ fn experts<B: TestBackend>() -> Vec<Operation<B>> {
                 weighted_a: weighted_a.view_mut(),
                 weights_grad: weights_grad.view_mut(),
                 scratch: scratch.view_mut(),
+                bias: None,
             })
         }),
         ("experts down weight gradient", |b, c, l| {
@@ -605,6 +608,7 @@ impl<B: TestBackend> Layer<B> {
             selection_bias: bias.as_ref().map(|bias| bias.view()),
             gate_up: gate_up.view(),
             down: down.view(),
+            expert_bias: None,
         };
         let (saved, workspace) = (&mut self.saved, &mut self.workspace);
         self.layer
@@ -630,6 +634,7 @@ impl<B: TestBackend> Layer<B> {
             selection_bias: bias.as_ref().map(|bias| bias.view()),
             gate_up: gate_up.view(),
             down: down.view(),
+            expert_bias: None,
         };
         let input = BackwardInput {
             x: x.view(),
@@ -641,6 +646,7 @@ impl<B: TestBackend> Layer<B> {
             router: WeightGrad::Overwrite(router_grad.view_mut()),
             gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
             down: WeightGrad::Overwrite(down_grad.view_mut()),
+            expert_bias: None,
         };
         let (saved, workspace) = (&mut self.saved, &mut self.workspace);
         self.layer
@@ -958,6 +964,7 @@ pub(super) fn every_pair_of_types_has_its_scratch<B: TestBackend>() {
             selection_bias: None,
             gate_up: gate_up.view(),
             down: down.view(),
+            expert_bias: None,
         };
         let mut saved = layer.saved::<T>(3, Keep::Hidden).unwrap();
         let mut workspace = layer.workspace::<T>(3, Keep::Hidden).unwrap();
@@ -986,6 +993,7 @@ pub(super) fn every_pair_of_types_has_its_scratch<B: TestBackend>() {
             router: WeightGrad::Overwrite(router_grad.view_mut()),
             gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
             down: WeightGrad::Overwrite(down_grad.view_mut()),
+            expert_bias: None,
         };
         let input = BackwardInput {
             x: x.view(),

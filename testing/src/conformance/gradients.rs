@@ -90,6 +90,7 @@ fn accumulate<B: TestBackend, T: Element>(start: f64) {
         selection_bias: None,
         gate_up: gate_up.view(),
         down: down.view(),
+        expert_bias: None,
     };
     let mut saved = layer.saved::<T>(11, Keep::Hidden).unwrap();
     let mut workspace = layer.workspace::<T>(11, Keep::Hidden).unwrap();
@@ -115,6 +116,7 @@ fn accumulate<B: TestBackend, T: Element>(start: f64) {
             router: WeightGrad::Accumulate(router_sum.view_mut()),
             gate_up: WeightGrad::Accumulate(gate_up_sum.view_mut()),
             down: WeightGrad::Accumulate(down_sum.view_mut()),
+            expert_bias: None,
         };
         let input = BackwardInput {
             x: x.view(),

@@ -177,6 +177,7 @@ pub(super) fn a_is_made_from_the_rounded_h<B: TestBackend>() {
             h: Some(h.view_mut()),
             a: a.view_mut(),
             scratch: scratch.view_mut(),
+            bias: None,
         })
         .unwrap();
     let (h, a) = (h.to_f64(&backend), a.to_f64(&backend));

@@ -251,6 +251,8 @@ pub(super) fn a_bad_row_has_no_part_in_the_routers_gradient<B: TestBackend>() {
             bias: None,
             gate_up: vec![1.0; 4],
             down: vec![1.0, 2.0],
+            gate_up_bias: Vec::new(),
+            down_bias: Vec::new(),
             output_grad: vec![1.0, 0.0],
         };
         let outcome = run::<B, T, W>(&config, &problem, Keep::Hidden, 1.0);

@@ -70,6 +70,7 @@ fn check_down<B: TestBackend, T: Element>(hidden: usize, inner: usize, odd: f64,
             weights: weights.view(),
             output: output.view_mut(),
             scratch: scratch.view_mut(),
+            bias: None,
         })
         .unwrap();
     let output = output.to_f64(backend);
@@ -93,6 +94,8 @@ pub(super) fn a_row_beyond_the_range_is_weighed_into_it<B: TestBackend>() {
                 bias: None,
                 gate_up: vec![0.0; 4 * 2 * inner * hidden],
                 down: vec![0.0; 4 * hidden * inner],
+                gate_up_bias: Vec::new(),
+                down_bias: Vec::new(),
                 // Nothing of backward beyond the range.
                 output_grad: vec![1.0 / 64.0; tokens * hidden],
             };
