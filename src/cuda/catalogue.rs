@@ -66,17 +66,6 @@ pub(super) enum Types {
     Router(DType, DType),
 }
 
-impl Types {
-    /// Of x and of the router weight.
-    pub(super) fn router(x: DType, weight: DType) -> Self {
-        if x == weight {
-            Self::Of(x)
-        } else {
-            Self::Router(x, weight)
-        }
-    }
-}
-
 impl Display for Types {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
@@ -351,7 +340,11 @@ mod tests {
     fn a_router_weight_is_of_the_tokens_type_or_f32() {
         for x in DTYPES {
             for weight in DTYPES {
-                let types = Types::router(x, weight);
+                let types = if x == weight {
+                    Types::Of(x)
+                } else {
+                    Types::Router(x, weight)
+                };
                 let found = find(
                     Architecture::Ampere,
                     Operation::RouterLogits,

@@ -26,7 +26,7 @@ impl<T: Element> Gather<'_, T> {
         let (config, tokens) = (self.plan.config(), self.plan.tokens());
         let columns = Columns::split::<T>(cuda, tokens, config.hidden_size());
         let mut launch = Launch::new(cuda, self.operation);
-        let kernel = launch.kernel::<T>(Operation::Unpermute, Tile::Only)?;
+        let kernel = launch.kernel(Operation::Unpermute, Tile::Only, T::DTYPE)?;
         let (rows_name, rows) = self.rows;
         let (output_name, output) = self.output;
         let to_row = self.plan.map().assignment_to_row;
@@ -79,7 +79,7 @@ pub(super) fn unpermute_backward<T: Element>(
     let columns = Columns::whole::<T>(config.hidden_size());
     let alignment = columns.alignment;
     let mut launch = Launch::new(cuda, ops::combine::UNPERMUTE_BACKWARD);
-    let kernel = launch.kernel::<T>(Operation::UnpermuteBackward, Tile::Only)?;
+    let kernel = launch.kernel(Operation::UnpermuteBackward, Tile::Only, T::DTYPE)?;
     let to_row = plan.map().assignment_to_row;
     let parameters = sys::MilletRows {
         assignment_to_row: launch.read("assignment_to_row", to_row, 4)?,

@@ -2,11 +2,11 @@
 
 use super::catalogue::Operation;
 use super::launch::{Launch, Pieces};
-use super::{Cuda, sys};
+use super::{Cuda, at_most, sys};
 use crate::check;
 use crate::config::{DropPolicy, MoeConfig, Renormalize};
 use crate::element::Real;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::{self, Checked, Dispatch, DispatchInto};
 
 /// Assignments that make a tile worth a block.
@@ -83,6 +83,7 @@ pub(super) fn scratch_elements<A>(config: &MoeConfig, tokens: usize) -> usize {
 
 impl Dispatch for Cuda {
     fn run_dispatch<A: Real>(&self, arguments: Checked<DispatchInto<'_, Self, A>>) -> Result<()> {
+        const OPERATION: &str = ops::dispatch::DISPATCH;
         let DispatchInto {
             config,
             tokens,
@@ -93,26 +94,14 @@ impl Dispatch for Cuda {
             scratch,
         } = arguments.into_inner();
         let (experts, top_k) = (config.num_experts(), config.top_k());
-        if experts > sys::MILLET_MAX_EXPERTS as usize {
-            return Err(Error::Unsupported {
-                operation: ops::dispatch::DISPATCH,
-                reason: format!(
-                    "CUDA routes to at most {} experts, but there are {experts}",
-                    sys::MILLET_MAX_EXPERTS
-                ),
-            });
-        }
+        at_most(OPERATION, "experts", experts, sys::MILLET_MAX_EXPERTS)?;
         let plan = Plan::new(config, tokens);
-        check::workspace(
-            ops::dispatch::DISPATCH,
-            scratch.len(),
-            plan.pieces.elements::<A>(),
-        )?;
+        check::workspace(OPERATION, scratch.len(), plan.pieces.elements::<A>())?;
 
         let renormalizes = config
             .capacity()
             .is_some_and(|c| c.renormalization() == Renormalize::AfterDrop);
-        let mut launch = Launch::new(self, ops::dispatch::DISPATCH);
+        let mut launch = Launch::new(self, OPERATION);
         launch.require_f32::<A>()?;
         let kernel = launch.untyped(Operation::Dispatch)?;
         let scratch = launch

@@ -11,7 +11,7 @@ use super::arch::{Plan as Tiling, RowProduct, Storage, WeightGradient};
 use super::catalogue::Operation;
 use super::combine::Gather;
 use super::launch::{Launch, Pieces};
-use super::{Cuda, F32Products, VECTOR, View, router, sys};
+use super::{Cuda, F32Products, View, alignment, router, sys};
 use crate::check;
 use crate::config::{Activation, ExpertBias, MoeConfig};
 use crate::element::Element;
@@ -139,21 +139,12 @@ impl<'a> Prepared<'a> {
         })
     }
 
-    /// Alignment of the tensors of the storage type.
-    fn alignment<T>(&self) -> usize {
-        if self.storage.aligned {
-            VECTOR
-        } else {
-            size_of::<T>()
-        }
-    }
-
     fn read<T: Element>(
         &mut self,
         tensor: &'static str,
         view: View<'a, T>,
     ) -> Result<*const std::ffi::c_void> {
-        let alignment = self.alignment::<T>();
+        let alignment = alignment(T::DTYPE, self.storage.aligned);
         Ok(self.launch.read(tensor, view, alignment)?.cast())
     }
 
@@ -162,7 +153,7 @@ impl<'a> Prepared<'a> {
         tensor: &'static str,
         view: CudaViewMut<'a, T>,
     ) -> Result<*mut std::ffi::c_void> {
-        let alignment = self.alignment::<T>();
+        let alignment = alignment(T::DTYPE, self.storage.aligned);
         Ok(self.launch.write(tensor, view, alignment)?.cast())
     }
 
@@ -237,7 +228,7 @@ impl<'a> Prepared<'a> {
         }
         self.parameters.column_tiles = tiles.column_tiles as u32;
         self.parameters.column_band = tiles.column_band as u32;
-        let kernel = self.launch.kernel::<T>(operation, tiles.tile)?;
+        let kernel = self.launch.kernel(operation, tiles.tile, T::DTYPE)?;
         if tiles.blocks == 0 {
             return Ok(());
         }

@@ -78,32 +78,30 @@ impl<'a> Launch<'a> {
     }
 
     /// The kernel of a storage type.
-    pub(crate) fn kernel<T: Element>(&self, operation: Operation, tile: Tile) -> Result<Kernel> {
-        self.find(operation, tile, Types::Of(T::DTYPE), || {
+    pub(crate) fn kernel(&self, operation: Operation, tile: Tile, dtype: DType) -> Result<Kernel> {
+        self.find(operation, tile, Types::Of(dtype), || {
             let types = catalogue::types_of(operation);
             let types: Vec<_> = types.iter().map(DType::to_string).collect();
             format!(
-                "CUDA computes in {}, not in {}; use the CPU for it",
-                types.join(", "),
-                T::DTYPE
+                "CUDA computes in {}, not in {dtype}; use the CPU for it",
+                types.join(", ")
             )
         })
     }
 
     /// The kernel of the types of x and of the router weight.
-    pub(crate) fn mixed_kernel<T: Element, W: Element>(
+    pub(crate) fn router_kernel<T: Element, W: Element>(
         &self,
         operation: Operation,
         tile: Tile,
     ) -> Result<Kernel> {
-        if T::DTYPE == W::DTYPE {
-            return self.kernel::<T>(operation, tile);
+        let (x, weight) = (T::DTYPE, W::DTYPE);
+        if x == weight {
+            return self.kernel(operation, tile, x);
         }
-        self.find(operation, tile, Types::router(T::DTYPE, W::DTYPE), || {
+        self.find(operation, tile, Types::Router(x, weight), || {
             format!(
-                "a router weight in {} with tokens in {}; CUDA takes the tokens' type or f32",
-                W::DTYPE,
-                T::DTYPE
+                "a router weight in {weight} with tokens in {x}; CUDA takes the tokens' type or f32"
             )
         })
     }

@@ -51,17 +51,38 @@ mod sys;
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaViewMut};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, CudaViewMut, DriverError};
 
 pub use memory::View;
 
 use crate::config::MoeConfig;
-use crate::element::{Element, Scalar};
+use crate::element::{DType, Element, Scalar};
 use crate::error::{Error, Result};
 use crate::ops::{Memory, RowTiles};
 
 /// Bytes that a kernel reads or writes at a time where rows allow it.
 const VECTOR: usize = 16;
+
+/// Are rows of so many elements whole vectors?
+const fn is_vectors(dtype: DType, columns: usize) -> bool {
+    (columns * dtype.size()).is_multiple_of(VECTOR)
+}
+
+/// What addresses must be a multiple of, in bytes, where rows are read by vectors or else by elements.
+const fn alignment(dtype: DType, vectors: bool) -> usize {
+    if vectors { VECTOR } else { dtype.size() }
+}
+
+/// Refuses more than the kernels have room for.
+fn at_most(operation: &'static str, what: &str, given: usize, limit: u32) -> Result<()> {
+    if given <= limit as usize {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        operation,
+        reason: format!("CUDA routes to at most {limit} {what}, but the configuration has {given}"),
+    })
+}
 
 /// The handle of the stream that every thread has of its own.
 const PER_THREAD: usize = 2;
@@ -85,13 +106,17 @@ struct Finish(Arc<CudaStream>);
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        let context = self.0.context();
-        let capturing = self.0.capture_status();
         // What is being captured cannot be waited for, and has not begun.
-        if !matches!(capturing, Ok(status) if status != CU_STREAM_CAPTURE_STATUS_NONE) {
-            context.record_err(self.0.synchronize());
+        if !is_capturing(&self.0).unwrap_or(false) {
+            self.0.context().record_err(self.0.synchronize());
         }
     }
+}
+
+/// Is what is submitted to the stream recorded for a graph?
+fn is_capturing(stream: &CudaStream) -> std::result::Result<bool, DriverError> {
+    let status = stream.capture_status()?;
+    Ok(status != CU_STREAM_CAPTURE_STATUS_NONE)
 }
 
 /// How tensor cores multiply the experts' f32 rows and weights; they have no f32 of their own.
@@ -164,7 +189,7 @@ impl Cuda {
         }
     }
 
-    fn failed(&self, operation: &'static str) -> impl Fn(cudarc::driver::DriverError) -> Error {
+    fn failed(&self, operation: &'static str) -> impl Fn(DriverError) -> Error {
         move |error| Error::Driver { operation, error }
     }
 }
@@ -224,9 +249,7 @@ impl Memory for Cuda {
     }
 
     fn is_capturing(&self) -> Result<bool> {
-        let status = self.stream.capture_status();
-        let status = status.map_err(self.failed("capture status"))?;
-        Ok(status != CU_STREAM_CAPTURE_STATUS_NONE)
+        is_capturing(&self.stream).map_err(self.failed("capture status"))
     }
 
     fn check_place<T: Scalar>(

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use cudarc::driver::sys::CUfunction_attribute::{
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
 };
-use cudarc::driver::sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
 use cudarc::driver::sys::{self as driver_sys, CUdevice_attribute, CUfunction, CUmodule, CUresult};
 use cudarc::driver::{CudaContext, CudaStream, DeviceRepr, DriverError, result};
 
@@ -140,15 +139,13 @@ impl Kernels {
         self.functions[&kernel]
     }
 
-    /// Before a launch: what goes into a graph stays loaded. The context is bound to the thread.
+    /// Before a launch: what goes into a graph stays loaded.
     pub(crate) fn keep_if_captured(self: &Arc<Self>, stream: &CudaStream) {
         if self.captured.load(Ordering::Relaxed) {
             return;
         }
-        // SAFETY: a stream that is there.
-        let status = unsafe { result::stream::is_capturing(stream.cu_stream()) };
         // Where the question is an error, so is the launch.
-        let captured = status.is_ok_and(|status| status != CU_STREAM_CAPTURE_STATUS_NONE);
+        let captured = super::is_capturing(stream).unwrap_or(false);
         if captured && !self.captured.swap(true, Ordering::Relaxed) {
             locked(&CAPTURED).push(self.clone());
         }

@@ -5,9 +5,9 @@ use std::ptr;
 use super::catalogue::{Operation, Tile};
 use super::combine::{self, Gather};
 use super::launch::Launch;
-use super::{Cuda, VECTOR, router, sys};
+use super::{Cuda, alignment, is_vectors, router, sys};
 use crate::config::MoeConfig;
-use crate::element::{Element, Scalar};
+use crate::element::Element;
 use crate::error::Result;
 use crate::ops::{
     self, Checked, Permute, PermuteBackward, PermuteForward, UnpermuteBackward, UnpermuteForward,
@@ -33,9 +33,9 @@ pub(super) struct Columns {
 
 impl Columns {
     /// All columns of a row for one warp.
-    pub(super) fn whole<T: Scalar>(hidden: usize) -> Self {
-        let vectorized = (hidden * size_of::<T>()).is_multiple_of(VECTOR);
-        let alignment = if vectorized { VECTOR } else { size_of::<T>() };
+    pub(super) fn whole<T: Element>(hidden: usize) -> Self {
+        let vectorized = is_vectors(T::DTYPE, hidden);
+        let alignment = alignment(T::DTYPE, vectorized);
         let vectors = hidden * size_of::<T>() / alignment;
         Self {
             alignment,
@@ -46,7 +46,7 @@ impl Columns {
     }
 
     /// Split so that few tokens, too, keep the device busy.
-    pub(super) fn split<T: Scalar>(cuda: &Cuda, tokens: usize, hidden: usize) -> Self {
+    pub(super) fn split<T: Element>(cuda: &Cuda, tokens: usize, hidden: usize) -> Self {
         let whole = Self::whole::<T>(hidden);
         let parts = (cuda.kernels.multiprocessors * WARPS) / tokens.max(1);
         let block_vectors = whole.vectors.div_ceil(parts.max(1)).next_multiple_of(32);
@@ -89,7 +89,7 @@ impl Permute for Cuda {
         let (config, tokens) = (plan.config(), plan.tokens());
         let columns = Columns::split::<T>(self, tokens, config.hidden_size());
         let mut launch = Launch::new(self, ops::permute::PERMUTE);
-        let kernel = launch.kernel::<T>(Operation::Permute, Tile::Only)?;
+        let kernel = launch.kernel(Operation::Permute, Tile::Only, T::DTYPE)?;
         let to_row = plan.map().assignment_to_row;
         let parameters = sys::MilletRows {
             assignment_to_row: launch.read("assignment_to_row", to_row, 4)?,

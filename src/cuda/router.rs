@@ -2,21 +2,21 @@
 //!
 //! From tokens, logits and routing are one launch for up to 512 experts, two for more; from logits, one.
 
-use std::marker::PhantomData;
+use std::ffi::c_void;
 use std::ptr;
 
 use super::catalogue::{self, ALL_EXPERTS, Operation, Tile};
 use super::combine::Gather;
 use super::launch::{Launch, Pieces};
-use super::{Cuda, VECTOR, sys};
+use super::{Cuda, VECTOR, alignment, at_most, is_vectors, sys};
 use crate::check;
 use crate::config::{MoeConfig, Renormalize, ScoreFunction, SingleExpert};
-use crate::element::Element;
-use crate::error::{Error, Result};
+use crate::element::{DType, Element};
+use crate::error::Result;
 use crate::losses::LossFactors;
 use crate::ops::{
-    self, Checked, Logits, Router, RouterBackward, RouterForward, RouterPart, RouterWeightGrad,
-    WeightGrad, stats_elements,
+    self, Checked, Logits, LogitsOf, Router, RouterBackward, RouterForward, RouterPart,
+    RouterWeightGrad, WeightGrad, stats_elements,
 };
 
 const THREADS: usize = sys::MILLET_THREADS as usize;
@@ -157,20 +157,8 @@ pub(super) fn scratch_elements<A>(config: &MoeConfig, tokens: usize) -> usize {
 /// The limits of the kernels.
 fn check_limits(operation: &'static str, config: &MoeConfig) -> Result<()> {
     let (experts, top_k) = (config.num_experts(), config.top_k());
-    for (what, given, limit) in [
-        ("experts", experts, sys::MILLET_MAX_EXPERTS as usize),
-        ("experts per token", top_k, sys::MILLET_MAX_TOP_K as usize),
-    ] {
-        if given > limit {
-            return Err(Error::Unsupported {
-                operation,
-                reason: format!(
-                    "CUDA routes to at most {limit} {what}, but the configuration has {given}"
-                ),
-            });
-        }
-    }
-    Ok(())
+    at_most(operation, "experts", experts, sys::MILLET_MAX_EXPERTS)?;
+    at_most(operation, "experts per token", top_k, sys::MILLET_MAX_TOP_K)
 }
 
 fn router_parameters(config: &MoeConfig) -> sys::MilletRouter {
@@ -195,8 +183,8 @@ fn router_parameters(config: &MoeConfig) -> sys::MilletRouter {
     }
 }
 
-/// Parameters of the kernel that computes logits, without tensors.
-fn logits_only(config: &MoeConfig, tokens: usize) -> sys::MilletRouterForward {
+/// Parameters without tensors.
+fn forward_parameters(config: &MoeConfig, tokens: usize) -> sys::MilletRouterForward {
     sys::MilletRouterForward {
         router: router_parameters(config),
         tokens: tokens as i64,
@@ -248,24 +236,6 @@ impl Fused {
 /// Tokens and experts of a block that computes logits alone.
 const LOGITS_TILE: [usize; 2] = [64, 128];
 
-/// Stores the logits of x and the weight to `logits_out`.
-///
-/// # Safety
-/// As [`Launch::run`].
-unsafe fn launch_logits<T: Element, W: Element>(
-    launch: &Launch<'_>,
-    config: &MoeConfig,
-    tokens: usize,
-    parameters: &sys::MilletRouterForward,
-) -> Result<()> {
-    let kernel = launch.mixed_kernel::<T, W>(Operation::RouterLogits, Tile::Only)?;
-    let [rows, columns] = LOGITS_TILE;
-    let experts = config.num_experts();
-    let grid = [tokens.div_ceil(rows), experts.div_ceil(columns), 1];
-    // SAFETY: by this function's contract.
-    unsafe { launch.run(kernel, grid, THREADS, tile_bytes(rows, columns), parameters) }
-}
-
 /// Shared memory of a tile of logits: `LogitsTile::BYTES` of device/logits.cuh.
 fn tile_bytes(tokens: usize, experts: usize) -> usize {
     let stages = match experts {
@@ -277,26 +247,84 @@ fn tile_bytes(tokens: usize, experts: usize) -> usize {
     ring.max(tokens * (experts + 8) * 4)
 }
 
-/// How rows of x and of the router weight are read: 16 bytes at a time where all of them allow it.
-struct Rows<T, W> {
-    aligned: bool,
-    /// Bytes that x, and the weight, must be aligned to.
-    x: usize,
-    weight: usize,
-    types: PhantomData<(T, W)>,
+/// Where the kernels that route, or go back, get logits from.
+enum Source {
+    /// They are there, in this type.
+    Given(*const c_void, DType),
+    /// The kernel multiplies itself.
+    Fused(Factors, Fused),
+    /// From a launch before, for too many experts to be routed where their logits are made.
+    Product(Factors),
 }
 
-impl<T: Element, W: Element> Rows<T, W> {
-    fn new(hidden: usize) -> Self {
-        let whole = |size: usize| (hidden * size).is_multiple_of(VECTOR);
-        let aligned = whole(size_of::<T>()) && whole(size_of::<W>());
-        let or_element = |size| if aligned { VECTOR } else { size };
-        Self {
-            aligned,
-            x: or_element(size_of::<T>()),
-            weight: or_element(size_of::<W>()),
-            types: PhantomData,
-        }
+impl Source {
+    fn read<'a, T: Element, W: Element<Acc = T::Acc>>(
+        launch: &mut Launch<'a>,
+        config: &MoeConfig,
+        logits: LogitsOf<'a, Cuda, T, W>,
+    ) -> Result<Self> {
+        let (x, weight) = match logits {
+            Logits::Given(logits) => {
+                let logits = launch.read("logits", logits, 4)?;
+                return Ok(Self::Given(logits.cast(), DType::F32));
+            }
+            Logits::GivenNarrow(logits) => {
+                let logits = launch.read("logits", logits, size_of::<T>())?;
+                return Ok(Self::Given(logits.cast(), T::DTYPE));
+            }
+            Logits::FromTokens { x, weight } => (x, weight),
+        };
+        // By vectors where rows of both allow it.
+        let hidden = config.hidden_size();
+        let aligned = is_vectors(T::DTYPE, hidden) && is_vectors(W::DTYPE, hidden);
+        let weight_alignment = alignment(W::DTYPE, aligned);
+        let factors = Factors {
+            x: launch.read("x", x, alignment(T::DTYPE, aligned))?.cast(),
+            weight: launch
+                .read("router weight", weight, weight_alignment)?
+                .cast(),
+            aligned: aligned.into(),
+        };
+        Ok(match Fused::of(config.num_experts()) {
+            Some(tile) => Self::Fused(factors, tile),
+            None => Self::Product(factors),
+        })
+    }
+}
+
+/// x and the router weight, as the kernels take them.
+struct Factors {
+    x: *const c_void,
+    weight: *const c_void,
+    aligned: i32,
+}
+
+impl Factors {
+    /// Stores their product, the logits [T, E].
+    ///
+    /// # Safety
+    /// As [`Launch::run`], for `logits` too.
+    unsafe fn launch_logits<T: Element, W: Element>(
+        &self,
+        launch: &Launch<'_>,
+        config: &MoeConfig,
+        tokens: usize,
+        logits: *mut f32,
+    ) -> Result<()> {
+        let kernel = launch.router_kernel::<T, W>(Operation::RouterLogits, Tile::Only)?;
+        let [rows, columns] = LOGITS_TILE;
+        let experts = config.num_experts();
+        let grid = [tokens.div_ceil(rows), experts.div_ceil(columns), 1];
+        let parameters = sys::MilletRouterForward {
+            x: self.x,
+            weight: self.weight,
+            aligned: self.aligned,
+            logits_out: logits,
+            ..forward_parameters(config, tokens)
+        };
+        let shared = tile_bytes(rows, columns);
+        // SAFETY: by this function's contract.
+        unsafe { launch.run(kernel, grid, THREADS, shared, &parameters) }
     }
 }
 
@@ -368,17 +396,11 @@ pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
     let (output_name, x_grad) = gather.output;
     check_limits(operation, config)?;
     let hidden = config.hidden_size();
-    let whole = |size: usize| (hidden * size).is_multiple_of(VECTOR);
-    let (vectorized, weight_aligned) = (whole(size_of::<T>()), whole(size_of::<W>()));
-    let alignment = if vectorized { VECTOR } else { size_of::<T>() };
-    let weight_alignment = if weight_aligned {
-        VECTOR
-    } else {
-        size_of::<W>()
-    };
+    let (vectorized, weight_aligned) = (is_vectors(T::DTYPE, hidden), is_vectors(W::DTYPE, hidden));
+    let rows_alignment = alignment(T::DTYPE, vectorized);
     let mut launch = Launch::new(cuda, operation);
     launch.require_f32::<T::Acc>()?;
-    let kernel = launch.mixed_kernel::<T, W>(Operation::RouterInputGrad, Tile::Only)?;
+    let kernel = launch.router_kernel::<T, W>(Operation::RouterInputGrad, Tile::Only)?;
     let to_row = gather.plan.map().assignment_to_row;
     let parameters = sys::MilletRouterInputGrad {
         tokens: tokens as i64,
@@ -391,11 +413,15 @@ pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
             .read("logits_grad", router.logits_grad, dz_alignment(config))?
             .cast(),
         weight: launch
-            .read("router weight", router.weight, weight_alignment)?
+            .read(
+                "router weight",
+                router.weight,
+                alignment(W::DTYPE, weight_aligned),
+            )?
             .cast(),
         assignment_to_row: launch.read("assignment_to_row", to_row, 4)?,
-        rows: launch.read(rows_name, rows, alignment)?.cast(),
-        x_grad: launch.write(output_name, x_grad, alignment)?.cast(),
+        rows: launch.read(rows_name, rows, rows_alignment)?.cast(),
+        x_grad: launch.write(output_name, x_grad, rows_alignment)?.cast(),
     };
     let grid = [tokens.div_ceil(64), hidden.div_ceil(PRODUCT[1]), 1];
     // SAFETY: lengths were checked by the operation; a plan's rows are below the number of rows, or −1.
@@ -427,14 +453,16 @@ impl Router for Cuda {
 
         let mut launch = Launch::new(self, OPERATION);
         launch.require_f32::<T::Acc>()?;
-        let (hidden, experts) = (config.hidden_size(), config.num_experts());
-        let fused = match logits {
-            Logits::FromTokens { .. } => Fused::of(experts),
-            _ => None,
+        let experts = config.num_experts();
+        let source = Source::read(&mut launch, config, logits)?;
+        let plan = match &source {
+            Source::Fused(_, tile) => Plan::new(config, tokens, tile.tokens, 0, 0),
+            _ => Plan::given(config, tokens),
         };
-        let plan = match &fused {
-            Some(tile) => Plan::new(config, tokens, tile.tokens, 0, 0),
-            None => Plan::given(config, tokens),
+        // What the block takes of shared memory for its logits.
+        let logits_bytes = match &source {
+            Source::Fused(_, tile) => tile_bytes(tile.tokens, tile.experts),
+            _ => 0,
         };
         let scratch = launch.write("scratch", scratch, VECTOR)?.cast::<u8>();
         let factors = LossFactors::new(config, tokens);
@@ -451,7 +479,7 @@ impl Router for Cuda {
             phases: scratch.wrapping_add(plan.phases).cast(),
             tile_stats: scratch.wrapping_add(plan.tile_stats).cast(),
             tile_counts: scratch.wrapping_add(plan.tile_counts).cast(),
-            ..logits_only(config, tokens)
+            ..forward_parameters(config, tokens)
         };
         if let Some(bias) = selection_bias {
             parameters.selection_bias = launch.read("selection bias", bias, 4)?.cast();
@@ -459,46 +487,36 @@ impl Router for Cuda {
         if let Some(logits) = logits_output {
             parameters.logits_out = launch.write("logits output", logits, 4)?.cast();
         }
-        // On logits that are there already, in f32 or in the tokens' type.
-        let given = catalogue::experts_tile(Operation::RouterForward, experts);
-        let given = given.unwrap_or(ALL_EXPERTS);
-        let kernel = match logits {
-            Logits::Given(logits) => {
-                parameters.logits = launch.read("logits", logits, 4)?.cast();
-                launch.kernel::<f32>(Operation::RouterForward, given)?
+        let on_given = |launch: &Launch<'_>, dtype| {
+            let tile = catalogue::experts_tile(Operation::RouterForward, experts);
+            launch.kernel(Operation::RouterForward, tile.unwrap_or(ALL_EXPERTS), dtype)
+        };
+        let kernel = match source {
+            Source::Given(logits, dtype) => {
+                parameters.logits = logits;
+                on_given(&launch, dtype)?
             }
-            Logits::GivenNarrow(logits) => {
-                parameters.logits = launch.read("logits", logits, size_of::<T>())?.cast();
-                launch.kernel::<T>(Operation::RouterForward, given)?
+            Source::Fused(factors, tile) => {
+                parameters.x = factors.x;
+                parameters.weight = factors.weight;
+                parameters.aligned = factors.aligned;
+                launch.router_kernel::<T, W>(Operation::RouterTokens, tile.tile)?
             }
-            Logits::FromTokens { x, weight } => {
-                let rows = Rows::<T, W>::new(hidden);
-                parameters.aligned = rows.aligned.into();
-                parameters.x = launch.read("x", x, rows.x)?.cast();
-                parameters.weight = launch.read("router weight", weight, rows.weight)?.cast();
-                match &fused {
-                    Some(tile) => {
-                        launch.mixed_kernel::<T, W>(Operation::RouterTokens, tile.tile)?
-                    }
-                    None => {
-                        // The logits first, to where they are asked for, else to scratch.
-                        if parameters.logits_out.is_null() {
-                            parameters.logits_out = scratch.wrapping_add(plan.logits).cast();
-                        }
-                        // SAFETY: `Checked` says that lengths fit, and scratch has the plan's pieces.
-                        unsafe { launch_logits::<T, W>(&launch, config, tokens, &parameters)? };
-                        parameters.logits = parameters.logits_out.cast();
-                        parameters.logits_out = ptr::null_mut();
-                        launch.kernel::<f32>(Operation::RouterForward, given)?
-                    }
-                }
+            Source::Product(factors) => {
+                // The logits first, to where they are asked for, else to scratch.
+                let logits = match parameters.logits_out.is_null() {
+                    true => scratch.wrapping_add(plan.logits).cast(),
+                    false => parameters.logits_out,
+                };
+                // SAFETY: `Checked` says that lengths fit, and scratch has the plan's pieces.
+                unsafe { factors.launch_logits::<T, W>(&launch, config, tokens, logits)? };
+                parameters.logits = logits.cast_const().cast();
+                parameters.logits_out = ptr::null_mut();
+                on_given(&launch, DType::F32)?
             }
         };
-        let space = Space::forward(config, fused.is_some());
-        let shared = space.bytes()
-            + fused
-                .as_ref()
-                .map_or(0, |tile| tile_bytes(tile.tokens, tile.experts));
+        let space = Space::forward(config, logits_bytes > 0);
+        let shared = logits_bytes + space.bytes();
         let grid = [plan.blocks(config), 1, 1];
         // SAFETY: `Checked` says that lengths fit, and scratch has the plan's pieces.
         unsafe {
@@ -532,6 +550,7 @@ impl Router for Cuda {
         let mut launch = Launch::new(self, OPERATION);
         launch.require_f32::<T::Acc>()?;
         let experts = config.num_experts();
+        let source = Source::read(&mut launch, config, logits)?;
         let factors = LossFactors::new(config, tokens);
         let mut parameters = sys::MilletRouterBackward {
             router: router_parameters(config),
@@ -550,45 +569,33 @@ impl Router for Cuda {
             z: (2.0 * factors.z * loss_gradient) as f32,
             logits_grad: launch.write("logits_grad", logits_grad, 4)?.cast(),
         };
-        let kernel = match logits {
-            Logits::Given(logits) => {
-                parameters.logits = launch.read("logits", logits, 4)?.cast();
-                launch.kernel::<f32>(Operation::RouterBackward, Tile::Only)?
+        let on_given = |launch: &Launch<'_>, dtype| {
+            launch.kernel(Operation::RouterBackward, Tile::Only, dtype)
+        };
+        let kernel = match source {
+            Source::Given(logits, dtype) => {
+                parameters.logits = logits;
+                on_given(&launch, dtype)?
             }
-            Logits::GivenNarrow(logits) => {
-                parameters.logits = launch.read("logits", logits, size_of::<T>())?.cast();
-                launch.kernel::<T>(Operation::RouterBackward, Tile::Only)?
+            Source::Fused(factors, tile) => {
+                parameters.x = factors.x;
+                parameters.weight = factors.weight;
+                parameters.aligned = factors.aligned;
+                let kernel =
+                    launch.router_kernel::<T, W>(Operation::RouterTokensBackward, tile.tile)?;
+                let grid = [tokens.div_ceil(tile.tokens), 1, 1];
+                let rows = 2 * THREADS / 32 * experts * size_of::<f32>();
+                let shared = tile_bytes(tile.tokens, tile.experts) + rows;
+                // SAFETY: `Checked` says that lengths fit.
+                return unsafe { launch.run(kernel, grid, THREADS, shared, &parameters) };
             }
-            Logits::FromTokens { x, weight } => {
-                let rows = Rows::<T, W>::new(config.hidden_size());
-                parameters.aligned = rows.aligned.into();
-                parameters.x = launch.read("x", x, rows.x)?.cast();
-                parameters.weight = launch.read("router weight", weight, rows.weight)?.cast();
-                match Fused::of(experts) {
-                    Some(tile) => {
-                        let kernel = launch
-                            .mixed_kernel::<T, W>(Operation::RouterTokensBackward, tile.tile)?;
-                        let grid = [tokens.div_ceil(tile.tokens), 1, 1];
-                        let rows = 2 * THREADS / 32 * experts * size_of::<f32>();
-                        let shared = tile_bytes(tile.tokens, tile.experts) + rows;
-                        // SAFETY: `Checked` says that lengths fit.
-                        return unsafe { launch.run(kernel, grid, THREADS, shared, &parameters) };
-                    }
-                    None => {
-                        // The logits first, where their gradient will be: a row is read before it is written.
-                        let forward = sys::MilletRouterForward {
-                            x: parameters.x,
-                            weight: parameters.weight,
-                            aligned: parameters.aligned,
-                            logits_out: parameters.logits_grad,
-                            ..logits_only(config, tokens)
-                        };
-                        // SAFETY: `Checked` says that lengths fit.
-                        unsafe { launch_logits::<T, W>(&launch, config, tokens, &forward)? };
-                        parameters.logits = parameters.logits_grad.cast_const().cast();
-                        launch.kernel::<f32>(Operation::RouterBackward, Tile::Only)?
-                    }
-                }
+            Source::Product(factors) => {
+                // The logits first, where their gradient will be: a row is read before it is written.
+                let logits = parameters.logits_grad;
+                // SAFETY: `Checked` says that lengths fit.
+                unsafe { factors.launch_logits::<T, W>(&launch, config, tokens, logits)? };
+                parameters.logits = logits.cast_const().cast();
+                on_given(&launch, DType::F32)?
             }
         };
         let space = Space::backward(config);
@@ -615,10 +622,10 @@ impl Router for Cuda {
         check::workspace(OPERATION, scratch.len(), ranges.pieces.elements::<T::Acc>())?;
 
         let (experts, hidden) = (config.num_experts(), config.hidden_size());
-        let aligned = (hidden * size_of::<T>()).is_multiple_of(VECTOR);
+        let aligned = is_vectors(T::DTYPE, hidden);
         let mut launch = Launch::new(self, OPERATION);
         launch.require_f32::<T::Acc>()?;
-        let kernel = launch.mixed_kernel::<T, W>(Operation::RouterWeightGrad, Tile::Only)?;
+        let kernel = launch.router_kernel::<T, W>(Operation::RouterWeightGrad, Tile::Only)?;
         let scratch = launch.write("scratch", scratch, VECTOR)?.cast::<u8>();
         let accumulate = matches!(grad, WeightGrad::Accumulate(_));
         let parameters = sys::MilletRouterWeightGrad {
@@ -632,9 +639,7 @@ impl Router for Cuda {
             logits_grad: launch
                 .read("logits_grad", logits_grad, dz_alignment(config))?
                 .cast(),
-            x: launch
-                .read("x", x, if aligned { VECTOR } else { size_of::<T>() })?
-                .cast(),
+            x: launch.read("x", x, alignment(T::DTYPE, aligned))?.cast(),
             grad: match grad {
                 WeightGrad::Overwrite(grad) => launch
                     .write("weight gradient", grad, size_of::<W>())?

@@ -7,8 +7,8 @@ mod ampere;
 
 use std::fmt::Debug;
 
-use super::VECTOR;
 use super::catalogue::{Operation, Tile};
+use super::is_vectors;
 use crate::element::DType;
 use crate::ops::RowTiles;
 
@@ -58,10 +58,9 @@ pub(super) struct Storage {
 
 impl Storage {
     pub(super) fn new(dtype: DType, hidden: usize, inner: usize) -> Self {
-        let whole = |columns: usize| (columns * dtype.size()).is_multiple_of(VECTOR);
         Self {
             dtype,
-            aligned: whole(hidden) && whole(inner),
+            aligned: is_vectors(dtype, hidden) && is_vectors(dtype, inner),
         }
     }
 }
