@@ -14,6 +14,24 @@
 #define MILLET_MAX_TOP_K 64
 // Elements of a weight gradient whose ranges' sums a block adds up.
 #define MILLET_SUM_ELEMENTS 2048
+// Tokens of a block that computes logits and routes them, by the experts that its kernel is for at most; tokens and
+// experts of one that computes logits alone.
+#define MILLET_ROUTER_TOKENS_128 64
+#define MILLET_ROUTER_TOKENS_256 64
+#define MILLET_ROUTER_TOKENS_512 32
+#define MILLET_LOGITS_TOKENS 64
+#define MILLET_LOGITS_EXPERTS 128
+// Their ring in shared memory: stages, by the experts of a block at most, and bytes of the reduction in a stage. Then
+// logits are there: floats from one row to the next, beyond the experts.
+#define MILLET_LOGITS_STAGES_128 4
+#define MILLET_LOGITS_STAGES_256 3
+#define MILLET_LOGITS_STAGES_512 2
+#define MILLET_LOGITS_STEP_BYTES 64
+#define MILLET_LOGITS_PAD 8
+// Rows and columns of a tile of the products with dz, and a step of their reduction.
+#define MILLET_MIXED_ROWS 64
+#define MILLET_MIXED_COLUMNS 128
+#define MILLET_MIXED_STEP 16
 // Words of scratch for `Phases` (device/phases.cuh); must be 0 when a kernel starts.
 #define MILLET_PHASE_WORDS 8
 
@@ -181,9 +199,11 @@ typedef struct {
     void *x_grad;
 } MilletRouterInputGrad;
 
-// Threads of a block of the experts' products, columns of its tile, stages of its ring, bytes of the reduction in a
-// stage.
+// Threads of a block of the experts' products, rows and columns of its tile, stages of its ring, bytes of the reduction
+// in a stage.
 #define MILLET_PRODUCT_THREADS 128
+#define MILLET_PRODUCT_LARGE_ROWS 128
+#define MILLET_PRODUCT_SMALL_ROWS 64
 #define MILLET_PRODUCT_COLUMNS 128
 #define MILLET_PRODUCT_STAGES 3
 #define MILLET_PRODUCT_STEP_BYTES 64

@@ -225,8 +225,13 @@ impl Fused {
         let Tile::Experts(experts) = tile else {
             return None;
         };
+        let tokens = match experts {
+            0..=128 => sys::MILLET_ROUTER_TOKENS_128,
+            129..=256 => sys::MILLET_ROUTER_TOKENS_256,
+            _ => sys::MILLET_ROUTER_TOKENS_512,
+        };
         Some(Self {
-            tokens: if experts <= 256 { 64 } else { 32 },
+            tokens: tokens as usize,
             experts,
             tile,
         })
@@ -234,17 +239,22 @@ impl Fused {
 }
 
 /// Tokens and experts of a block that computes logits alone.
-const LOGITS_TILE: [usize; 2] = [64, 128];
+const LOGITS_TILE: [usize; 2] = [
+    sys::MILLET_LOGITS_TOKENS as usize,
+    sys::MILLET_LOGITS_EXPERTS as usize,
+];
 
 /// Shared memory of a tile of logits: `LogitsTile::BYTES` of device/logits.cuh.
 fn tile_bytes(tokens: usize, experts: usize) -> usize {
+    const STEP_BYTES: usize = sys::MILLET_LOGITS_STEP_BYTES as usize;
+    const PAD: usize = sys::MILLET_LOGITS_PAD as usize;
     let stages = match experts {
-        0..=128 => 4,
-        129..=256 => 3,
-        _ => 2,
+        0..=128 => sys::MILLET_LOGITS_STAGES_128,
+        129..=256 => sys::MILLET_LOGITS_STAGES_256,
+        _ => sys::MILLET_LOGITS_STAGES_512,
     };
-    let ring = stages * (tokens + experts) * 64;
-    ring.max(tokens * (experts + 8) * 4)
+    let ring = stages as usize * (tokens + experts) * STEP_BYTES;
+    ring.max(tokens * (experts + PAD) * size_of::<f32>())
 }
 
 /// Where the kernels that route, or go back, get logits from.
@@ -338,8 +348,12 @@ struct Ranges {
     pieces: Pieces,
 }
 
-/// Experts, columns and tokens of one step of a product with dz: device/mixed_product.cuh.
-const PRODUCT: [usize; 3] = [64, 128, 16];
+/// A tile of the products with dz (device/mixed_product.cuh): rows, columns, a step of the reduction.
+const PRODUCT: [usize; 3] = [
+    sys::MILLET_MIXED_ROWS as usize,
+    sys::MILLET_MIXED_COLUMNS as usize,
+    sys::MILLET_MIXED_STEP as usize,
+];
 /// Blocks that keep a large device busy, and tokens that make a range worth its sums.
 const BUSY_BLOCKS: usize = 256;
 const RANGE_TOKENS: usize = 512;
@@ -423,7 +437,7 @@ pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
         rows: launch.read(rows_name, rows, rows_alignment)?.cast(),
         x_grad: launch.write(output_name, x_grad, rows_alignment)?.cast(),
     };
-    let grid = [tokens.div_ceil(64), hidden.div_ceil(PRODUCT[1]), 1];
+    let grid = [tokens.div_ceil(PRODUCT[0]), hidden.div_ceil(PRODUCT[1]), 1];
     // SAFETY: lengths were checked by the operation; a plan's rows are below the number of rows, or −1.
     unsafe { launch.run(kernel, grid, THREADS, 0, &parameters) }
 }

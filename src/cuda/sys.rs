@@ -1,11 +1,24 @@
 // Made of csrc/params.h by `cargo xtask bindings`; change that.
-// FNV-1a of csrc/params.h: c95106d53b1321ff
+// FNV-1a of csrc/params.h: ccaeb9b6343e6674
 
 pub const MILLET_THREADS: u32 = 256;
 pub const MILLET_MAX_TILES: u32 = 256;
 pub const MILLET_MAX_EXPERTS: u32 = 4096;
 pub const MILLET_MAX_TOP_K: u32 = 64;
 pub const MILLET_SUM_ELEMENTS: u32 = 2048;
+pub const MILLET_ROUTER_TOKENS_128: u32 = 64;
+pub const MILLET_ROUTER_TOKENS_256: u32 = 64;
+pub const MILLET_ROUTER_TOKENS_512: u32 = 32;
+pub const MILLET_LOGITS_TOKENS: u32 = 64;
+pub const MILLET_LOGITS_EXPERTS: u32 = 128;
+pub const MILLET_LOGITS_STAGES_128: u32 = 4;
+pub const MILLET_LOGITS_STAGES_256: u32 = 3;
+pub const MILLET_LOGITS_STAGES_512: u32 = 2;
+pub const MILLET_LOGITS_STEP_BYTES: u32 = 64;
+pub const MILLET_LOGITS_PAD: u32 = 8;
+pub const MILLET_MIXED_ROWS: u32 = 64;
+pub const MILLET_MIXED_COLUMNS: u32 = 128;
+pub const MILLET_MIXED_STEP: u32 = 16;
 pub const MILLET_PHASE_WORDS: u32 = 8;
 pub const MILLET_SOFTMAX_AFTER_TOP_K: u32 = 0;
 pub const MILLET_SOFTMAX_BEFORE_TOP_K: u32 = 1;
@@ -15,6 +28,8 @@ pub const MILLET_KEEP_PROBABILITY: u32 = 1;
 pub const MILLET_KEEP_POSITION: u32 = 2;
 pub const MILLET_KEEP_SLOT_MAJOR: u32 = 3;
 pub const MILLET_PRODUCT_THREADS: u32 = 128;
+pub const MILLET_PRODUCT_LARGE_ROWS: u32 = 128;
+pub const MILLET_PRODUCT_SMALL_ROWS: u32 = 64;
 pub const MILLET_PRODUCT_COLUMNS: u32 = 128;
 pub const MILLET_PRODUCT_STAGES: u32 = 3;
 pub const MILLET_PRODUCT_STEP_BYTES: u32 = 64;

@@ -7,8 +7,8 @@ use super::{Architecture, Plan, Products, RowProduct, Storage, WeightGradient};
 use crate::ops::RowTiles;
 
 /// Rows of the tiles that a kernel is compiled for.
-const LARGE_ROWS: usize = 128;
-const SMALL_ROWS: usize = 64;
+const LARGE_ROWS: usize = sys::MILLET_PRODUCT_LARGE_ROWS as usize;
+const SMALL_ROWS: usize = sys::MILLET_PRODUCT_SMALL_ROWS as usize;
 /// Columns of a tile.
 const COLUMNS: usize = sys::MILLET_PRODUCT_COLUMNS as usize;
 /// Threads of a block.
