@@ -9,6 +9,7 @@
 // tokens. Every row is read once and every token written once (backward: read once, and rows written once), so bytes
 // are the floor: R·H + T·H (backward 2·R·H + T·H), and the map and weights of T·K words each.
 #include "device/rows.cuh"
+#include "device/types.cuh"
 
 namespace millet {
 
@@ -110,6 +111,4 @@ template <typename T, int N> __device__ __forceinline__ void unpermute_backward(
                           : millet::unpermute_backward<T, 1>(params);                                              \
     }
 
-MILLET_COMBINE(f32, float)
-MILLET_COMBINE(bf16, millet::bf16)
-MILLET_COMBINE(f16, millet::f16)
+MILLET_FOR_TYPES(MILLET_COMBINE)

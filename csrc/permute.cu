@@ -6,6 +6,7 @@
 // is read once and stored to all of its rows, so the bytes are the floor: T·H read, R·H written, and the map of T·K
 // words. Rows beyond the last are not touched. The backward pass (a sum over rows) is in combine.cu.
 #include "device/rows.cuh"
+#include "device/types.cuh"
 
 namespace millet {
 
@@ -36,6 +37,4 @@ template <typename T, int N> __device__ __forceinline__ void permute(const Mille
         params.vectorized ? millet::permute<T, millet::VECTOR<T>>(params) : millet::permute<T, 1>(params); \
     }
 
-MILLET_PERMUTE(f32, float)
-MILLET_PERMUTE(bf16, millet::bf16)
-MILLET_PERMUTE(f16, millet::f16)
+MILLET_FOR_TYPES(MILLET_PERMUTE)

@@ -9,6 +9,7 @@
 // Floor, forward: logits read once; K ids, K weights and one lse per token written once. Above it: 8·E + 4·K bytes per
 // tile, written and read. Backward: logits, K ids, weights and gradients and one lse read once, dz [T, E] written once.
 #include "device/router_tile.cuh"
+#include "device/types.cuh"
 
 namespace millet {
 
@@ -62,6 +63,4 @@ template <typename L> __device__ __forceinline__ void router_given_backward(cons
         millet::router_given_backward<L>(params);                                       \
     }
 
-MILLET_ROUTER(f32, float)
-MILLET_ROUTER(bf16, millet::bf16)
-MILLET_ROUTER(f16, millet::f16)
+MILLET_FOR_TYPES(MILLET_ROUTER)

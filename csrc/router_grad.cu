@@ -12,7 +12,7 @@
 // from L2.
 #include "device/mixed_product.cuh"
 #include "device/phases.cuh"
-#include "device/router_kernels.cuh"
+#include "device/types.cuh"
 #include "params.h"
 
 namespace millet {

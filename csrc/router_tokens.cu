@@ -7,8 +7,8 @@
 // Grid: a block for 64 tokens (32 for E > 256), and the tickets of router_tile.cuh. Floor: x read once; Wᵣ is read by
 // every block, after the first from L2.
 #include "device/logits.cuh"
-#include "device/router_kernels.cuh"
 #include "device/router_tile.cuh"
+#include "device/types.cuh"
 
 namespace millet {
 
@@ -38,13 +38,14 @@ __device__ __forceinline__ void router_tokens(const MilletRouterForward &params)
 
 template <typename X, typename W> __device__ __forceinline__ void router_logits(const MilletRouterForward &params) {
     extern __shared__ __align__(128) uint8_t memory[];
-    using Tile = LogitsTile<X, W, 64, 128>;
-    const int64_t first_token = static_cast<int64_t>(blockIdx.x) * 64;
-    const int first_expert = blockIdx.y * 128, experts = params.router.experts;
+    constexpr int M = MILLET_LOGITS_TOKENS, N = MILLET_LOGITS_EXPERTS;
+    using Tile = LogitsTile<X, W, M, N>;
+    const int64_t first_token = static_cast<int64_t>(blockIdx.x) * M;
+    const int first_expert = blockIdx.y * N, experts = params.router.experts;
     LogitsInput in = {params.x, params.weight, params.tokens, params.hidden, experts, params.aligned != 0};
     float *logits = Tile::compute(in, first_token, first_expert, memory);
-    for (int i = threadIdx.x; i < 64 * 128; i += MILLET_THREADS) {
-        int row = i / 128, column = i % 128;
+    for (int i = threadIdx.x; i < M * N; i += MILLET_THREADS) {
+        int row = i / N, column = i % N;
         if (first_token + row < params.tokens && first_expert + column < experts) {
             params.logits_out[(first_token + row) * experts + first_expert + column] =
                 logits[row * Tile::STRIDE + column];
@@ -54,22 +55,22 @@ template <typename X, typename W> __device__ __forceinline__ void router_logits(
 
 }  // namespace millet
 
-#define MILLET_ROUTER_TOKENS(NAME, X, W)                                                 \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2) \
-        router_tokens_128_##NAME(MilletRouterForward params) {                           \
-        millet::router_tokens<X, W, 64, 128, millet::Row128>(params);                    \
-    }                                                                                    \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)                      \
-        router_tokens_256_##NAME(MilletRouterForward params) {                           \
-        millet::router_tokens<X, W, 64, 256, millet::Row256>(params);                    \
-    }                                                                                    \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)                      \
-        router_tokens_512_##NAME(MilletRouterForward params) {                           \
-        millet::router_tokens<X, W, 32, 512, millet::Row512>(params);                    \
-    }                                                                                    \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2) \
-        router_logits_##NAME(MilletRouterForward params) {                               \
-        millet::router_logits<X, W>(params);                                             \
+#define MILLET_ROUTER_TOKENS(NAME, X, W)                                                    \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2)    \
+        router_tokens_128_##NAME(MilletRouterForward params) {                              \
+        millet::router_tokens<X, W, MILLET_ROUTER_TOKENS_128, 128, millet::Row128>(params); \
+    }                                                                                       \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)                         \
+        router_tokens_256_##NAME(MilletRouterForward params) {                              \
+        millet::router_tokens<X, W, MILLET_ROUTER_TOKENS_256, 256, millet::Row256>(params); \
+    }                                                                                       \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)                         \
+        router_tokens_512_##NAME(MilletRouterForward params) {                              \
+        millet::router_tokens<X, W, MILLET_ROUTER_TOKENS_512, 512, millet::Row512>(params); \
+    }                                                                                       \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2)    \
+        router_logits_##NAME(MilletRouterForward params) {                                  \
+        millet::router_logits<X, W>(params);                                                \
     }
 
 MILLET_FOR_ROUTER_TYPES(MILLET_ROUTER_TOKENS)

@@ -7,7 +7,7 @@
 // the first from L2.
 #include "device/logits.cuh"
 #include "device/route.cuh"
-#include "device/router_kernels.cuh"
+#include "device/types.cuh"
 
 namespace millet {
 
@@ -27,18 +27,18 @@ __device__ __forceinline__ void router_tokens_backward(const MilletRouterBackwar
 
 }  // namespace millet
 
-#define MILLET_ROUTER_TOKENS_BACKWARD(NAME, X, W)                        \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2)      \
-        router_tokens_backward_128_##NAME(MilletRouterBackward params) { \
-        millet::router_tokens_backward<X, W, 64, 128>(params);           \
-    }                                                                    \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)      \
-        router_tokens_backward_256_##NAME(MilletRouterBackward params) { \
-        millet::router_tokens_backward<X, W, 64, 256>(params);           \
-    }                                                                    \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)      \
-        router_tokens_backward_512_##NAME(MilletRouterBackward params) { \
-        millet::router_tokens_backward<X, W, 32, 512>(params);           \
+#define MILLET_ROUTER_TOKENS_BACKWARD(NAME, X, W)                                    \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2)                  \
+        router_tokens_backward_128_##NAME(MilletRouterBackward params) {             \
+        millet::router_tokens_backward<X, W, MILLET_ROUTER_TOKENS_128, 128>(params); \
+    }                                                                                \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)                  \
+        router_tokens_backward_256_##NAME(MilletRouterBackward params) {             \
+        millet::router_tokens_backward<X, W, MILLET_ROUTER_TOKENS_256, 256>(params); \
+    }                                                                                \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)                  \
+        router_tokens_backward_512_##NAME(MilletRouterBackward params) {             \
+        millet::router_tokens_backward<X, W, MILLET_ROUTER_TOKENS_512, 512>(params); \
     }
 
 MILLET_FOR_ROUTER_TYPES(MILLET_ROUTER_TOKENS_BACKWARD)

@@ -1,6 +1,7 @@
-// Makes the experts' kernels of a Problem: names and what each is compiled for. See src/cuda/experts.rs.
+// Makes the experts' kernels of a Problem: names and what each is compiled for. See src/cuda/arch/ampere.rs.
 #pragma once
 #include "../mainloop/ampere.cuh"
+#include "types.cuh"
 
 #define MILLET_PRODUCT(NAME, PROBLEM, ...)                                          \
     extern "C" __global__ void __launch_bounds__(millet::THREADS, millet::RESIDENT) \
@@ -9,21 +10,22 @@
         millet::grouped_gemm(problem, params.tickets);                              \
     }
 
-// f32 has tiles of 64 rows only: both parts of its operands would not fit into registers beside a larger accumulator.
-#define MILLET_SMALL_PRODUCTS(NAME, PROBLEM, VARIANT, ACCESS)                                  \
-    MILLET_PRODUCT(NAME##_##VARIANT##_bf16, PROBLEM, millet::bf16, 64, millet::Access::ACCESS) \
-    MILLET_PRODUCT(NAME##_##VARIANT##_f16, PROBLEM, millet::f16, 64, millet::Access::ACCESS)   \
-    MILLET_PRODUCT(NAME##_##VARIANT##_f32, PROBLEM, float, 64, millet::Access::ACCESS)
+#define MILLET_LARGE_PRODUCT(TYPE, T, NAME, PROBLEM)                                             \
+    MILLET_PRODUCT(NAME##_##TYPE, PROBLEM, T, MILLET_PRODUCT_LARGE_ROWS, millet::Access::Chunks)
 
-#define MILLET_PRODUCTS(NAME, PROBLEM)                                              \
-    MILLET_PRODUCT(NAME##_bf16, PROBLEM, millet::bf16, 128, millet::Access::Chunks) \
-    MILLET_PRODUCT(NAME##_f16, PROBLEM, millet::f16, 128, millet::Access::Chunks)   \
-    MILLET_SMALL_PRODUCTS(NAME, PROBLEM, small, Chunks)                             \
-    MILLET_SMALL_PRODUCTS(NAME, PROBLEM, any, Elements)
+#define MILLET_SMALL_PRODUCT(TYPE, T, NAME, PROBLEM)                                             \
+    MILLET_PRODUCT(NAME##_##TYPE, PROBLEM, T, MILLET_PRODUCT_SMALL_ROWS, millet::Access::Chunks)
 
-// Tiles of the weights' gradients do not depend on the plan's.
-#define MILLET_WEIGHT_GRADS(NAME, PROBLEM)                                          \
-    MILLET_PRODUCT(NAME##_bf16, PROBLEM, millet::bf16, 128, millet::Access::Chunks) \
-    MILLET_PRODUCT(NAME##_f16, PROBLEM, millet::f16, 128, millet::Access::Chunks)   \
-    MILLET_PRODUCT(NAME##_f32, PROBLEM, float, 64, millet::Access::Chunks)          \
-    MILLET_SMALL_PRODUCTS(NAME, PROBLEM, any, Elements)
+#define MILLET_ANY_PRODUCT(TYPE, T, NAME, PROBLEM)                                                     \
+    MILLET_PRODUCT(NAME##_any_##TYPE, PROBLEM, T, MILLET_PRODUCT_SMALL_ROWS, millet::Access::Elements)
+
+#define MILLET_PRODUCTS(NAME, PROBLEM)                            \
+    MILLET_FOR_LARGE_TYPES(MILLET_LARGE_PRODUCT, NAME, PROBLEM)   \
+    MILLET_FOR_TYPES(MILLET_SMALL_PRODUCT, NAME##_small, PROBLEM) \
+    MILLET_FOR_TYPES(MILLET_ANY_PRODUCT, NAME, PROBLEM)
+
+// Tiles of the weights' gradients do not depend on the plan's, so that each type has one size.
+#define MILLET_WEIGHT_GRADS(NAME, PROBLEM)                      \
+    MILLET_FOR_LARGE_TYPES(MILLET_LARGE_PRODUCT, NAME, PROBLEM) \
+    MILLET_FOR_SMALL_TYPES(MILLET_SMALL_PRODUCT, NAME, PROBLEM) \
+    MILLET_FOR_TYPES(MILLET_ANY_PRODUCT, NAME, PROBLEM)

@@ -15,6 +15,7 @@
 #pragma once
 #include <type_traits>
 
+#include "../params.h"
 #include "mma.cuh"
 #include "tf32.cuh"
 
@@ -35,15 +36,18 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
     static constexpr int WARPS_M = M / 32, WARPS_N = 8 / WARPS_M;
     static constexpr int MMA_M = 2, MMA_N = N / WARPS_N / 8;
     static constexpr int CHUNK = 16 / sizeof(W), TILE_K = 4 * CHUNK;  // elements
-    static constexpr int ROW_BYTES = 64;                              // bytes
+    static constexpr int ROW_BYTES = MILLET_LOGITS_STEP_BYTES;
     static constexpr int STAGE_BYTES = (M + N) * ROW_BYTES;
-    static constexpr int STAGES = N <= 128 ? 4 : N <= 256 ? 3 : 2;
-    // Floats from one row of logits to the next: 8 more than N, so that the 4 rows of half a warp's pairs do not share
+    static constexpr int STAGES = N <= 128   ? MILLET_LOGITS_STAGES_128
+                                  : N <= 256 ? MILLET_LOGITS_STAGES_256
+                                             : MILLET_LOGITS_STAGES_512;
+    // Floats from one row of logits to the next: more than N, so that the 4 rows of half a warp's pairs do not share
     // banks.
-    static constexpr int STRIDE = N + 8;
+    static constexpr int STRIDE = N + MILLET_LOGITS_PAD;
     static constexpr int RING_BYTES = STAGES * STAGE_BYTES, LOGITS_BYTES = M * STRIDE * 4;
     // Logits take the place of the ring.
     static constexpr int BYTES = RING_BYTES > LOGITS_BYTES ? RING_BYTES : LOGITS_BYTES;
+    static_assert(ROW_BYTES == 4 * 16, "a row of a stage is four chunks");
     static_assert(MMA_N % 2 == 0, "ldmatrix brings two chunks of columns");
 
     __device__ static uint32_t offset(int row, int chunk) { return row * ROW_BYTES + (chunk ^ (row / 2 % 4)) * 16; }

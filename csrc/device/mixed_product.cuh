@@ -10,13 +10,14 @@
 // Fragments are single words at (k, m) or (k, n); rows are 8 (or, with k contiguous, 4) modulo 32 words apart, so that
 // the 32 lanes of a load have 32 banks.
 #pragma once
+#include "../params.h"
 #include "mma.cuh"
 #include "tf32.cuh"
 #include "vector.cuh"
 
 namespace millet {
 
-constexpr int MIXED_TILE_M = 64, MIXED_TILE_N = 128, MIXED_TILE_K = 16;
+constexpr int MIXED_TILE_M = MILLET_MIXED_ROWS, MIXED_TILE_N = MILLET_MIXED_COLUMNS, MIXED_TILE_K = MILLET_MIXED_STEP;
 
 // How a tile of dz lies in shared memory.
 enum class Major {
