@@ -99,6 +99,9 @@ struct Row {
     file: &'static str,
     name: &'static str,
     types: &'static [Types],
+    /// Blocks of 256 threads, or twice as many of 128, that a multiprocessor must have registers for.
+    #[cfg(test)]
+    blocks: usize,
 }
 
 impl Row {
@@ -109,7 +112,7 @@ impl Row {
 }
 
 macro_rules! rows {
-    ($($operation:ident, $tile:expr, $architecture:ident, $file:literal, $name:literal, $types:expr;)+) => {
+    ($($operation:ident, $tile:expr, $architecture:ident, $file:literal, $name:literal, $types:expr, $blocks:literal;)+) => {
         const ROWS: &[Row] = &[
             $(Row {
                 operation: Operation::$operation,
@@ -118,6 +121,8 @@ macro_rules! rows {
                 file: $file,
                 name: $name,
                 types: $types,
+                #[cfg(test)]
+                blocks: $blocks,
             },)+
         ];
     };
@@ -139,14 +144,13 @@ const UNTYPED: &[Types] = &[Types::Untyped];
 const STORAGE: &[Types] = &[F32, BF16, F16];
 /// Of two bytes: tiles of 128 rows. Both parts of f32 operands would not fit into registers beside so large an accumulator.
 const SIXTEEN_BITS: &[Types] = &[BF16, F16];
-/// x and the router weight of one type, or the weight in f32.
-const ROUTER: &[Types] = &[
-    F32,
-    BF16,
-    F16,
-    Types::Router(DType::BF16, DType::F32),
-    Types::Router(DType::F16, DType::F32),
-];
+const BF16_F32: Types = Types::Router(DType::BF16, DType::F32);
+const F16_F32: Types = Types::Router(DType::F16, DType::F32);
+/// x and the router weight of one type, or the weight in f32; the same in parts, of which those with f32 take more registers: by the
+/// weight's type, and by x's.
+const ROUTER: &[Types] = &[F32, BF16, F16, BF16_F32, F16_F32];
+const WEIGHT_F32: &[Types] = &[F32, BF16_F32, F16_F32];
+const X_SIXTEEN_BITS: &[Types] = &[BF16, F16, BF16_F32, F16_F32];
 
 files! {
     "combine", "dispatch", "experts_backward", "experts_forward", "permute", "router", "router_grad", "router_tokens",
@@ -154,46 +158,55 @@ files! {
 }
 
 rows! {
-    // operation, tile, oldest architecture that runs it, file of csrc, name, types
-    RouterForward,         Tile::Experts(128), Ampere, "router",                 "router_forward_128",           STORAGE;
-    RouterForward,         Tile::Experts(512), Ampere, "router",                 "router_forward_512",           STORAGE;
-    RouterForward,         ALL_EXPERTS,        Ampere, "router",                 "router_forward_any",           STORAGE;
-    RouterBackward,        Tile::Only,         Ampere, "router",                 "router_backward",              STORAGE;
-    RouterTokens,          Tile::Experts(128), Ampere, "router_tokens",          "router_tokens_128",            ROUTER;
-    RouterTokens,          Tile::Experts(256), Ampere, "router_tokens",          "router_tokens_256",            ROUTER;
-    RouterTokens,          Tile::Experts(512), Ampere, "router_tokens",          "router_tokens_512",            ROUTER;
-    RouterTokensBackward,  Tile::Experts(128), Ampere, "router_tokens_backward", "router_tokens_backward_128",   ROUTER;
-    RouterTokensBackward,  Tile::Experts(256), Ampere, "router_tokens_backward", "router_tokens_backward_256",   ROUTER;
-    RouterTokensBackward,  Tile::Experts(512), Ampere, "router_tokens_backward", "router_tokens_backward_512",   ROUTER;
-    RouterLogits,          Tile::Only,         Ampere, "router_tokens",          "router_logits",                ROUTER;
-    RouterWeightGrad,      Tile::Only,         Ampere, "router_grad",            "router_weight_grad",           ROUTER;
-    RouterInputGrad,       Tile::Only,         Ampere, "router_grad",            "router_input_grad",            ROUTER;
+    // operation, tile, oldest architecture that runs it, file of csrc, name, types, blocks
+    // The keys of a row in registers, and room for the loads of the next.
+    RouterForward,         Tile::Experts(128), Ampere, "router",                 "router_forward_128",           STORAGE,        2;
+    RouterForward,         Tile::Experts(512), Ampere, "router",                 "router_forward_512",           STORAGE,        2;
+    RouterForward,         ALL_EXPERTS,        Ampere, "router",                 "router_forward_any",           STORAGE,        2;
+    RouterBackward,        Tile::Only,         Ampere, "router",                 "router_backward",              STORAGE,        6;
+    // Accumulators of 64 tokens × 128 experts, of f32 in three parts; of up to 512 experts.
+    RouterTokens,          Tile::Experts(128), Ampere, "router_tokens",          "router_tokens_128",            WEIGHT_F32,     1;
+    RouterTokens,          Tile::Experts(128), Ampere, "router_tokens",          "router_tokens_128",            SIXTEEN_BITS,   2;
+    RouterTokens,          Tile::Experts(256), Ampere, "router_tokens",          "router_tokens_256",            ROUTER,         1;
+    RouterTokens,          Tile::Experts(512), Ampere, "router_tokens",          "router_tokens_512",            ROUTER,         1;
+    RouterTokensBackward,  Tile::Experts(128), Ampere, "router_tokens_backward", "router_tokens_backward_128",   ROUTER,         2;
+    RouterTokensBackward,  Tile::Experts(256), Ampere, "router_tokens_backward", "router_tokens_backward_256",   ROUTER,         1;
+    RouterTokensBackward,  Tile::Experts(512), Ampere, "router_tokens_backward", "router_tokens_backward_512",   ROUTER,         1;
+    RouterLogits,          Tile::Only,         Ampere, "router_tokens",          "router_logits",                WEIGHT_F32,     1;
+    RouterLogits,          Tile::Only,         Ampere, "router_tokens",          "router_logits",                SIXTEEN_BITS,   2;
+    RouterWeightGrad,      Tile::Only,         Ampere, "router_grad",            "router_weight_grad",           &[F32],         1;
+    RouterWeightGrad,      Tile::Only,         Ampere, "router_grad",            "router_weight_grad",           X_SIXTEEN_BITS, 2;
+    RouterInputGrad,       Tile::Only,         Ampere, "router_grad",            "router_input_grad",            ROUTER,         2;
 
-    Dispatch,              Tile::Only,         Ampere, "dispatch",               "dispatch",                     UNTYPED;
-    Permute,               Tile::Only,         Ampere, "permute",                "permute",                      STORAGE;
-    Unpermute,             Tile::Only,         Ampere, "combine",                "unpermute",                    STORAGE;
-    UnpermuteBackward,     Tile::Only,         Ampere, "combine",                "unpermute_backward",           STORAGE;
+    Dispatch,              Tile::Only,         Ampere, "dispatch",               "dispatch",                     UNTYPED,        4;
+    // A copy, one warp per token: as many warps as a multiprocessor holds.
+    Permute,               Tile::Only,         Ampere, "permute",                "permute",                      STORAGE,        8;
+    // Four rows per warp in flight at a time.
+    Unpermute,             Tile::Only,         Ampere, "combine",                "unpermute",                    STORAGE,        4;
+    UnpermuteBackward,     Tile::Only,         Ampere, "combine",                "unpermute_backward",           STORAGE,        4;
 
-    ExpertsUp,             Tile::Large,        Ampere, "experts_forward",        "experts_up",                   SIXTEEN_BITS;
-    ExpertsUp,             Tile::Small,        Ampere, "experts_forward",        "experts_up_small",             STORAGE;
-    ExpertsUp,             Tile::Any,          Ampere, "experts_forward",        "experts_up_any",               STORAGE;
-    ExpertsDown,           Tile::Large,        Ampere, "experts_forward",        "experts_down",                 SIXTEEN_BITS;
-    ExpertsDown,           Tile::Small,        Ampere, "experts_forward",        "experts_down_small",           STORAGE;
-    ExpertsDown,           Tile::Any,          Ampere, "experts_forward",        "experts_down_any",             STORAGE;
-    ExpertsDownBackward,   Tile::Large,        Ampere, "experts_backward",       "experts_down_backward",        SIXTEEN_BITS;
-    ExpertsDownBackward,   Tile::Small,        Ampere, "experts_backward",       "experts_down_backward_small",  STORAGE;
-    ExpertsDownBackward,   Tile::Any,          Ampere, "experts_backward",       "experts_down_backward_any",    STORAGE;
-    ExpertsWeightsGrad,    Tile::Only,         Ampere, "experts_backward",       "experts_weights_grad",         UNTYPED;
-    ExpertsInputGrad,      Tile::Large,        Ampere, "experts_backward",       "experts_input_grad",           SIXTEEN_BITS;
-    ExpertsInputGrad,      Tile::Small,        Ampere, "experts_backward",       "experts_input_grad_small",     STORAGE;
-    ExpertsInputGrad,      Tile::Any,          Ampere, "experts_backward",       "experts_input_grad_any",       STORAGE;
+    // Tiles of up to 128×128: two blocks of 128 threads.
+    ExpertsUp,             Tile::Large,        Ampere, "experts_forward",        "experts_up",                   SIXTEEN_BITS,   1;
+    ExpertsUp,             Tile::Small,        Ampere, "experts_forward",        "experts_up_small",             STORAGE,        1;
+    ExpertsUp,             Tile::Any,          Ampere, "experts_forward",        "experts_up_any",               STORAGE,        1;
+    ExpertsDown,           Tile::Large,        Ampere, "experts_forward",        "experts_down",                 SIXTEEN_BITS,   1;
+    ExpertsDown,           Tile::Small,        Ampere, "experts_forward",        "experts_down_small",           STORAGE,        1;
+    ExpertsDown,           Tile::Any,          Ampere, "experts_forward",        "experts_down_any",             STORAGE,        1;
+    ExpertsDownBackward,   Tile::Large,        Ampere, "experts_backward",       "experts_down_backward",        SIXTEEN_BITS,   1;
+    ExpertsDownBackward,   Tile::Small,        Ampere, "experts_backward",       "experts_down_backward_small",  STORAGE,        1;
+    ExpertsDownBackward,   Tile::Any,          Ampere, "experts_backward",       "experts_down_backward_any",    STORAGE,        1;
+    // One sum per assignment.
+    ExpertsWeightsGrad,    Tile::Only,         Ampere, "experts_backward",       "experts_weights_grad",         UNTYPED,        8;
+    ExpertsInputGrad,      Tile::Large,        Ampere, "experts_backward",       "experts_input_grad",           SIXTEEN_BITS,   1;
+    ExpertsInputGrad,      Tile::Small,        Ampere, "experts_backward",       "experts_input_grad_small",     STORAGE,        1;
+    ExpertsInputGrad,      Tile::Any,          Ampere, "experts_backward",       "experts_input_grad_any",       STORAGE,        1;
     // Tiles of weight gradients do not depend on the plan's, so that each type has one size.
-    ExpertsDownWeightGrad, Tile::Large,        Ampere, "experts_backward",       "experts_down_weight_grad",     SIXTEEN_BITS;
-    ExpertsDownWeightGrad, Tile::Small,        Ampere, "experts_backward",       "experts_down_weight_grad",     &[F32];
-    ExpertsDownWeightGrad, Tile::Any,          Ampere, "experts_backward",       "experts_down_weight_grad_any", STORAGE;
-    ExpertsUpWeightGrad,   Tile::Large,        Ampere, "experts_backward",       "experts_up_weight_grad",       SIXTEEN_BITS;
-    ExpertsUpWeightGrad,   Tile::Small,        Ampere, "experts_backward",       "experts_up_weight_grad",       &[F32];
-    ExpertsUpWeightGrad,   Tile::Any,          Ampere, "experts_backward",       "experts_up_weight_grad_any",   STORAGE;
+    ExpertsDownWeightGrad, Tile::Large,        Ampere, "experts_backward",       "experts_down_weight_grad",     SIXTEEN_BITS,   1;
+    ExpertsDownWeightGrad, Tile::Small,        Ampere, "experts_backward",       "experts_down_weight_grad",     &[F32],         1;
+    ExpertsDownWeightGrad, Tile::Any,          Ampere, "experts_backward",       "experts_down_weight_grad_any", STORAGE,        1;
+    ExpertsUpWeightGrad,   Tile::Large,        Ampere, "experts_backward",       "experts_up_weight_grad",       SIXTEEN_BITS,   1;
+    ExpertsUpWeightGrad,   Tile::Small,        Ampere, "experts_backward",       "experts_up_weight_grad",       &[F32],         1;
+    ExpertsUpWeightGrad,   Tile::Any,          Ampere, "experts_backward",       "experts_up_weight_grad_any",   STORAGE,        1;
 }
 
 /// The kernels of a file that `architecture` runs.
@@ -242,14 +255,6 @@ pub(super) fn types_of(operation: Operation) -> Vec<DType> {
     all
 }
 
-/// Every kernel of a tile.
-#[cfg(test)]
-pub(super) fn kernels_of_tile(tile: Tile) -> impl Iterator<Item = Kernel> {
-    ROWS.iter()
-        .filter(move |row| row.tile == tile)
-        .flat_map(Row::kernels)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -260,6 +265,76 @@ mod tests {
 
     fn all() -> Vec<Kernel> {
         ROWS.iter().flat_map(Row::kernels).collect()
+    }
+
+    /// What ptxas said of a kernel for an architecture.
+    #[derive(Debug)]
+    struct Compiled<'a> {
+        name: &'a str,
+        architecture: &'a str,
+        registers: usize,
+        /// Of the stack frame, and stored and loaded by spills.
+        local_bytes: usize,
+    }
+
+    /// All that ptxas said.
+    fn compiled(log: &str) -> Vec<Compiled<'_>> {
+        let number_before = |text: &str| -> usize {
+            let number = text.split_whitespace().last();
+            number.unwrap().parse().unwrap()
+        };
+        let mut all = Vec::new();
+        let mut lines = log.lines();
+        while let Some(line) = lines.next() {
+            let Some((_, rest)) = line.split_once("Compiling entry function '") else {
+                continue;
+            };
+            let quoted: Vec<&str> = rest.split('\'').collect();
+            // Then a line of its name, one of its local memory and one of its registers.
+            let local = lines.nth(1).unwrap();
+            let usage = lines.next().unwrap();
+            let local_bytes = local.matches(" bytes ").count();
+            assert_eq!(local_bytes, 3, "{local}");
+            all.push(Compiled {
+                name: quoted[0],
+                architecture: quoted[2],
+                registers: number_before(usage.split(" registers").next().unwrap()),
+                local_bytes: local.split(" bytes ").take(3).map(number_before).sum(),
+            });
+        }
+        all
+    }
+
+    /// Nothing in local memory, and registers for as many blocks as the table says, on every architecture of this build.
+    #[test]
+    fn kernels_spill_nothing_and_registers_are_within_the_budget() {
+        /// Of a multiprocessor, on every architecture from 8.0 to 12.0.
+        const REGISTERS: usize = 65536;
+        const THREADS: usize = 256;
+        let resident_threads = |architecture| match architecture {
+            "sm_86" | "sm_89" | "sm_120" => 1536,
+            _ => 2048,
+        };
+        let log = include_str!(concat!(env!("OUT_DIR"), "/ptxas.txt"));
+        let compiled = compiled(log);
+        for row in ROWS {
+            for name in row.kernels().map(|kernel| kernel.to_string()) {
+                let found: Vec<_> = compiled.iter().filter(|c| c.name == name).collect();
+                assert!(!found.is_empty(), "{name}");
+                for kernel in found {
+                    assert_eq!(kernel.local_bytes, 0, "{kernel:?}");
+                    // No kernel needs registers for more blocks than can be there.
+                    let most = resident_threads(kernel.architecture) / THREADS;
+                    let blocks = row.blocks.min(most);
+                    // Registers are handed out to a warp in units of 8 per thread; a thread has at most 255.
+                    let budget = (REGISTERS / THREADS / blocks / 8 * 8).min(255);
+                    assert!(
+                        kernel.registers <= budget,
+                        "{kernel:?}: at most {budget} for {blocks} blocks of {THREADS} threads"
+                    );
+                }
+            }
+        }
     }
 
     #[test]
@@ -292,19 +367,12 @@ mod tests {
         for file in files {
             let log = format!("{}/{file}.ptxas", env!("OUT_DIR"));
             let log = std::fs::read_to_string(log).unwrap();
-            let compiled: HashSet<(&str, &str)> = log
-                .lines()
-                .filter(|line| line.contains("Compiling entry function"))
-                .map(|line| {
-                    let quoted: Vec<&str> = line.split('\'').collect();
-                    (quoted[1], quoted[3])
-                })
-                .collect();
-            let architectures: HashSet<&str> = compiled.iter().map(|&(_, a)| a).collect();
+            let compiled = compiled(&log);
+            let architectures: HashSet<&str> = compiled.iter().map(|c| c.architecture).collect();
             assert!(!architectures.is_empty(), "{file}");
             for architecture in architectures {
-                let of = |compiled: &&(&str, &str)| compiled.1 == architecture;
-                let compiled: HashSet<&str> = compiled.iter().filter(of).map(|c| c.0).collect();
+                let of = |compiled: &&Compiled<'_>| compiled.architecture == architecture;
+                let compiled: HashSet<&str> = compiled.iter().filter(of).map(|c| c.name).collect();
                 let listed: HashSet<String> = kernels_of(&file, Architecture::named(architecture))
                     .map(|kernel| kernel.to_string())
                     .collect();

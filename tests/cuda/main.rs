@@ -1,5 +1,5 @@
-//! What is CUDA's alone: contexts, streams, graphs, interleavings, strides beyond 2³¹, misuse, registers; on the emulator with all of
-//! its checks.
+//! What is CUDA's alone: contexts, streams, graphs, interleavings, strides beyond 2³¹, misuse; on the emulator with all of its
+//! checks.
 #![cfg(feature = "cuda")]
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,6 @@ mod misuse_by_type;
 mod no_driver;
 mod pipeline;
 mod places;
-mod registers;
 mod scratch;
 mod strides;
 mod tf32;
