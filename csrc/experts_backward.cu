@@ -37,8 +37,8 @@ template <typename T, int TILE_M_, Access ACCESS> struct DownBackward : RowTileS
     using Type = T;
     static constexpr int TILE_M = TILE_M_;
     using Tile = typename RowTileScheduler<TILE_M>::Tile;
-    using OperandA = KMajorOperand<T, TILE_M, ACCESS>;
-    using OperandB = MnMajorOperand<T, TILE_N, ACCESS, KRows::Contiguous>;
+    using OperandA = KMajorOperand<T, TILE_M, ACCESS, Rows::Gathered, THREADS>;
+    using OperandB = MnMajorOperand<T, TILE_N, ACCESS, Rows::Consecutive, THREADS>;
     using ReaderA = KMajorReader;
     using ReaderB = MnMajorReader<T>;
     static_assert(WARP_N == MILLET_DOT_COLUMNS, "a warp makes one part of a row's dot product");
@@ -110,8 +110,8 @@ template <typename T, int TILE_M_, Access ACCESS> struct InputGrad : RowTileSche
     using Type = T;
     static constexpr int TILE_M = TILE_M_;
     using Tile = typename RowTileScheduler<TILE_M>::Tile;
-    using OperandA = KMajorOperand<T, TILE_M, ACCESS>;
-    using OperandB = MnMajorOperand<T, TILE_N, ACCESS, KRows::Contiguous>;
+    using OperandA = KMajorOperand<T, TILE_M, ACCESS, Rows::Gathered, THREADS>;
+    using OperandB = MnMajorOperand<T, TILE_N, ACCESS, Rows::Consecutive, THREADS>;
     using ReaderA = KMajorReader;
     using ReaderB = MnMajorReader<T>;
 
@@ -175,8 +175,8 @@ template <typename T, int TILE_M_, Access ACCESS> struct DownWeightGrad : Weight
     using Type = T;
     static constexpr int TILE_M = TILE_M_;
     using Tile = typename WeightTileScheduler<TILE_M>::Tile;
-    using OperandA = MnMajorOperand<T, TILE_M, ACCESS, KRows::Gathered>;
-    using OperandB = MnMajorOperand<T, TILE_N, ACCESS, KRows::Contiguous>;
+    using OperandA = MnMajorOperand<T, TILE_M, ACCESS, Rows::Gathered, THREADS>;
+    using OperandB = MnMajorOperand<T, TILE_N, ACCESS, Rows::Consecutive, THREADS>;
     using ReaderA = MnMajorReader<T>;
     using ReaderB = MnMajorReader<T>;
 
@@ -205,8 +205,8 @@ template <typename T, int TILE_M_, Access ACCESS> struct UpWeightGrad : WeightTi
     using Type = T;
     static constexpr int TILE_M = TILE_M_;
     using Tile = typename WeightTileScheduler<TILE_M>::Tile;
-    using OperandA = MnMajorOperand<T, TILE_M, ACCESS, KRows::Contiguous>;
-    using OperandB = MnMajorOperand<T, TILE_N, ACCESS, KRows::Gathered>;
+    using OperandA = MnMajorOperand<T, TILE_M, ACCESS, Rows::Consecutive, THREADS>;
+    using OperandB = MnMajorOperand<T, TILE_N, ACCESS, Rows::Gathered, THREADS>;
     using ReaderA = MnMajorReader<T>;
     using ReaderB = MnMajorReader<T>;
 

@@ -34,8 +34,8 @@ template <typename T, int TILE_M_, Access ACCESS> struct Up : RowTileScheduler<T
     using Type = T;
     static constexpr int TILE_M = TILE_M_;
     using Tile = typename RowTileScheduler<TILE_M>::Tile;
-    using OperandA = KMajorOperand<T, TILE_M, ACCESS>;
-    using OperandB = KMajorOperand<T, TILE_N, ACCESS>;
+    using OperandA = KMajorOperand<T, TILE_M, ACCESS, Rows::Gathered, THREADS>;
+    using OperandB = KMajorOperand<T, TILE_N, ACCESS, Rows::Gathered, THREADS>;
     using ReaderA = KMajorReader;
     using ReaderB = KMajorReader;
     // Columns of a that a tile gives.
@@ -98,8 +98,8 @@ template <typename T, int TILE_M_, Access ACCESS> struct Down : RowTileScheduler
     using Type = T;
     static constexpr int TILE_M = TILE_M_;
     using Tile = typename RowTileScheduler<TILE_M>::Tile;
-    using OperandA = KMajorOperand<T, TILE_M, ACCESS>;
-    using OperandB = KMajorOperand<T, TILE_N, ACCESS>;
+    using OperandA = KMajorOperand<T, TILE_M, ACCESS, Rows::Gathered, THREADS>;
+    using OperandB = KMajorOperand<T, TILE_N, ACCESS, Rows::Gathered, THREADS>;
     using ReaderA = KMajorReader;
     using ReaderB = KMajorReader;
 

@@ -13,6 +13,7 @@
 #include "device/mixed_product.cuh"
 #include "device/phases.cuh"
 #include "device/types.cuh"
+#include "device/vector.cuh"
 #include "params.h"
 
 namespace millet {
@@ -29,8 +30,8 @@ __device__ __forceinline__ void store_grad(const MilletRouterWeightGrad &params,
 
 template <typename X, typename W> __device__ __forceinline__ void router_weight_grad(
     const MilletRouterWeightGrad &params) {
-    using Tile = MixedTile<Major::Mn>;
-    __shared__ __align__(16) float shared[2 * Tile::WORDS];
+    using Tile = MixedTile<Major::Mn, X>;
+    __shared__ __align__(128) uint8_t shared[Tile::RING_BYTES];
     Phases phases(params.phases);
     const int64_t elements = static_cast<int64_t>(params.experts) * params.hidden;
     int ticket = static_cast<int>(phases.take_ticket());
@@ -55,30 +56,18 @@ template <typename X, typename W> __device__ __forceinline__ void router_weight_
     int range = ticket / across / down;
     int64_t first_token = range * params.range_tokens;
     int64_t last_token = min(params.tokens, first_token + params.range_tokens);
-    const int steps = static_cast<int>((last_token - first_token + MIXED_TILE_K - 1) / MIXED_TILE_K);
     const X *x = static_cast<const X *>(params.x);
-    // A thread has one token of a step, and of it 4 experts and 8 columns.
-    const int k = threadIdx.x / 16, expert = threadIdx.x % 16 * 4, column = threadIdx.x % 16 * 8;
-    struct Part {
-        float4 dz;
-        Eight<X> x;
-    };
-    auto fetch = [&](int step) {
-        int64_t token = first_token + step * MIXED_TILE_K + k;
-        bool there = token < last_token;
-        const float *row = &params.logits_grad[there ? token * params.experts : 0];
-        Part part;
-        part.dz = load_four(row, first_expert + expert, params.experts, there);
-        part.x = Eight<X>::load(&x[there ? token * params.hidden : 0], first_column + column, params.hidden, there,
-                                params.aligned);
-        return part;
-    };
-    auto put = [&](const Part &part, float *a, float *b) {
-        *reinterpret_cast<float4 *>(&a[k * Tile::A_STRIDE + expert]) = part.dz;
-        part.x.store(&b[k * Tile::B_STRIDE], column);
-    };
     Tile tile;
-    tile.template run<sizeof(X) == 2>(0, steps, shared, fetch, put);
+    {
+        const int depth = static_cast<int>(last_token - first_token);
+        typename Tile::OperandA a;
+        a.set(&params.logits_grad[first_token * params.experts], params.experts, depth, first_expert, params.experts,
+              nullptr, {}, params.experts % 4 == 0);
+        typename Tile::OperandB b;
+        b.set(&x[first_token * params.hidden], params.hidden, depth, first_column, params.hidden, nullptr, {},
+              params.aligned != 0);
+        tile.run(a, b, (depth + MIXED_TILE_K - 1) / MIXED_TILE_K, shared);
+    }
     // Worked out again rather than kept through the product, which needs the registers.
     asm volatile("" : "+r"(ticket));
     first_column = ticket % across * MIXED_TILE_N;
@@ -105,14 +94,14 @@ template <typename X, typename W> __device__ __forceinline__ void router_weight_
                 float *sums = &params.range_sums[range * elements + index];
                 bool pair = h + 1 < params.hidden;
                 if (params.ranges == 1) {
-                    store_grad<W>(params, index, tile.accumulator[i][j][v]);
-                    if (pair) store_grad<W>(params, index + 1, tile.accumulator[i][j][v + 1]);
+                    store_grad<W>(params, index, tile.accumulator.mma[i][j][v]);
+                    if (pair) store_grad<W>(params, index + 1, tile.accumulator.mma[i][j][v + 1]);
                 } else if (params.hidden % 2 == 0) {
                     *reinterpret_cast<float2 *>(sums) =
-                        make_float2(tile.accumulator[i][j][v], tile.accumulator[i][j][v + 1]);
+                        make_float2(tile.accumulator.mma[i][j][v], tile.accumulator.mma[i][j][v + 1]);
                 } else {
-                    sums[0] = tile.accumulator[i][j][v];
-                    if (pair) sums[1] = tile.accumulator[i][j][v + 1];
+                    sums[0] = tile.accumulator.mma[i][j][v];
+                    if (pair) sums[1] = tile.accumulator.mma[i][j][v + 1];
                 }
             }
         }
@@ -162,52 +151,36 @@ __device__ __forceinline__ void gather_rows(const MilletRouterInputGrad &params,
 
 template <typename X, typename W> __device__ __forceinline__ void router_input_grad(
     const MilletRouterInputGrad &params) {
-    using Tile = MixedTile<Major::K>;
-    constexpr int SUM_WORDS = MIXED_TILE_M * Tile::SUM_STRIDE;
-    __shared__ __align__(16) float shared[SUM_WORDS > 2 * Tile::WORDS ? SUM_WORDS : 2 * Tile::WORDS];
+    using Tile = MixedTile<Major::K, W>;
+    constexpr int BYTES = Tile::SUM_BYTES > Tile::RING_BYTES ? Tile::SUM_BYTES : Tile::RING_BYTES;
+    __shared__ __align__(128) uint8_t shared[BYTES];
     const int64_t first_token = static_cast<int64_t>(blockIdx.x) * MIXED_TILE_M;
     const int first_column = blockIdx.y * MIXED_TILE_N;
     const W *weight = static_cast<const W *>(params.weight);
-    // A thread has 4 experts of a token, and 8 columns of an expert. Eight lanes have rows 4 apart: their stores do not
-    // share banks.
-    const int m = threadIdx.x / 32 * 8 + threadIdx.x / 4 % 2 * 4 + threadIdx.x % 32 / 8, ka = threadIdx.x % 4 * 4;
-    const int kb = threadIdx.x / 16, column = threadIdx.x % 16 * 8;
-    struct Part {
-        float4 dz;
-        Eight<W> weight;
-    };
-    auto fetch = [&](int step) {
-        int64_t token = first_token + m;
-        bool there = token < params.tokens;
-        const float *row = &params.logits_grad[there ? token * params.experts : 0];
-        int expert = step * MIXED_TILE_K + kb;
-        bool inside = expert < params.experts;
-        Part part;
-        part.dz = load_four(row, step * MIXED_TILE_K + ka, params.experts, there);
-        const W *from = &weight[inside ? static_cast<int64_t>(expert) * params.hidden : 0];
-        part.weight = Eight<W>::load(from, first_column + column, params.hidden, inside, params.weight_aligned);
-        return part;
-    };
-    auto put = [&](const Part &part, float *a, float *b) {
-        *reinterpret_cast<float4 *>(&a[m * Tile::A_STRIDE + ka]) = part.dz;
-        part.weight.store(&b[kb * Tile::B_STRIDE], column);
-    };
     Tile tile;
-    tile.template run<sizeof(W) == 2>(0, (params.experts + MIXED_TILE_K - 1) / MIXED_TILE_K, shared, fetch, put);
+    {
+        typename Tile::OperandA a;
+        a.set(params.logits_grad, params.experts, first_token, params.tokens - first_token, params.experts % 4 == 0);
+        typename Tile::OperandB b;
+        b.set(weight, params.hidden, params.experts, first_column, params.hidden, nullptr, {},
+              params.weight_aligned != 0);
+        tile.run(a, b, (params.experts + MIXED_TILE_K - 1) / MIXED_TILE_K, shared);
+    }
     tile.recompute(
         params.experts, static_cast<int>(min(static_cast<int64_t>(MIXED_TILE_M), params.tokens - first_token)),
         params.hidden - first_column,
         [&](int64_t k, int m) { return __ldg(&params.logits_grad[(first_token + m) * params.experts + k]); },
         [&](int64_t k, int n) { return widen(__ldg(&weight[k * params.hidden + first_column + n])); });
 
+    float *sums = reinterpret_cast<float *>(shared);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            float *to = &shared[(Tile::row() + i * 16) * Tile::SUM_STRIDE + Tile::column() + j * 8];
-            *reinterpret_cast<float2 *>(to) = make_float2(tile.accumulator[i][j][0], tile.accumulator[i][j][1]);
+            float *to = &sums[(Tile::row() + i * 16) * Tile::SUM_STRIDE + Tile::column() + j * 8];
+            *reinterpret_cast<float2 *>(to) = make_float2(tile.accumulator.mma[i][j][0], tile.accumulator.mma[i][j][1]);
             *reinterpret_cast<float2 *>(to + 8 * Tile::SUM_STRIDE) =
-                make_float2(tile.accumulator[i][j][2], tile.accumulator[i][j][3]);
+                make_float2(tile.accumulator.mma[i][j][2], tile.accumulator.mma[i][j][3]);
         }
     }
     __syncthreads();
@@ -218,12 +191,12 @@ template <typename X, typename W> __device__ __forceinline__ void router_input_g
         for (int row = threadIdx.x / LANES; row < rows; row += MILLET_THREADS / LANES) {
             int c = threadIdx.x % LANES * N;
             if (c < columns)
-                gather_rows<X, N>(params, first_token + row, first_column + c, &shared[row * Tile::SUM_STRIDE + c]);
+                gather_rows<X, N>(params, first_token + row, first_column + c, &sums[row * Tile::SUM_STRIDE + c]);
         }
     } else {
         for (int i = threadIdx.x; i < rows * columns; i += MILLET_THREADS) {
             int row = i / columns, c = i % columns;
-            gather_rows<X, 1>(params, first_token + row, first_column + c, &shared[row * Tile::SUM_STRIDE + c]);
+            gather_rows<X, 1>(params, first_token + row, first_column + c, &sums[row * Tile::SUM_STRIDE + c]);
         }
     }
 }

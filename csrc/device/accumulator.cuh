@@ -4,10 +4,9 @@
 
 namespace millet {
 
-// [WARP_M, WARP_N] in tiles of one mma instruction, [16, 8].
-template <int TILE_M> struct Accumulator {
-    static constexpr int MMA_M = WARP_M<TILE_M> / 16;
-    static constexpr int MMA_N = WARP_N / 8;
+// [16·MMA_M, 8·MMA_N] in tiles of one mma instruction, [16, 8].
+template <int MMA_M_, int MMA_N_> struct WarpAccumulator {
+    static constexpr int MMA_M = MMA_M_, MMA_N = MMA_N_;
     float mma[MMA_M][MMA_N][4];
 
     __device__ __forceinline__ void clear() {
@@ -31,13 +30,17 @@ template <int TILE_M> struct Accumulator {
     }
 };
 
-// This thread's warp in the block's tile, and its elements of an mma tile [16, 8]: v = 0, 1 are row() and column() and
-// the next, v = 2, 3 the same of row() + 8.
-struct ThreadCoord {
-    static __device__ __forceinline__ int warp_m() { return threadIdx.x / 64; }
-    static __device__ __forceinline__ int warp_n() { return threadIdx.x / 32 % 2; }
+// Of the experts' products: [WARP_M, WARP_N].
+template <int TILE_M> using Accumulator = WarpAccumulator<WARP_M<TILE_M> / 16, WARP_N / 8>;
+
+// This thread's warp in a block of [·, WARPS_N] warps, and its elements of an mma tile [16, 8]: v = 0, 1 are row() and
+// column() and the next, v = 2, 3 the same of row() + 8.
+template <int WARPS_N> struct WarpCoord {
+    static __device__ __forceinline__ int warp_m() { return threadIdx.x / (32 * WARPS_N); }
+    static __device__ __forceinline__ int warp_n() { return threadIdx.x / 32 % WARPS_N; }
     static __device__ __forceinline__ int row() { return threadIdx.x % 32 / 4; }
     static __device__ __forceinline__ int column() { return threadIdx.x % 4 * 2; }
 };
+using ThreadCoord = WarpCoord<WARPS_N>;
 
 }  // namespace millet

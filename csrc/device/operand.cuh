@@ -1,17 +1,18 @@
-// Operands of the experts' products: which elements of global memory make a tile, and their copies to shared memory in
-// the layouts of layout.cuh.
+// Operands of the products: which elements of global memory make a tile, and their copies to shared memory in the
+// layouts of layout.cuh. All products share them.
 #pragma once
+#include <type_traits>
+
 #include "layout.cuh"
 #include "numeric.cuh"
 #include "ptx.cuh"
 #include "tf32.cuh"
-#include "tile_shape.cuh"
 
 namespace millet {
 
-// How chunks are loaded: 16 bytes at a time, for which every row of every tensor must begin at a multiple of 16 bytes,
-// or element by element.
-enum class Access { Chunks, Elements };
+// How chunks are copied: 16 bytes at a time, for which every row of every tensor must begin at a multiple of 16 bytes;
+// element by element; or as the operand is told at run time.
+enum class Access { Chunks, Elements, Runtime };
 
 // Row `row` of a matrix whose rows are `stride` bytes apart: one multiply-add of 32 bits by 32 to 64. From sm_100 on
 // ptxas has to be told: it would add `matrix` apart, in two instructions more per address.
@@ -25,18 +26,29 @@ template <typename T> __device__ __forceinline__ const T *row_of(const T *matrix
 #endif
 }
 
-// Copies a chunk, or the first `elements` of it (at most a whole one) and zeros.
-template <typename T, Access ACCESS>
-__device__ __forceinline__ void copy_chunk(uint32_t to, const T *from, int elements) {
-    if constexpr (ACCESS == Access::Chunks) {
-        ptx::copy_async(to, from, elements > 0 ? CHUNK_BYTES : 0);
-    } else {
+// Copies a chunk, or the first `elements` of it (at most a whole one) and zeros. `aligned` counts at run time. A source
+// of another type is converted, element by element.
+template <typename T, Access ACCESS, typename Source>
+__device__ __forceinline__ void copy_chunk(uint32_t to, const Source *from, int elements, bool aligned) {
+    if constexpr (ACCESS != Access::Elements && std::is_same_v<T, Source>) {
+        if (ACCESS == Access::Chunks || aligned) {
+            ptx::copy_async(to, from, elements > 0 ? CHUNK_BYTES : 0);
+            return;
+        }
+    }
+    if constexpr (ACCESS != Access::Chunks) {
         union {
             T element[CHUNK_ELEMENTS<T>];
             uint4 chunk;
         };
 #pragma unroll
-        for (int i = 0; i < CHUNK_ELEMENTS<T>; i++) element[i] = i < elements ? from[i] : narrow<T>(0.0f);
+        for (int i = 0; i < CHUNK_ELEMENTS<T>; i++) {
+            element[i] = narrow<T>(0.0f);
+            if (i < elements) {
+                if constexpr (std::is_same_v<T, Source>) element[i] = from[i];
+                else element[i] = narrow<T>(widen(from[i]));
+            }
+        }
         ptx::store_shared(to, chunk);
     }
 }
@@ -57,28 +69,48 @@ struct Divider {
     }
 };
 
-// K-major: ROWS rows of a matrix [·, depth]. Thread t copies chunk t % 4 of rows t / 4, t / 4 + 32, ….
-template <typename T, int ROWS, Access ACCESS> class KMajorOperand {
-    static constexpr int COPIES = ROWS * 4 / THREADS;
-    const T *matrix;
+// Where an operand's rows are in its matrix: they follow each other, or each is looked up.
+enum class Rows { Consecutive, Gathered };
+
+// K-major: ROWS rows of a matrix [·, depth] of Source, converted to T. Thread t copies chunk t % 4 of rows t / 4,
+// t / 4 + PASS_ROWS, ….
+template <typename T, int ROWS, Access ACCESS, Rows ROW_ORDER, int THREADS, typename Source = T> class KMajorOperand {
+    static constexpr int PASS_ROWS = THREADS / 4;  // that the block copies at a time
+    static constexpr int COPIES = (ROWS + PASS_ROWS - 1) / PASS_ROWS;
+    const Source *matrix;
+    bool aligned;
     int depth;
+    // Consecutive rows: how many there are.
+    int count;
+    // Gathered ones: which, and how long each is, 0 where there is none.
     uint32_t rows[COPIES];
-    // Of the reduction, for each row: 0 where there is none.
     int limits[COPIES];
 
 public:
     static constexpr int BYTES = ROWS * 64;
 
-    // `row_of(r)` is the matrix's row that becomes row r of the tile, negative for zeros.
-    template <class RowOf> __device__ __forceinline__ void set(const T *matrix, int depth, RowOf row_of) {
+    // Gathered: `row_of(r)` is the matrix's row that becomes row r of the tile, negative for zeros.
+    template <class RowOf>
+    __device__ __forceinline__ void set(const Source *matrix, int depth, RowOf row_of, bool aligned = true) {
+        static_assert(ROW_ORDER == Rows::Gathered, "consecutive rows are counted");
         this->matrix = matrix;
+        this->aligned = aligned;
         this->depth = depth;
 #pragma unroll
         for (int i = 0; i < COPIES; i++) {
-            int row = row_of(static_cast<int>(threadIdx.x) / 4 + i * (THREADS / 4));
+            int row = row_of(static_cast<int>(threadIdx.x) / 4 + i * PASS_ROWS);
             rows[i] = row < 0 ? 0 : row;
             limits[i] = row < 0 ? 0 : depth;
         }
+    }
+
+    // Consecutive: `count` rows from row `first` of the matrix on, then zeros.
+    __device__ __forceinline__ void set(const Source *matrix, int depth, int64_t first, int64_t count, bool aligned) {
+        static_assert(ROW_ORDER == Rows::Consecutive, "gathered rows are looked up");
+        this->matrix = matrix + first * depth;
+        this->aligned = aligned;
+        this->depth = depth;
+        this->count = static_cast<int>(min(static_cast<int64_t>(ROWS), count));
     }
 
     template <Inputs INPUTS> __device__ __forceinline__ void load(uint32_t tile, int step) {
@@ -86,23 +118,27 @@ public:
         int k = step * TILE_K<T> + chunk * CHUNK_ELEMENTS<T>;
 #pragma unroll
         for (int i = 0; i < COPIES; i++) {
-            const T *from = row_of(matrix + k, rows[i], depth * sizeof(T));
-            uint32_t to = tile + KMajor::offset(threadIdx.x / 4, chunk) + i * (THREADS / 4 * 64);
-            copy_chunk<T, ACCESS>(to, from, limits[i] - k);
+            const int row = threadIdx.x / 4 + i * PASS_ROWS;
+            if (ROWS % PASS_ROWS != 0 && row >= ROWS) break;  // guard: more threads than chunks
+            const bool gathered = ROW_ORDER == Rows::Gathered;
+            const Source *from = row_of(matrix + k, gathered ? rows[i] : row, depth * sizeof(Source));
+            const int elements = gathered ? limits[i] - k : row < count ? depth - k : 0;
+            copy_chunk<T, ACCESS>(tile + KMajor::offset(threadIdx.x / 4, chunk) + i * (PASS_ROWS * 64), from, elements,
+                                  aligned);
         }
     }
 };
 
-// Where an operand's rows along the reduction come from: they follow each other, or each is the token of an assignment.
-enum class KRows { Contiguous, Gathered };
-
-// MN-major: COLUMNS columns of a matrix [·, stride]. Thread t copies chunk t % CHUNKS of rows t / CHUNKS, … of a step.
-template <typename T, int COLUMNS, Access ACCESS, KRows K_ROWS> class MnMajorOperand {
+// MN-major: COLUMNS columns of a matrix [·, stride], K rows per step. Thread t copies chunk t % CHUNKS of rows t /
+// CHUNKS, t / CHUNKS + PASS_ROWS, … of a step.
+template <typename T, int COLUMNS, Access ACCESS, Rows ROW_ORDER, int THREADS, int K = TILE_K<T>> class MnMajorOperand {
+    using Layout = MnMajor<T, K>;
     static constexpr int CHUNKS = COLUMNS / CHUNK_ELEMENTS<T>;
     static constexpr int PASS_ROWS = THREADS / CHUNKS;  // that the block copies at a time
-    static constexpr int COPIES = TILE_K<T> / PASS_ROWS;
-    static_assert(PASS_ROWS % MnMajor<T>::SWIZZLE_ROWS == 0, "all rows of a thread must be swizzled alike");
+    static constexpr int COPIES = K / PASS_ROWS;
+    static_assert(PASS_ROWS % Layout::SWIZZLE_ROWS == 0, "all rows of a thread must be swizzled alike");
     const T *matrix;
+    bool aligned;
     int stride, depth;
     // Columns from this thread's chunk on.
     int columns;
@@ -115,10 +151,10 @@ template <typename T, int COLUMNS, Access ACCESS, KRows K_ROWS> class MnMajorOpe
     int next[COPIES];
 
     template <Inputs INPUTS> __device__ __forceinline__ void prefetch_rows(int step) {
-        if constexpr (K_ROWS == KRows::Gathered) {
+        if constexpr (ROW_ORDER == Rows::Gathered) {
 #pragma unroll
             for (int i = 0; i < COPIES; i++) {
-                int k = step * TILE_K<T> + static_cast<int>(threadIdx.x) / CHUNKS + i * PASS_ROWS;
+                int k = step * K + static_cast<int>(threadIdx.x) / CHUNKS + i * PASS_ROWS;
                 next[i] = k < depth ? __ldg(assignments + k) : -1;
                 if constexpr (INPUTS == Inputs::Any) {
                     if (k < depth && is_zero(row_of(factors, k, factor_columns * sizeof(T)), factor_columns))
@@ -129,11 +165,11 @@ template <typename T, int COLUMNS, Access ACCESS, KRows K_ROWS> class MnMajorOpe
     }
 
 public:
-    static constexpr int BYTES = COLUMNS * 64;
+    static constexpr int BYTES = COLUMNS * K * static_cast<int>(sizeof(T));
 
     // Columns first.. of `columns`. `assignments` of the reduction's rows where they are gathered.
     __device__ __forceinline__ void set(const T *matrix, int stride, int depth, int first, int columns,
-                                        const int32_t *assignments = nullptr, Divider top_k = {}) {
+                                        const int32_t *assignments = nullptr, Divider top_k = {}, bool aligned = true) {
         int column = first + static_cast<int>(threadIdx.x) % CHUNKS * CHUNK_ELEMENTS<T>;
         this->matrix = matrix + column;
         this->stride = stride;
@@ -141,6 +177,7 @@ public:
         this->columns = columns - column;
         this->assignments = assignments;
         this->top_k = top_k;
+        this->aligned = aligned;
         prefetch_rows<Inputs::Finite>(0);
     }
 
@@ -155,13 +192,13 @@ public:
         int row = threadIdx.x / CHUNKS;
 #pragma unroll
         for (int i = 0; i < COPIES; i++) {
-            int k = step * TILE_K<T> + row + i * PASS_ROWS;
-            const bool exists = K_ROWS == KRows::Gathered ? next[i] >= 0 : k < depth;
+            int k = step * K + row + i * PASS_ROWS;
+            const bool exists = ROW_ORDER == Rows::Gathered ? next[i] >= 0 : k < depth;
             // An address that is not read lies in the matrix all the same.
-            uint32_t source = K_ROWS == KRows::Gathered ? top_k.divide(max(next[i], 0)) : k;
+            uint32_t source = ROW_ORDER == Rows::Gathered ? top_k.divide(max(next[i], 0)) : k;
             const T *from = row_of(matrix, source, stride * sizeof(T));
-            uint32_t to = tile + MnMajor<T>::offset(row, threadIdx.x % CHUNKS) + i * (PASS_ROWS * 128);
-            copy_chunk<T, ACCESS>(to, from, exists ? columns : 0);
+            uint32_t to = tile + Layout::offset(row, threadIdx.x % CHUNKS) + i * (PASS_ROWS * 128);
+            copy_chunk<T, ACCESS>(to, from, exists ? columns : 0, aligned);
         }
         prefetch_rows<INPUTS>(step + 1);
     }

@@ -47,6 +47,14 @@ __device__ __forceinline__ uint32_t load_shared(uint32_t from) {
     return value;
 }
 
+// An element of 16 bits.
+template <typename T> __device__ __forceinline__ T load_shared_element(uint32_t from) {
+    static_assert(sizeof(T) == 2);
+    unsigned short bits;
+    asm volatile("ld.shared.b16 %0, [%1];" : "=h"(bits) : "r"(from) : "memory");
+    return *reinterpret_cast<T *>(&bits);
+}
+
 __device__ __forceinline__ void store_shared(uint32_t to, uint4 value) {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(value.x), "r"(value.y), "r"(value.z),
                  "r"(value.w)

@@ -1,7 +1,8 @@
-// Shapes of the experts' products, from params.h: a block's tile is [TILE_M, TILE_N], its four warps are two by two,
-// and a step of the main loop takes TILE_K of the reduction, 64 bytes. TILE_M is the kernel's: 128 or 64.
+// Shapes of the experts' products, from params.h: a block's tile is [TILE_M, TILE_N], its four warps are two by two.
+// TILE_M is the kernel's: 128 or 64.
 #pragma once
 #include "../params.h"
+#include "layout.cuh"
 
 namespace millet {
 
@@ -11,10 +12,10 @@ constexpr int STAGES = MILLET_PRODUCT_STAGES;
 constexpr int RESIDENT = MILLET_PRODUCT_RESIDENT;
 
 constexpr int TILE_N = MILLET_PRODUCT_COLUMNS;
-template <typename T> constexpr int TILE_K = MILLET_PRODUCT_STEP_BYTES / static_cast<int>(sizeof(T));
 
 // Of a warp.
-template <int TILE_M> constexpr int WARP_M = TILE_M / 2;
-constexpr int WARP_N = TILE_N / 2;
+constexpr int WARPS_M = 2, WARPS_N = 2;
+template <int TILE_M> constexpr int WARP_M = TILE_M / WARPS_M;
+constexpr int WARP_N = TILE_N / WARPS_N;
 
 }  // namespace millet

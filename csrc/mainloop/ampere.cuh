@@ -3,13 +3,9 @@
 // shared memory.
 //
 // Four warps, two by two; each keeps [WARP_M, WARP_N] of the accumulator in registers. A stage holds 64 bytes of the
-// reduction of both operands, one step. In each step:
-//   every thread   its own copies of step s are done            wait_copies<STAGES − 2>
-//   barrier        all copies of step s are visible; nobody reads step s − 1 any more
-//   every thread   copies step s + STAGES − 1 into the stage of step s − 1, closes the group
-//   every warp     multiplies step s
-// Every warp is producer and consumer. One barrier per step, and one between tiles. After that one the next tile's
-// first steps are copied before this tile's epilogue: results go from registers to global memory, so the ring is free.
+// reduction of both operands, one step. Producers, consumers and the barrier of a step: device/pipeline.cuh. One more
+// barrier between tiles: after it the next tile's first steps are copied, before this tile's epilogue. Results go from
+// registers to global memory, so the ring is free.
 //
 // A warp whose rows or columns are all padding skips its products: padding costs in units of [WARP_M, WARP_N].
 //
@@ -22,15 +18,16 @@
 #include "../device/accumulator.cuh"
 #include "../device/mma.cuh"
 #include "../device/operand.cuh"
+#include "../device/pipeline.cuh"
 #include "../device/tf32.cuh"
 
 namespace millet {
 
 // accumulator += a·b of one step.
-template <typename T, Inputs INPUTS, int TILE_M, class ReaderA, class ReaderB>
-__device__ __forceinline__ void multiply_step(Accumulator<TILE_M> &accumulator, const ReaderA &reader_a,
-                                              const ReaderB &reader_b, bool tf32, uint32_t tile_a, uint32_t tile_b) {
-    constexpr int MMA_M = Accumulator<TILE_M>::MMA_M, MMA_N = Accumulator<TILE_M>::MMA_N;
+template <typename T, Inputs INPUTS, class Sums, class ReaderA, class ReaderB>
+__device__ __forceinline__ void multiply_step(Sums &accumulator, const ReaderA &reader_a, const ReaderB &reader_b,
+                                              bool tf32, uint32_t tile_a, uint32_t tile_b) {
+    constexpr int MMA_M = Sums::MMA_M, MMA_N = Sums::MMA_N;
     uint32_t a[2][MMA_M][4], b[2][MMA_N][2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -61,30 +58,15 @@ __device__ __forceinline__ void multiply_step(Accumulator<TILE_M> &accumulator, 
                 for (int v = 0; v < 4; v++) accumulator.mma[i][j][v] += partial[v];
             }
     } else {
-        // Tensor cores truncate their sums. A step's sum starts at 0, takes small terms first, and joins the
-        // accumulator by a rounded addition, so that the error does not grow with the length of the reduction.
+        using PartsA = Tf32Parts<INPUTS, Factor::F32, 4>;
+        using PartsB = Tf32Parts<INPUTS, Factor::F32, 2>;
 #pragma unroll
         for (int i = 0; i < MMA_M; i++) {
-            uint32_t high[2][4], low[2][4];
-#pragma unroll
-            for (int half = 0; half < 2; half++)
-#pragma unroll
-                for (int v = 0; v < 4; v++) {
-                    Tf32Split<INPUTS> split(a[half][i][v]);
-                    high[half][v] = split.high, low[half][v] = split.low;
-                }
+            const PartsA parts_a[2] = {PartsA(a[0][i]), PartsA(a[1][i])};
 #pragma unroll
             for (int j = 0; j < MMA_N; j++) {
-                float partial[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-                Tf32Split<INPUTS> b00(b[0][j][0]), b01(b[0][j][1]), b10(b[1][j][0]), b11(b[1][j][1]);
-                mma<T>(partial, low[0], b00.high, b01.high);
-                mma<T>(partial, low[1], b10.high, b11.high);
-                mma<T>(partial, high[0], b00.low, b01.low);
-                mma<T>(partial, high[1], b10.low, b11.low);
-                mma<T>(partial, high[0], b00.high, b01.high);
-                mma<T>(partial, high[1], b10.high, b11.high);
-#pragma unroll
-                for (int v = 0; v < 4; v++) accumulator.mma[i][j][v] += partial[v];
+                const PartsB parts_b[2] = {PartsB(b[0][j]), PartsB(b[1][j])};
+                mma_3xtf32<SmallTerms::OfAFirst>(accumulator.mma[i][j], parts_a, parts_b);
             }
         }
     }
@@ -96,8 +78,8 @@ __device__ __forceinline__ void multiply_step(Accumulator<TILE_M> &accumulator, 
 //   items, Tile at(item)               the tiles, in order (device/tile_scheduler.cuh)
 //   void set_operands(Tile, a, b)      sets the operands to a tile
 //   void epilogue(Tile, accumulator)   what becomes of the tile's sums
-//   SKIPS_ZERO_ROWS                    does it skip rows for any inputs, so that tiles are computed again in 16 bits
-//   too? void skip_zero_rows(Tile, a, b)    for any inputs, after `set_operands`: tells the operands which rows to skip
+//   SKIPS_ZERO_ROWS                    whether it skips rows for any inputs: tiles are computed again in 16 bits too
+//   void skip_zero_rows(Tile, a, b)    for any inputs, after `set_operands`: tells the operands which rows to skip
 // A tile has `rows` and `columns` that are not padding, and the `depth` of its reduction. `tickets` counts the items
 // drawn beyond each block's first; 0 when the kernel starts.
 template <class Problem> __device__ __forceinline__ void grouped_gemm(const Problem &problem, uint32_t *tickets) {
@@ -120,6 +102,8 @@ template <class Problem> __device__ __forceinline__ void grouped_gemm(const Prob
     // other.
     using Finite = std::integral_constant<Inputs, Inputs::Finite>;
     using Any = std::integral_constant<Inputs, Inputs::Any>;
+    using Ring = Pipeline<STAGES>;
+    auto steps_of = [](const typename Problem::Tile &tile) { return (tile.depth + TILE_K<T> - 1) / TILE_K<T>; };
     auto load = [&](int step, int stage, auto inputs) {
         a.template load<decltype(inputs)::value>(tiles_a + stage * OperandA::BYTES, step);
         b.template load<decltype(inputs)::value>(tiles_b + stage * OperandB::BYTES, step);
@@ -127,30 +111,21 @@ template <class Problem> __device__ __forceinline__ void grouped_gemm(const Prob
     auto begin = [&](const typename Problem::Tile &tile, auto inputs) {
         problem.set_operands(tile, a, b);
         if constexpr (decltype(inputs)::value == Inputs::Any) problem.skip_zero_rows(tile, a, b);
-        // With inputs, not unrolled: unrolled, f32 spills, and such tiles are rare.
-#pragma unroll(decltype(inputs)::value == Inputs::Any ? 1 : STAGES - 1)
-        for (int step = 0; step < STAGES - 1; step++) {
-            if (step * TILE_K<T> < tile.depth) load(step, step, inputs);
-            ptx::commit_copies();
-        }
+        // For any inputs not unrolled: unrolled, f32 spills, and such tiles are rare.
+        constexpr int UNROLL = decltype(inputs)::value == Inputs::Any ? 1 : STAGES - 1;
+        Ring::template prologue<UNROLL>(steps_of(tile), [&](int step, int stage) { load(step, stage, inputs); });
     };
     auto multiply = [&](const typename Problem::Tile &tile, bool padding, Accumulator<TILE_M> &accumulator,
                         auto inputs) {
-        const int steps = (tile.depth + TILE_K<T> - 1) / TILE_K<T>;
         accumulator.clear();
-        int stage = 0, free_stage = STAGES - 1;
-        for (int step = 0; step < steps; step++) {
-            ptx::wait_copies<STAGES - 2>();
-            __syncthreads();
-            if (step + STAGES - 1 < steps) load(step + STAGES - 1, free_stage, inputs);
-            ptx::commit_copies();
-            if (!padding)
+        Ring::run(
+            steps_of(tile), [&](int step, int stage) { load(step, stage, inputs); },
+            [&](int stage) {
+                if (padding) return;
                 multiply_step<T, decltype(inputs)::value>(accumulator, reader_a, reader_b, problem.params.tf32 != 0,
                                                           tiles_a + stage * OperandA::BYTES,
                                                           tiles_b + stage * OperandB::BYTES);
-            free_stage = stage;
-            stage = stage + 1 == STAGES ? 0 : stage + 1;
-        }
+            });
     };
 
     // Of two tiles in turn: a thread may still read one when the next is written.
