@@ -1,7 +1,7 @@
 //! Runs a backend on host tensors. Every value goes in and comes out as `f64`, which holds all types exactly.
 
 use millet::{
-    Backend, BackwardInput, Cpu, DispatchForward, Element, ExpertBias, ExpertBiasGrads,
+    Backend, BackwardInput, Cpu, DType, DispatchForward, Element, ExpertBias, ExpertBiasGrads,
     ExpertBiases, Gradients, Keep, Logits, MoeConfig, MoeLayer, Plan, Real, Result, RouterBackward,
     RouterForward, RowTiles, Saved, Scalar, ScoreFunction, WeightGrad, Weights, Workspace,
     stats_elements,
@@ -16,6 +16,9 @@ pub trait TestBackend: Backend + Sized {
     type Exact: Real + Number;
     /// Largest E and K that its router takes.
     const LIMITS: (usize, usize);
+    /// Whether a router weight may be of any type that accumulates as the tokens' does. Otherwise it is of the tokens' type or of the
+    /// accumulation type, and everything else is refused.
+    const ANY_ROUTER_WEIGHT: bool;
     /// A test that does something many times does it as much less often.
     const SLOWNESS: u32;
 
@@ -24,8 +27,8 @@ pub trait TestBackend: Backend + Sized {
 
     /// The tolerance of a test, by the type that [`Exact`](Self::Exact) is.
     fn tolerance(f64: f64, f32: f64) -> f64 {
-        match Self::Exact::NAME {
-            "f64" => f64,
+        match Self::Exact::DTYPE {
+            DType::F64 => f64,
             _ => f32,
         }
     }
@@ -34,6 +37,7 @@ pub trait TestBackend: Backend + Sized {
 impl TestBackend for Cpu {
     type Exact = f64;
     const LIMITS: (usize, usize) = (usize::MAX, usize::MAX);
+    const ANY_ROUTER_WEIGHT: bool = true;
     const SLOWNESS: u32 = 1;
 
     fn create() -> Self {
@@ -46,6 +50,7 @@ impl TestBackend for Cpu {
 impl TestBackend for millet::Cuda {
     type Exact = f32;
     const LIMITS: (usize, usize) = (4096, 64);
+    const ANY_ROUTER_WEIGHT: bool = false;
     // On the emulator a kernel is about a thousand times slower than a CPU.
     const SLOWNESS: u32 = 4;
 
@@ -72,7 +77,7 @@ pub fn assert_right<B: TestBackend>(
 ) {
     assert_eq!(got.len(), exact.len(), "{what}");
     let exact: Vec<f64> = widen(&narrow::<B::Exact>(exact));
-    if B::Exact::NAME != "f64" {
+    if B::Exact::DTYPE != DType::F64 {
         return assert_near(got, &exact, &same(), what);
     }
     for (i, (&got, &exact)) in got.iter().zip(&exact).enumerate() {

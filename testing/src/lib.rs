@@ -2,11 +2,13 @@
 //!
 //! | module | |
 //! |---|---|
+//! | [`conformance`](mod@conformance) | the tests that every backend must pass |
 //! | [`generate`] | inputs: reproducible, and of every kind that has gone wrong somewhere |
 //! | [`oracle`] | the layer once more, in plain loops that share nothing with millet; in f64 it is what is right |
 //! | [`harness`] | runs a backend on host tensors, and the rule of tolerance |
 //!
-//! A backend that implements [`TestBackend`](harness::TestBackend) can be run on any layer and held against the oracle:
+//! A backend implements [`TestBackend`](harness::TestBackend); [`conformance_tests!`] then makes a `#[test]` of each test. It can also be
+//! run on any layer and held against the oracle:
 //!
 //! ```
 //! use millet::{Cpu, Keep};

@@ -2,7 +2,7 @@
 
 use millet::half::{bf16, f16};
 use millet::{
-    BackwardInput, Capacity, DropPolicy, Element, Gradients, Keep, MoeConfig, MoeLayer, Real,
+    BackwardInput, Capacity, DType, DropPolicy, Element, Gradients, Keep, MoeConfig, MoeLayer, Real,
     WeightGrad, Weights,
 };
 
@@ -52,7 +52,7 @@ pub(super) fn keeping_the_routing_only_changes_no_bit<B: TestBackend>() {
     for (seed, config) in configs.iter().enumerate().step_by(step) {
         let problem = Problem::random(config, 23, seed as u64);
         let both = [Keep::Routing, Keep::Hidden];
-        if B::Exact::NAME != "f32" {
+        if B::Exact::DTYPE != DType::F32 {
             let [a, b] = both.map(|keep| run::<B, B::Exact, B::Exact>(config, &problem, keep, 1.0));
             a.assert_same_bits(&b, B::Exact::NAME);
         }

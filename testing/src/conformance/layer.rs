@@ -2,7 +2,7 @@
 //! that type, is from f64.
 
 use millet::half::{bf16, f16};
-use millet::{Element, ExpertsUp, Keep, MoeConfig};
+use millet::{DType, Element, ExpertsUp, Keep, MoeConfig};
 
 use crate::generate::{base, configs};
 use crate::harness::{Outcome, Problem, Tensor, TestBackend, assert_near, dispatch, run};
@@ -31,7 +31,7 @@ fn relative_error(got: &[f64], want: &[f64]) -> f64 {
 
 /// In f64. Where a backend has none, the check of f32 is its most exact.
 pub(super) fn check_exact<B: TestBackend>(config: &MoeConfig, problem: &Problem) {
-    if B::Exact::NAME == "f32" {
+    if B::Exact::DTYPE == DType::F32 {
         return check_type::<B, f32, f32, f32>(config, problem, (|v| v, |v| v), 2e-6);
     }
     let want = Oracle::exact(config).layer(problem, 0.7);

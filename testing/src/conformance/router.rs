@@ -1,7 +1,7 @@
 //! Routers on every kind of logits against the oracle: which experts exactly, weights and statistics closely.
 
 use millet::{
-    Capacity, Cpu, Element, Error, GroupLimit, Losses, MoeConfig, Real, Renormalize, ScoreFunction,
+    Capacity, Cpu, DType, Element, Error, GroupLimit, Losses, MoeConfig, Real, Renormalize, ScoreFunction,
     SingleExpert,
 };
 
@@ -202,7 +202,7 @@ pub(super) fn backward_on_every_kind_of_logits<B: TestBackend>() {
             if forward.ids != routed.ids {
                 // Two sums with a sigmoid are one number in f32 and two in f64.
                 let sums = bias.is_some() || config.router().groups().is_some();
-                assert!(B::Exact::NAME == "f32" && sums, "ids: {what}");
+                assert!(B::Exact::DTYPE == DType::F32 && sums, "ids: {what}");
                 continue;
             }
             // Equal weights may differ in their last bit by the order of a sum, and the drop would follow.
@@ -290,7 +290,7 @@ pub(super) fn dispatch_of_every_kind_of_routing<B: TestBackend>() {
                         .map(|_| 0.125 * (1 + rng.below(4)) as f64)
                         .collect();
                     check_dispatch::<B, f32>(&config, &ids, &weights);
-                    if B::Exact::NAME != "f32" {
+                    if B::Exact::DTYPE != DType::F32 {
                         check_dispatch::<B, B::Exact>(&config, &ids, &weights);
                     }
                 }
