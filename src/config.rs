@@ -157,7 +157,7 @@ pub enum Activation {
     ///
     /// The gradient of a clamped value is 0; at the limit itself it passes, as in `torch.clamp`. NaN is not clamped.
     ClampedSwiGlu {
-        /// Factor inside σ: finite, above 0.
+        /// Factor inside σ: finite, above 0. These three hold in f32 too.
         alpha: f64,
         /// Largest gate, and largest |up|: finite, above 0.
         limit: f64,
@@ -182,9 +182,19 @@ impl Activation {
                 limit,
                 offset,
             } => {
-                positive("alpha of ClampedSwiGlu", alpha)?;
-                positive("limit of ClampedSwiGlu", limit)?;
-                check_value("offset of ClampedSwiGlu", "finite", true, offset)
+                // Most backends compute in f32.
+                let single = |value: f64| value as f32;
+                let positive = |value| single(value) > 0.0 && single(value).is_finite();
+                let expected = "finite and above 0, in f32 too";
+                check_value("alpha of ClampedSwiGlu", expected, positive(alpha), alpha)?;
+                check_value("limit of ClampedSwiGlu", expected, positive(limit), limit)?;
+                let finite = single(offset).is_finite();
+                check_value(
+                    "offset of ClampedSwiGlu",
+                    "finite, in f32 too",
+                    finite,
+                    offset,
+                )
             }
         }
     }
@@ -625,10 +635,10 @@ impl MoeConfigBuilder {
             num_experts,
             top_k,
             activation,
+            expert_bias: _,
             router,
             capacity,
             losses,
-            ..
         } = &self.config;
         for (what, given, limit) in [
             ("hidden_size", *hidden_size, MAX_WIDTH),

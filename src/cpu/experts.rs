@@ -1,7 +1,7 @@
 //! Experts: grouped products with an activation between them, forward and backward.
 //!
-//! h = x·gate_upᵀ, with its bias, is rounded to the storage type; a (`activation.rs`) is made from the rounded h, and rounded, wherever it appears,
-//! so forward and backward see the same a. w·y, w·a, dh and dX̃ are rounded once, when they would be stored; dA' never is.
+//! h = x·gate_upᵀ, with its bias, is rounded to the storage type; a (`activation.rs`) is made from the rounded h, and rounded, wherever
+//! it appears, so forward and backward see the same a. w·y, w·a, dh and dX̃ are rounded once, when they would be stored; dA' never is.
 
 use std::ops::Range;
 

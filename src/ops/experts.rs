@@ -109,12 +109,12 @@ pub trait Experts: Memory {
 /// h = (gate, up) and f the configuration's [`Activation`](crate::Activation).
 ///
 /// # Shapes
-/// `x` \[T, H\], `gate_up` \[E, 2I, H\], `bias` \[E, 2I\] → `h` \[max rows, 2I\] where it is wanted, `a` \[max rows, I\]. Rows after the last are not
-/// written.
+/// `x` \[T, H\], `gate_up` \[E, 2I, H\], `bias` \[E, 2I\] → `h` \[max rows, 2I\] where it is wanted, `a` \[max rows, I\]. Rows after
+/// the last are not written.
 ///
 /// # Numerics
-/// Summed in the accumulation type, the bias last. h is rounded, and a is made of the rounded h and rounded: the same whether h is wanted or not, and in
-/// backward.
+/// Summed in the accumulation type, the bias last. h is rounded, and a is made of the rounded h and rounded: the same whether h is
+/// wanted or not, and in backward.
 ///
 /// # Errors
 /// When a length does not fit, memory is of another place, the plan of another stream, scratch is too small, or the backend cannot do
@@ -170,8 +170,8 @@ pub struct ExpertsDown<'a, B: Memory, T: Element> {
 /// Backward through combine, down product and activation, by row.
 ///
 /// # Math
-/// da = w·(dO\[t\]·down\[e\]), dh = da through the activation at h, and dw\[t, slot\] = ⟨dO\[t\]·down\[e\], a⟩
-/// + ⟨dO\[t\], bias\[e\]⟩.
+/// da = w·(dO\[t\]·down\[e\]), dh = da through the activation at h, and
+/// dw\[t, slot\] = ⟨dO\[t\]·down\[e\], a⟩ + ⟨dO\[t\], bias\[e\]⟩.
 ///
 /// # Shapes
 /// `output_grad` \[T, H\], `down` \[E, H, I\], its `bias` \[E, H\], `weights` \[T, K\], `h` \[max rows, 2I\] in and dh out →

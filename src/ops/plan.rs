@@ -135,11 +135,10 @@ impl<B: Memory> Plan<B> {
     /// A plan that something else made.
     ///
     /// # Safety
-    /// The tensors must hold what [`RowMap`] says, for this configuration and number of tokens, with the tiles of
-    /// [`Memory::row_tiles`]: offsets that ascend from 0 to at most
-    /// [`MoeConfig::max_rows`], two maps that are each other's inverse on that many rows, and tiles that cover each expert's rows. They
-    /// must be at least as long as [`RowMap`] has them, and of one stream. An expert's assignments ascend, tiles do not overlap and end
-    /// with −1, and T·K stays below 2³¹ − 4096.
+    /// The tensors must hold what [`RowMap`] says, for this configuration and number of tokens, with `backend`'s tiles
+    /// ([`Memory::row_tiles`]): offsets that ascend from 0 to at most [`MoeConfig::max_rows`], two maps that are each other's inverse
+    /// on that many rows, and tiles that cover each expert's rows. They must be at least as long as [`RowMap`] has them, and of
+    /// `backend`'s stream. An expert's assignments ascend, tiles do not overlap and end with −1, and T·K stays below 2³¹ − 4096.
     pub unsafe fn from_parts(
         backend: &B,
         config: MoeConfig,

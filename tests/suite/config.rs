@@ -151,6 +151,7 @@ fn every_configuration_error() {
         .build()
         .unwrap();
 
+    // The last two are beyond f32.
     let clamped = |alpha, limit, offset| {
         ok().activation(Activation::ClampedSwiGlu {
             alpha,
@@ -158,7 +159,7 @@ fn every_configuration_error() {
             offset,
         })
     };
-    for bad in [f64::NAN, f64::INFINITY, 0.0, -1.0] {
+    for bad in [f64::NAN, f64::INFINITY, 0.0, -1.0, 1e39, 1e-50] {
         value(
             clamped(bad, 7.0, 1.0).build().unwrap_err(),
             "alpha of ClampedSwiGlu",
@@ -168,7 +169,7 @@ fn every_configuration_error() {
             "limit of ClampedSwiGlu",
         );
     }
-    for bad in [f64::NAN, f64::INFINITY] {
+    for bad in [f64::NAN, f64::INFINITY, -1e39] {
         value(
             clamped(1.0, 7.0, bad).build().unwrap_err(),
             "offset of ClampedSwiGlu",
