@@ -41,9 +41,9 @@ pub enum DType {
     F32,
     /// `f64`.
     F64,
-    /// [`bf16`](half::bf16).
+    /// [`bf16`].
     BF16,
-    /// [`f16`](half::f16).
+    /// [`f16`].
     F16,
 }
 
@@ -82,9 +82,6 @@ pub trait Element: Scalar + sealed::Sealed {
 
     /// The type as a value.
     const DTYPE: DType;
-
-    /// Name of the type, for messages.
-    const NAME: &'static str = Self::DTYPE.name();
 
     /// Exact.
     fn widen(self) -> Self::Acc;

@@ -428,7 +428,7 @@ fn check<T: Element>(case: &Case, seed: u64) {
         assert!(
             error < allowed,
             "{name} of {}: {error:e} ≥ {allowed:e}: {case:?}",
-            T::NAME
+            T::DTYPE
         );
         let size = norm(exact.iter().copied()).max(1e-30);
         let (error, of_same) = (
@@ -438,7 +438,7 @@ fn check<T: Element>(case: &Case, seed: u64) {
         assert!(
             error < 1.5 * of_same + 2e-6,
             "{name} of {}: norm {error:e} beside {of_same:e}: {case:?}",
-            T::NAME
+            T::DTYPE
         );
     }
 }

@@ -367,7 +367,7 @@ fn saved_takes_what_the_configuration_counts() {
 #[test]
 fn a_captured_step_computes_what_launches_do() {
     fn check<T: Element<Acc = f32>>(cuda: &Cuda, config: &MoeConfig, keep: Keep) {
-        let what = format!("{} {keep:?}", T::NAME);
+        let what = format!("{} {keep:?}", T::DTYPE);
         let mut step = Step::<T>::new(cuda, config, 50, keep);
         let mut launched = Vec::new();
         for seed in 0..3 {
@@ -417,7 +417,7 @@ fn no_interleaving_changes_a_bit() {
             cuda_emulator_loader::set_seed(Some(seed));
             step.fill(1);
             step.submit();
-            let what = format!("seed {seed}, {}", T::NAME);
+            let what = format!("seed {seed}, {}", T::DTYPE);
             assert_same(&step.results(), &want, &what);
             let findings = cuda_emulator_loader::findings().unwrap_or_default();
             assert!(findings.is_empty(), "{what}: {findings:#?}");

@@ -152,7 +152,7 @@ fn convert<T: Element<Acc = f32>>(name: &str, tensor: &TensorView<'_>) -> Result
         if value.is_finite() && !rounded.widen().is_finite() {
             return Err(format!(
                 "`{name}` holds {value:e}, too large for {}",
-                T::NAME
+                T::DTYPE
             ));
         }
         Ok(rounded)

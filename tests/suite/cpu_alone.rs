@@ -24,7 +24,7 @@ fn threads_change_no_bit() {
                 })
             });
             for (more, threads) in [(two, 2), (three, 3), (five, 5)] {
-                one.assert_same_bits(&more, &format!("{threads} threads, {}", T::NAME));
+                one.assert_same_bits(&more, &format!("{threads} threads, {}", T::DTYPE));
             }
         }
     }

@@ -982,12 +982,12 @@ pub(super) fn every_pair_of_types_has_its_scratch<B: TestBackend>() {
         if !taken {
             let error = forward.unwrap_err();
             assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-            for name in [T::NAME, W::NAME] {
+            for name in [T::DTYPE.name(), W::DTYPE.name()] {
                 assert!(error.to_string().contains(name), "{error}");
             }
             return;
         }
-        forward.unwrap_or_else(|error| panic!("{} with {}: {error}", T::NAME, W::NAME));
+        forward.unwrap_or_else(|error| panic!("{} with {}: {error}", T::DTYPE, W::DTYPE));
         let gradients = Gradients {
             x: x_grad.view_mut(),
             router: WeightGrad::Overwrite(router_grad.view_mut()),
@@ -1002,7 +1002,7 @@ pub(super) fn every_pair_of_types_has_its_scratch<B: TestBackend>() {
         };
         layer
             .backward(weights, input, &mut saved, &mut workspace, gradients)
-            .unwrap_or_else(|error| panic!("{} with {}: {error}", T::NAME, W::NAME));
+            .unwrap_or_else(|error| panic!("{} with {}: {error}", T::DTYPE, W::DTYPE));
     }
     pass::<B, f32, f32>();
     pass::<B, f32, bf16>();

@@ -54,7 +54,7 @@ pub(super) fn keeping_the_routing_only_changes_no_bit<B: TestBackend>() {
         let both = [Keep::Routing, Keep::Hidden];
         if B::Exact::DTYPE != DType::F32 {
             let [a, b] = both.map(|keep| run::<B, B::Exact, B::Exact>(config, &problem, keep, 1.0));
-            a.assert_same_bits(&b, B::Exact::NAME);
+            a.assert_same_bits(&b, B::Exact::DTYPE.name());
         }
         let [a, b] = both.map(|keep| run::<B, f32, f32>(config, &problem, keep, 1.0));
         a.assert_same_bits(&b, "f32");
@@ -142,11 +142,11 @@ fn accumulate<B: TestBackend, T: Element>(start: f64) {
             match &once {
                 // One pass: start + gradient in the accumulation type, which rounds to the gradient when start is 0.
                 None if start == 0.0 => {
-                    assert_eq!(&widen(&narrow::<T>(now)), gradient, "{}", T::NAME);
+                    assert_eq!(&widen(&narrow::<T>(now)), gradient, "{}", T::DTYPE);
                 }
                 None => {
                     let expected: Vec<f64> = gradient.iter().map(|g| start + g).collect();
-                    assert_eq!(now, &widen(&narrow::<T::Acc>(&expected)), "{}", T::NAME);
+                    assert_eq!(now, &widen(&narrow::<T::Acc>(&expected)), "{}", T::DTYPE);
                 }
                 // Two passes: the same again.
                 Some(once) => {
@@ -154,7 +154,7 @@ fn accumulate<B: TestBackend, T: Element>(start: f64) {
                     for ((now, once), gradient) in pairs.zip(gradient) {
                         let error = (now - once) - (once - start);
                         let bound = 4e-7 * (once.abs() + gradient.abs());
-                        assert!(error.abs() <= bound, "{}: {once} then {now}", T::NAME);
+                        assert!(error.abs() <= bound, "{}: {once} then {now}", T::DTYPE);
                     }
                 }
             }

@@ -97,7 +97,7 @@ fn check_planted<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
     problem: &Problem,
 ) {
     let config = layer.config();
-    let what = format!("{value} in {place:?}, {} and {}", T::NAME, W::NAME);
+    let what = format!("{value} in {place:?}, {} and {}", T::DTYPE, W::DTYPE);
     let on = |problem: &Problem| {
         let mut saved = layer.saved::<T>(TOKENS, Keep::Hidden).unwrap();
         let mut workspace = layer.workspace::<T>(TOKENS, Keep::Hidden).unwrap();
@@ -260,7 +260,7 @@ pub(super) fn a_bad_row_has_no_part_in_the_routers_gradient<B: TestBackend>() {
         let expected = 0.182_764_644_6;
         let tolerance = if T::DTYPE == DType::BF16 { 2e-3 } else { 2e-4 };
         for (&got, want) in outcome.router_grad.iter().zip([-expected, expected]) {
-            let what = format!("{value}, {} and {}", T::NAME, W::NAME);
+            let what = format!("{value}, {} and {}", T::DTYPE, W::DTYPE);
             assert!(
                 (got - want).abs() < tolerance,
                 "{got} instead of {want}: {what}"
@@ -365,7 +365,7 @@ fn check_vanished<B: TestBackend, T: Element>(score_function: ScoreFunction) {
         row.fill(0.0);
         row[0] = logit;
     }
-    let what = |value: f64, place: &str| format!("{value} in {place}, {}", T::NAME);
+    let what = |value: f64, place: &str| format!("{value} in {place}, {}", T::DTYPE);
     let on = |problem: &Problem| run::<B, T, T::Acc>(&config, problem, Keep::Hidden, 1.0);
     let clean = on(&problem);
     assert!(clean.ids.chunks_exact(2).all(|ids| ids == [0, 5]));

@@ -76,7 +76,7 @@ fn check_down<B: TestBackend, T: Element>(hidden: usize, inner: usize, odd: f64,
     let output = output.to_f64(backend);
     for (token, (_, _, want)) in tokens.into_iter().enumerate() {
         let got = &output[token * hidden..(token + 1) * hidden];
-        let what = format!("token {token}, {}, H={hidden}, {third}", T::NAME);
+        let what = format!("token {token}, {}, H={hidden}, {third}", T::DTYPE);
         assert_eq!(got, vec![want; hidden], "{what}");
     }
 }
@@ -122,7 +122,7 @@ fn check_layer<B: TestBackend, T: Element>(
 ) {
     let outcome = run::<B, T, T::Acc>(config, problem, Keep::Hidden, 1.0);
     let hidden = config.hidden_size();
-    let what = format!("{}, H={hidden}, T={}", T::NAME, problem.tokens);
+    let what = format!("{}, H={hidden}, T={}", T::DTYPE, problem.tokens);
     for got in &outcome.output {
         assert!((got - want).abs() < tolerance, "{got}, not {want}: {what}");
     }
