@@ -2,7 +2,7 @@
 """Runs a PTX kernel on the emulator from Python, with nothing but the standard library.
 
     cargo build -p cuda-emulator
-    python3 emulator/examples/ctypes_vector_add.py [path of libcuda_emulator.so]
+    python3 cuda-emulator/examples/ctypes_vector_add.py [path of libcuda_emulator.so]
 
 The same calls work on NVIDIA's libcuda.so.1: the library is the only difference.
 """

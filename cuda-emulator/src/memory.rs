@@ -563,6 +563,12 @@ impl DeviceMemory {
         })
     }
 
+    /// Whether a range of the host's addresses reaches into the device's memory.
+    pub(crate) fn overlaps_arena(&self, start: usize, bytes: usize) -> bool {
+        let arena = self.arena as usize;
+        start < arena.saturating_add(self.reserved as usize) && start.saturating_add(bytes) > arena
+    }
+
     /// Where the byte at `addr` is on the host. The caller has checked that `addr` is in a live allocation.
     pub(crate) fn host(&self, addr: u64) -> *mut u8 {
         self.arena.wrapping_add((addr - GLOBAL_BASE) as usize)

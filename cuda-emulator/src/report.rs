@@ -109,8 +109,11 @@ mod tests {
             address: Some(0x7000),
             count: 2,
         };
-        let json = r#"{"kind":"race","message":"a \"b\"\n\\","kernel":"k","line":7,"block":[1, 2, 3],"thread":[4, 5, 6],"address":"0x7000","count":2}"#;
-        assert_eq!(finding_json(&f), json);
+        let json = [
+            r#"{"kind":"race","message":"a \"b\"\n\\","kernel":"k","line":7,"#,
+            r#""block":[1, 2, 3],"thread":[4, 5, 6],"address":"0x7000","count":2}"#,
+        ];
+        assert_eq!(finding_json(&f), json.concat());
         f.message = "late".into();
         let text = "race: late [kernel k, PTX line 7, block (1,2,3), thread (4,5,6)] [address 0x7000] [2 times]";
         assert_eq!(finding_text(&f), text);

@@ -3,6 +3,7 @@
 use crate::device::Device;
 use crate::lower::Kernel;
 use crate::memory::SHARED_UNIT;
+use crate::ptx::ast::volume;
 
 /// Registers are given to a warp in units of 256, warps come in fours (one for each scheduler).
 const REGISTER_UNIT: u32 = 256;
@@ -22,17 +23,18 @@ impl Needs {
     pub(crate) fn of(kernel: &Kernel) -> Self {
         let directives = &kernel.directives;
         let compiled = directives.reqntid.or(directives.maxntid);
+        let compiled = compiled.map(|n| u32::try_from(volume(n)).unwrap_or(u32::MAX));
         // ptxas spills rather than use more registers than so many blocks of that size, or `.maxnreg`, leave.
         let blocks = directives.minnctapersm.unwrap_or(1).clamp(1, 32);
         let room = compiled.map_or(255, |n| {
-            let threads = n.iter().product::<u32>().clamp(1, 1024);
+            let threads = n.clamp(1, 1024);
             65536 / threads.saturating_mul(blocks).min(65536 / 16) / 8 * 8
         });
         let most = directives.maxnreg.unwrap_or(255).min(room).min(255);
         Self {
             registers: kernel.registers.clamp(1, most.max(1)),
             static_shared: kernel.static_shared,
-            compiled: compiled.map(|n| n.iter().product()),
+            compiled,
         }
     }
 

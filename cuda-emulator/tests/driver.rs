@@ -362,3 +362,113 @@ fn what_is_missing_is_refused() {
             .is_err()
     );
 }
+
+/// A copy of rows; the sides are (memory type, address, pitch).
+fn rows(
+    from: (u32, u64, usize),
+    to: (u32, u64, usize),
+    width: usize,
+    height: usize,
+) -> sys::CUDA_MEMCPY2D_v2 {
+    // SAFETY: numbers and null pointers.
+    let mut copy: sys::CUDA_MEMCPY2D_v2 = unsafe { MaybeUninit::zeroed().assume_init() };
+    let kind = |number| match number {
+        1 => sys::CUmemorytype::CU_MEMORYTYPE_HOST,
+        _ => sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+    };
+    (copy.srcMemoryType, copy.dstMemoryType) = (kind(from.0), kind(to.0));
+    (copy.srcHost, copy.srcDevice) = (from.1 as *const c_void, from.1);
+    (copy.dstHost, copy.dstDevice) = (to.1 as *mut c_void, to.1);
+    (copy.srcPitch, copy.dstPitch) = (from.2, to.2);
+    (copy.WidthInBytes, copy.Height) = (width, height);
+    copy
+}
+
+#[test]
+fn sizes_that_no_host_has_are_errors() {
+    let context = CudaContext::new(0).unwrap();
+    context.bind_to_thread().unwrap();
+    let invalid = Code::CUDA_ERROR_INVALID_VALUE;
+    let mut host = [1u8, 2, 3, 4, 5, 6, 7, 8];
+    let address = host.as_mut_ptr() as u64;
+    // SAFETY: the driver checks addresses and sizes; what is valid is live.
+    unsafe {
+        for bytes in [1 << 47, 1 << 60, usize::MAX] {
+            let plain = sys::cuMemcpy(address, address, bytes);
+            assert_eq!(plain, invalid, "{bytes}");
+            let rows = rows((1, address, bytes), (1, address, bytes), bytes, 1);
+            assert_eq!(sys::cuMemcpy2D_v2(&rows), invalid, "{bytes}");
+        }
+        let device = result::malloc_sync(8).unwrap();
+        // Rows far apart: only the first is there.
+        for pitch in [1 << 47, 1 << 60] {
+            let far = rows((1, address, pitch), (2, device, 4), 4, 2);
+            assert_eq!(sys::cuMemcpy2D_v2(&far), invalid, "{pitch}");
+            let one = rows((1, address, pitch), (2, device, 4), 4, 1);
+            assert_eq!(sys::cuMemcpy2D_v2(&one), Code::CUDA_SUCCESS, "{pitch}");
+        }
+        // What lies between rows is neither read nor written.
+        let gaps = rows((1, address, 6), (2, device, 4), 2, 2);
+        sys::cuMemcpy2D_v2(&gaps).result().unwrap();
+        let back = rows((2, device, 4), (1, address + 2, 4), 2, 2);
+        sys::cuMemcpy2D_v2(&back).result().unwrap();
+        assert_eq!(host, [1, 2, 1, 2, 5, 6, 7, 8]);
+        result::free_sync(device).unwrap();
+    }
+}
+
+#[test]
+fn a_row_may_end_where_mapped_memory_does() {
+    let context = CudaContext::new(0).unwrap();
+    context.bind_to_thread().unwrap();
+    const PAGE: usize = 4096;
+    // SAFETY: a mapping of three pages of which the middle one is taken away; the rows are in the others.
+    unsafe {
+        let (read_write, private) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        );
+        let pages = libc::mmap(null_mut(), 3 * PAGE, read_write, private, -1, 0);
+        assert_ne!(pages, libc::MAP_FAILED);
+        assert_eq!(libc::munmap(pages.byte_add(PAGE), PAGE), 0);
+        pages.cast::<u8>().write(7);
+        pages.byte_add(2 * PAGE).cast::<u8>().write(9);
+        let device = result::malloc_sync(2).unwrap();
+        let rows = rows((1, pages as u64, 2 * PAGE), (2, device, 1), 1, 2);
+        sys::cuMemcpy2D_v2(&rows).result().unwrap();
+        let mut found = [0u8; 2];
+        result::memcpy_dtoh_sync(&mut found, device).unwrap();
+        assert_eq!(found, [7, 9]);
+        result::free_sync(device).unwrap();
+        libc::munmap(pages, PAGE);
+        libc::munmap(pages.byte_add(2 * PAGE), PAGE);
+    }
+}
+
+#[test]
+fn pinned_memory_that_is_gone_is_no_host_memory() {
+    let context = CudaContext::new(0).unwrap();
+    context.bind_to_thread().unwrap();
+    let invalid = Code::CUDA_ERROR_INVALID_VALUE;
+    let mut host = null_mut();
+    // SAFETY: what is wrong here is the very point; the driver checks addresses.
+    unsafe {
+        let device = result::malloc_sync(128).unwrap();
+        sys::cuMemsetD8_v2(device, 1, 128).result().unwrap();
+        sys::cuMemHostAlloc(&mut host, 64, 0).result().unwrap();
+        assert_eq!(sys::cuMemcpyHtoD_v2(device, host, 128), invalid);
+        assert_eq!(sys::cuMemcpyDtoH_v2(host, device, 65), invalid);
+        let inside = host.byte_add(1);
+        assert_eq!(sys::cuMemcpyDtoH_v2(inside, device, 64), invalid);
+        let last = sys::cuMemcpyDtoH_v2(inside, device, 63);
+        assert_eq!(last, Code::CUDA_SUCCESS);
+        sys::cuMemFreeHost(host).result().unwrap();
+        assert_eq!(sys::cuMemcpyHtoD_v2(device, host, 64), invalid);
+        assert_eq!(sys::cuMemcpyDtoH_v2(host, device, 64), invalid);
+        assert_eq!(sys::cuMemHostRegister_v2(host, 64, 0), invalid);
+        // No more can memory be registered that is not there.
+        let nowhere = 0x1_0000 as *mut c_void;
+        assert_eq!(sys::cuMemHostRegister_v2(nowhere, 64, 0), invalid);
+        result::free_sync(device).unwrap();
+    }
+}

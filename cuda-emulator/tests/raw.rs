@@ -258,6 +258,129 @@ fn a_graph_built_by_hand_and_changed() {
 }
 
 #[test]
+fn edges_and_nodes_of_a_graph_are_its_own() {
+    let s = Setup::new();
+    let relay = s.function("move");
+    let invalid = Code::CUDA_ERROR_INVALID_VALUE;
+    let (mut to, mut from) = (s.cells, s.cells + 4);
+    let mut pointers: [*mut c_void; 2] = [(&raw mut to).cast(), (&raw mut from).cast()];
+    // SAFETY: handles and pointers are live; the parameters are read before each call returns.
+    unsafe {
+        let mut params: sys::CUDA_KERNEL_NODE_PARAMS = MaybeUninit::zeroed().assume_init();
+        params.func = relay;
+        (params.gridDimX, params.gridDimY, params.gridDimZ) = (1, 1, 1);
+        (params.blockDimX, params.blockDimY, params.blockDimZ) = (1, 1, 1);
+        params.kernelParams = pointers.as_mut_ptr();
+        let new = || {
+            let (mut graph, mut node) = (null_mut(), null_mut());
+            sys::cuGraphCreate(&mut graph, 0).result().unwrap();
+            sys::cuGraphAddKernelNode_v2(&mut node, graph, null_mut(), 0, &params)
+                .result()
+                .unwrap();
+            (graph, node)
+        };
+        let ((graph, node), (other, foreign)) = (new(), new());
+        let mut second = null_mut();
+        sys::cuGraphAddKernelNode_v2(&mut second, graph, &node, 1, &params)
+            .result()
+            .unwrap();
+        for wrong in [[node, node], [node, foreign], [foreign, node]] {
+            let mut added = null_mut();
+            let result =
+                sys::cuGraphAddKernelNode_v2(&mut added, graph, wrong.as_ptr(), 2, &params);
+            assert_eq!(result, invalid);
+        }
+        let mut exec = null_mut();
+        sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0)
+            .result()
+            .unwrap();
+        let change = |node| sys::cuGraphExecKernelNodeSetParams_v2(exec, node, &params);
+        assert_eq!(change(foreign), invalid);
+        assert_eq!(change(node), Code::CUDA_SUCCESS);
+        sys::cuGraphExecDestroy(exec).result().unwrap();
+        sys::cuGraphDestroy(graph).result().unwrap();
+        sys::cuGraphDestroy(other).result().unwrap();
+    }
+}
+
+#[test]
+fn a_list_longer_than_any_is_an_error() {
+    let s = Setup::new();
+    let relay = s.function("move");
+    let invalid = Code::CUDA_ERROR_INVALID_VALUE;
+    // Zeros that are mapped as far as the lengths below reach: a card's memory, by the host's addresses.
+    let mut zeros = null_mut();
+    let bytes = 4 << 20;
+    // SAFETY: handles and pointers are live; lengths are wrong on purpose.
+    unsafe {
+        sys::cuMemHostAlloc(&mut zeros, bytes, 0).result().unwrap();
+        let mut config: sys::CUlaunchConfig = MaybeUninit::zeroed().assume_init();
+        (config.gridDimX, config.gridDimY, config.gridDimZ) = (1, 1, 1);
+        (config.blockDimX, config.blockDimY, config.blockDimZ) = (1, 1, 1);
+        (config.attrs, config.numAttrs) = (zeros.cast(), u32::MAX);
+        let (mut to, mut from) = (s.cells, s.cells + 4);
+        let mut params: [*mut c_void; 2] = [(&raw mut to).cast(), (&raw mut from).cast()];
+        let launch = |config: &_, params: &mut [*mut c_void; 2]| {
+            sys::cuLaunchKernelEx(config, relay, params.as_mut_ptr(), null_mut())
+        };
+        assert_eq!(launch(&config, &mut params), invalid);
+        config.numAttrs = 3;
+        assert_eq!(launch(&config, &mut params), Code::CUDA_SUCCESS);
+        let text = CString::new(include_str!("data/tests.ptx")).unwrap();
+        let mut module = null_mut();
+        let load = sys::cuModuleLoadDataEx(
+            &mut module,
+            text.as_ptr().cast(),
+            u32::MAX,
+            zeros.cast(),
+            zeros.cast(),
+        );
+        assert_eq!(load, invalid);
+        let many = sys::cuPointerGetAttributes(u32::MAX, zeros.cast(), zeros.cast(), s.cells);
+        assert_eq!(many, invalid);
+        sys::cuMemFreeHost(zeros).result().unwrap();
+    }
+}
+
+#[test]
+fn products_of_sizes_may_be_larger_than_a_register() {
+    let s = Setup::new();
+    let text = c".version 8.0 .target sm_80 .address_size 64
+        .visible .entry wide() .maxntid 65536, 65536, 65536 .minnctapersm 4294967295 { ret; }";
+    let (mut library, mut kernel, mut function) = (null_mut(), null_mut(), null_mut());
+    let none = null_mut();
+    // SAFETY: NUL-terminated texts; everything is live until the calls return.
+    unsafe {
+        let code = text.as_ptr().cast();
+        sys::cuLibraryLoadData(&mut library, code, null_mut(), none, 0, null_mut(), none, 0)
+            .result()
+            .unwrap();
+        sys::cuLibraryGetKernel(&mut kernel, library, c"wide".as_ptr())
+            .result()
+            .unwrap();
+        sys::cuKernelGetFunction(&mut function, kernel)
+            .result()
+            .unwrap();
+        let launch = |attributes: &mut [sys::CUlaunchAttribute]| {
+            let mut config: sys::CUlaunchConfig = MaybeUninit::zeroed().assume_init();
+            (config.gridDimX, config.gridDimY, config.gridDimZ) = (1, 1, 1);
+            (config.blockDimX, config.blockDimY, config.blockDimZ) = (1024, 1, 1);
+            (config.attrs, config.numAttrs) = (attributes.as_mut_ptr(), attributes.len() as u32);
+            sys::cuLaunchKernelEx(&config, function, null_mut(), null_mut())
+        };
+        assert_eq!(launch(&mut []), Code::CUDA_SUCCESS);
+        let dimensions = Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        for size in [[65536, 65536, 1], [0, 1, 1], [-1, -1, -1]] {
+            let result = launch(&mut [attribute(dimensions, &size)]);
+            assert_eq!(result, Code::CUDA_ERROR_NOT_SUPPORTED, "{size:?}");
+        }
+        result::ctx::synchronize().unwrap();
+        sys::cuLibraryUnload(library).result().unwrap();
+    }
+    drop(s);
+}
+
+#[test]
 fn registered_host_memory() {
     let s = Setup::new();
     let mut host = vec![7i32, 8];

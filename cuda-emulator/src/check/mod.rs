@@ -42,7 +42,8 @@ impl Finding {
         let at = memory.first_undefined(address, bytes)?;
         let (base, len) = memory.allocation_at(at)?;
         let message = format!(
-            "a copy of {bytes} bytes to the host: byte {} of the allocation of {len} bytes at {base:#x} was never written, or only with a value that depends on such a byte",
+            "a copy of {bytes} bytes to the host: byte {} of the allocation of {len} bytes at {base:#x} was never written, \
+             or only with a value that depends on such a byte",
             at - base
         );
         Some(Self::of_host(FindingKind::Uninitialized, message, Some(at)))

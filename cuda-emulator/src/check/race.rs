@@ -3,8 +3,8 @@
 //! The rules are PTX's memory model, as far as an execution can show it. Ordered are: a thread's own accesses; accesses before
 //! and after a `bar`/`barrier` by those who arrive and those who wait; before and after a `bar.warp.sync` by its lanes; a
 //! release (or a fence and then a strong write) and the acquire (or a strong read and then a fence) that sees it, if each is
-//! in the other's scope; `fence.sc` also by way of a barrier ([`Sequential`](super::state::Sequential)); a load of another lane's of the warp and a store that
-//! depends on what it loaded. By themselves `shfl`, `vote`, `match`, `ldmatrix` and `mma` order nothing. Two strong accesses do not
+//! in the other's scope; `fence.sc` also by way of a barrier ([`Sequential`](super::state::Sequential)); a load of another lane's of
+//! the warp and a store that depends on what it loaded. By themselves `shfl`, `vote`, `match`, `ldmatrix` and `mma` order nothing. Two strong accesses do not
 //! race. Stores of the same value to the same place are not reported. Kernels are ordered with one another by their launches.
 
 use std::sync::PoisonError;
@@ -144,11 +144,13 @@ impl BlockChecker<'_> {
         let other = self.owner(mark, own);
         let message = if mark.is(ASYNC) {
             format!(
-                "{me} {what} {size} bytes of {space} memory that a cp.async of {other} (line {line}) may not have written yet: no cp.async.wait_group or wait_all comes between"
+                "{me} {what} {size} bytes of {space} memory that a cp.async of {other} \
+                 (line {line}) may not have written yet: no cp.async.wait_group or wait_all comes between"
             )
         } else {
             format!(
-                "{me} {what} {size} bytes of {space} memory; the access by {other} at line {line} is not ordered with it by a barrier, bar.warp.sync, or release and acquire"
+                "{me} {what} {size} bytes of {space} memory; \
+                 the access by {other} at line {line} is not ordered with it by a barrier, bar.warp.sync, or release and acquire"
             )
         };
         self.grid.report(Report { message, ..report });
@@ -177,7 +179,8 @@ impl BlockChecker<'_> {
             return;
         };
         let message = format!(
-            "{} reads {} bytes by a read-only load (ld.global.nc, ldu or ld.const), of which {} wrote some at line {} in this launch: caches may still hold the old ones",
+            "{} reads {} bytes by a read-only load (ld.global.nc, ldu or ld.const), of which {} wrote some at line {} \
+             in this launch: caches may still hold the old ones",
             self.place(warp * 32 + lane),
             access.size,
             self.owner(mark, 0),
@@ -189,7 +192,8 @@ impl BlockChecker<'_> {
     fn same_instruction(&self, space: &str, access: &Access<'_>, warp: u32, pair: (u32, u32, u64)) {
         let (a, b, at) = pair;
         let message = format!(
-            "{} and {} of a warp store different values to the same place in {space} memory in one instruction: which one stays is undefined",
+            "{} and {} of a warp store different values to the same place in {space} \
+             memory in one instruction: which one stays is undefined",
             self.place(warp * 32 + a),
             self.place(warp * 32 + b)
         );

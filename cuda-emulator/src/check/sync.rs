@@ -253,7 +253,8 @@ impl BlockChecker<'_> {
                 FindingKind::DivergentBarrier,
                 None,
                 format!(
-                    "an aligned barrier is executed by lanes {lanes:#010x} of a warp whose lanes {live:#010x} are running: all must execute it together"
+                    "an aligned barrier is executed by lanes {lanes:#010x} of a warp whose lanes {live:#010x} \
+                     are running: all must execute it together"
                 ),
             ));
         }

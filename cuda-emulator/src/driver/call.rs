@@ -51,6 +51,19 @@ pub(super) fn unsupported<T>(message: impl Into<String>) -> Outcome<T> {
     fail(CUresult::NOT_SUPPORTED, message)
 }
 
+/// The length of a list that the program passes. No list of options or attributes is longer than [`LONGEST_LIST`].
+///
+/// # Errors
+/// `CUDA_ERROR_INVALID_VALUE` for more, rather than reading what is no list.
+pub(super) fn list_length(count: u32, what: &str) -> Outcome<usize> {
+    match count {
+        0..=LONGEST_LIST => Ok(count as usize),
+        _ => invalid(format!("a list of {count} {what}")),
+    }
+}
+
+const LONGEST_LIST: u32 = 1024;
+
 /// Null pointers as errors.
 pub(super) trait Required<T> {
     /// The pointer's target, or `CUDA_ERROR_INVALID_VALUE` naming the parameter.
@@ -108,6 +121,28 @@ impl HostPtr {
     /// Copies `from` to here. Memory that is not mapped or not writable is an error, not a crash.
     pub(super) fn write(self, from: &[u8]) -> Outcome {
         transfer(self, from.as_ptr().cast_mut(), from.len(), Direction::Write)
+    }
+
+    /// A copy of the `bytes` bytes from here. Room is made only for memory that can be there.
+    pub(super) fn read_all(self, bytes: usize) -> Outcome<Vec<u8>> {
+        let Some(last) = bytes.checked_sub(1) else {
+            return Ok(Vec::new());
+        };
+        if self.0.checked_add(last).is_none() {
+            return invalid(format!("{bytes} host bytes at {:#x} overflow", self.0));
+        }
+        self.read(&mut [0])?;
+        self.offset(last).read(&mut [0])?;
+        let mut data = Vec::new();
+        if data.try_reserve_exact(bytes).is_err() {
+            return fail(
+                CUresult::OUT_OF_MEMORY,
+                format!("no room for a copy of {bytes} host bytes"),
+            );
+        }
+        data.resize(bytes, 0);
+        self.read(&mut data)?;
+        Ok(data)
     }
 
     /// The eight bytes here, e.g. a pointer in an array of pointers.

@@ -20,22 +20,25 @@ use crate::options::Check;
 ///
 /// # Errors
 /// What breaks the context; `CUDA_ERROR_INVALID_VALUE` for host memory that cannot be reached, which does not.
-pub(super) fn execute(d: &mut Locked, work: &Work) -> Outcome {
+pub(super) fn execute(driver: &mut Locked, work: &Work) -> Outcome {
     match work {
         Work::Kernel(kernel) => {
-            let ran = run_kernels(d, &[kernel]);
-            ran.into_iter().try_for_each(|ran| note_kernel(d, ran))
+            let ran = run_kernels(driver, &[kernel]);
+            ran.into_iter().try_for_each(|ran| note_kernel(driver, ran))
         }
-        Work::Copy(copy) => run_copy(d, copy),
-        Work::Fill(fill) => run_fill(d, fill),
+        Work::Copy(copy) => run_copy(driver, copy),
+        Work::Fill(fill) => run_fill(driver, fill),
         Work::Free(address) => {
-            if let Some((start, bytes)) = d.memory.allocation_at(*address) {
-                note(d, "a free", |t| t.add(Touch::Write, start, bytes));
+            if let Some((start, bytes)) = driver.memory.allocation_at(*address) {
+                note(driver, "a free", |t| t.add(Touch::Write, start, bytes));
             }
-            d.release(*address)
+            driver.release(*address)
         }
         Work::Record(event, sequence) => {
-            let recorded = d.events.get_mut(event).and_then(|e| e.recorded.as_mut());
+            let recorded = driver
+                .events
+                .get_mut(event)
+                .and_then(|e| e.recorded.as_mut());
             // A later record has replaced this one when the number differs.
             if let Some(r) = recorded.filter(|r| r.sequence == *sequence) {
                 r.time = Some(Instant::now());
@@ -45,7 +48,7 @@ pub(super) fn execute(d: &mut Locked, work: &Work) -> Outcome {
         Work::Nothing => Ok(()),
         Work::Host(call) => {
             let call = *call;
-            d.unlocked(|| {
+            driver.unlocked(|| {
                 host_function(|| match call {
                     HostCall::Function(f, data) => f(data.0 as *mut c_void),
                     HostCall::Callback(f, stream, data) => {
@@ -55,22 +58,22 @@ pub(super) fn execute(d: &mut Locked, work: &Work) -> Outcome {
             });
             Ok(())
         }
-        Work::Graph(nodes) => execute_graph(d, nodes),
+        Work::Graph(nodes) => execute_graph(driver, nodes),
     }
 }
 
 /// Keeps what a launch touched, for the comparison with others.
-pub(super) fn note_kernel(d: &mut Driver, ran: Ran) -> Outcome {
-    note(d, &ran.what, |t| *t = ran.touched);
+pub(super) fn note_kernel(driver: &mut Driver, ran: Ran) -> Outcome {
+    note(driver, &ran.what, |t| *t = ran.touched);
     ran.outcome
 }
 
 /// Notes what the command that runs touches, with `CUDA_EMULATOR_CHECK=all`.
-fn note(d: &mut Driver, what: &str, fill: impl FnOnce(&mut Touched)) {
-    if d.options.check == Check::All {
+fn note(driver: &mut Driver, what: &str, fill: impl FnOnce(&mut Touched)) {
+    if driver.options.check == Check::All {
         let mut touched = Touched::default();
         fill(&mut touched);
-        d.order.note(what, touched);
+        driver.order.note(what, touched);
     }
 }
 
@@ -78,20 +81,27 @@ fn note(d: &mut Driver, what: &str, fill: impl FnOnce(&mut Touched)) {
 ///
 /// # Errors
 /// `CUDA_ERROR_LAUNCH_FAILED` for a race; it is a finding, too.
-pub(super) fn compare(d: &mut Driver, stream: Handle, position: u64, after: &Clock) -> Outcome {
-    let waiting = d.streams.values().any(|s| !s.queue.is_empty());
-    let settled = (!waiting).then_some(&d.host_clock);
-    let lives = |stream: &Handle| d.streams.contains_key(stream);
-    let race = d.order.compare(stream, position, after, lives, settled);
-    report(d, race)
+pub(super) fn compare(
+    driver: &mut Driver,
+    stream: Handle,
+    position: u64,
+    after: &Clock,
+) -> Outcome {
+    let waiting = driver.streams.values().any(|s| !s.queue.is_empty());
+    let settled = (!waiting).then_some(&driver.host_clock);
+    let lives = |stream: &Handle| driver.streams.contains_key(stream);
+    let race = driver
+        .order
+        .compare(stream, position, after, lives, settled);
+    report(driver, race)
 }
 
 /// A race is a finding and breaks the context.
-fn report(d: &mut Driver, race: Option<Race>) -> Outcome {
+fn report(driver: &mut Driver, race: Option<Race>) -> Outcome {
     let Some(Race { address, message }) = race else {
         return Ok(());
     };
-    d.report.find(&Finding::of_host(
+    driver.report.find(&Finding::of_host(
         FindingKind::Race,
         message.clone(),
         Some(address),
@@ -100,7 +110,7 @@ fn report(d: &mut Driver, race: Option<Race>) -> Outcome {
 }
 
 /// Runs a graph's nodes in an order that its edges allow.
-fn execute_graph(d: &mut Locked, nodes: &[Node]) -> Outcome {
+fn execute_graph(driver: &mut Locked, nodes: &[Node]) -> Outcome {
     let mut done = vec![false; nodes.len()];
     let mut runs = Vec::with_capacity(nodes.len());
     for left in (1..=nodes.len()).rev() {
@@ -108,14 +118,14 @@ fn execute_graph(d: &mut Locked, nodes: &[Node]) -> Outcome {
             .filter(|&i| !done[i] && nodes[i].after.iter().all(|&a| done[a]))
             .collect();
         assert!(!ready.is_empty(), "{left} nodes wait for each other");
-        let pick = d.random.as_mut().map_or(0, |r| r.below(ready.len()));
-        let before = d.order.noted();
-        execute(d, &nodes[ready[pick]].work)?;
-        runs.push((ready[pick], before..d.order.noted()));
+        let pick = driver.random.as_mut().map_or(0, |r| r.below(ready.len()));
+        let before = driver.order.noted();
+        execute(driver, &nodes[ready[pick]].work)?;
+        runs.push((ready[pick], before..driver.order.noted()));
         done[ready[pick]] = true;
     }
-    let race = d.order.compare_nodes(nodes, &runs);
-    report(d, race)
+    let race = driver.order.compare_nodes(nodes, &runs);
+    report(driver, race)
 }
 
 /// How a launch ended and what it touched.
@@ -126,11 +136,11 @@ pub(super) struct Ran {
 }
 
 /// Runs launches whose turn it is: one, or with a seed several that nothing orders.
-pub(super) fn run_kernels(d: &mut Locked, launches: &[&KernelLaunch]) -> Vec<Ran> {
-    let memory = Arc::clone(&d.memory);
-    let mut options = d.options.clone();
+pub(super) fn run_kernels(driver: &mut Locked, launches: &[&KernelLaunch]) -> Vec<Ran> {
+    let memory = Arc::clone(&driver.memory);
+    let mut options = driver.options.clone();
     if options.threads == 0 {
-        options.threads = d.cores;
+        options.threads = driver.cores;
     }
     let all: Vec<_> = launches
         .iter()
@@ -143,7 +153,7 @@ pub(super) fn run_kernels(d: &mut Locked, launches: &[&KernelLaunch]) -> Vec<Ran
             params: launch.params.clone(),
             cooperative: launch.shape.cooperative,
             memory: &memory,
-            device: d.device,
+            device: driver.device,
             options: &options,
         })
         .collect();
@@ -152,12 +162,12 @@ pub(super) fn run_kernels(d: &mut Locked, launches: &[&KernelLaunch]) -> Vec<Ran
         several => engine::run_together(several),
     };
     let ends = launches.iter().zip(reports);
-    ends.map(|(launch, report)| tell(d, launch, report))
+    ends.map(|(launch, report)| tell(driver, launch, report))
         .collect()
 }
 
 /// Passes on what a launch printed, counted and found.
-fn tell(d: &mut Locked, launch: &KernelLaunch, report: engine::Report) -> Ran {
+fn tell(driver: &mut Locked, launch: &KernelLaunch, report: engine::Report) -> Ran {
     if !report.printed.is_empty() {
         let mut out = std::io::stdout().lock();
         // A closed standard output is no fault of the kernel's.
@@ -165,8 +175,8 @@ fn tell(d: &mut Locked, launch: &KernelLaunch, report: engine::Report) -> Ran {
             .write_all(report.printed.as_bytes())
             .and_then(|()| out.flush());
     }
-    if d.options.count {
-        d.report.count(
+    if driver.options.count {
+        driver.report.count(
             &launch.kernel.name,
             launch.shape.grid,
             launch.shape.block,
@@ -174,11 +184,11 @@ fn tell(d: &mut Locked, launch: &KernelLaunch, report: engine::Report) -> Ran {
         );
     }
     for finding in &report.findings {
-        d.report.find(finding);
+        driver.report.find(finding);
     }
     let outcome = if let Some(fault) = report.fault {
         fail(CUresult::of_fault(fault.code), fault.message)
-    } else if d.options.check != Check::Off
+    } else if driver.options.check != Check::Off
         && let Some(first) = report.findings.first()
     {
         fail(
@@ -207,8 +217,8 @@ fn error_of(kind: FindingKind) -> CUresult {
 /// Bytes moved at a time between host and device.
 const CHUNK: usize = 1 << 20;
 
-fn run_copy(d: &mut Driver, copy: &Copy) -> Outcome {
-    note(d, "a copy", |touched| {
+fn run_copy(driver: &mut Driver, copy: &Copy) -> Outcome {
+    note(driver, "a copy", |touched| {
         for (side, pitch, touch) in [
             (&copy.from, copy.from_pitch, Touch::Read),
             (&copy.to, copy.to_pitch, Touch::Write),
@@ -225,7 +235,7 @@ fn run_copy(d: &mut Driver, copy: &Copy) -> Outcome {
         while at < copy.width {
             let bytes = CHUNK.min(copy.width - at);
             piece(
-                d,
+                driver,
                 &copy.to.offset(to + at),
                 &copy.from.offset(from + at),
                 from + at,
@@ -234,12 +244,12 @@ fn run_copy(d: &mut Driver, copy: &Copy) -> Outcome {
             at += bytes;
         }
     }
-    check_defined(d, copy)
+    check_defined(driver, copy)
 }
 
 /// Copies a piece; `offset` is its place in staged data.
-fn piece(d: &mut Driver, to: &Side, from: &Side, offset: usize, bytes: usize) -> Outcome {
-    let memory = Arc::clone(&d.memory);
+fn piece(driver: &mut Driver, to: &Side, from: &Side, offset: usize, bytes: usize) -> Outcome {
+    let memory = Arc::clone(&driver.memory);
     let result = match (to, from) {
         (Side::Device(to), Side::Device(from)) => memory.copy(*to, *from, bytes as u64),
         (Side::Device(to), Side::Staged(data)) => {
@@ -265,56 +275,59 @@ fn piece(d: &mut Driver, to: &Side, from: &Side, offset: usize, bytes: usize) ->
         (Side::Host(to), Side::Staged(data)) => return to.write(&data[offset..offset + bytes]),
         (Side::Staged(_), _) => return invalid("staged data is no destination"),
     };
-    result.or_else(|e| broken(d, e))
+    result.or_else(|e| broken(driver, e))
 }
 
 /// A copy to the host that shows what is undefined is a finding, and breaks the context as a kernel's does.
 ///
 /// # Errors
 /// `CUDA_ERROR_LAUNCH_FAILED`.
-fn check_defined(d: &mut Driver, copy: &Copy) -> Outcome {
+fn check_defined(driver: &mut Driver, copy: &Copy) -> Outcome {
     let shown = match copy.to {
         Side::Host(_) => true,
-        Side::Device(address) => d.memory.is_host(address),
+        Side::Device(address) => driver.memory.is_host(address),
         Side::Staged(_) => false,
     };
     let Side::Device(start) = copy.from else {
         return Ok(());
     };
-    if !shown || d.memory.is_host(start) {
+    if !shown || driver.memory.is_host(start) {
         return Ok(());
     }
     let mut rows = (0..copy.height).map(|row| start + (row * copy.from_pitch) as u64);
-    let found = rows.find_map(|row| Finding::of_host_copy(&d.memory, row, copy.width as u64));
+    let found = rows.find_map(|row| Finding::of_host_copy(&driver.memory, row, copy.width as u64));
     let Some(finding) = found else {
         return Ok(());
     };
-    d.report.find(&finding);
+    driver.report.find(&finding);
     fail(CUresult::LAUNCH_FAILED, finding.message)
 }
 
-fn run_fill(d: &mut Driver, fill: &Fill) -> Outcome {
+fn run_fill(driver: &mut Driver, fill: &Fill) -> Outcome {
     let bytes = (fill.width * fill.pattern.len()) as u64;
-    note(d, "a fill", |touched| {
+    note(driver, "a fill", |touched| {
         let rows = (0..fill.height).map(|row| fill.address + (row * fill.pitch) as u64);
         rows.for_each(|row| touched.add(Touch::Write, row, bytes));
     });
     for row in 0..fill.height {
         let address = fill.address + (row * fill.pitch) as u64;
-        let filled = d.memory.fill(address, bytes, &fill.pattern);
-        filled.or_else(|e| broken(d, e))?;
+        let filled = driver.memory.fill(address, bytes, &fill.pattern);
+        filled.or_else(|e| broken(driver, e))?;
     }
     Ok(())
 }
 
 /// A copy or fill that found its memory gone: the context breaks, as by a kernel's wild access.
-fn broken(d: &mut Driver, e: AccessError) -> Outcome {
-    let kind = match e.kind {
+fn broken(driver: &mut Driver, error: AccessError) -> Outcome {
+    let kind = match error.kind {
         AccessErrorKind::UseAfterFree => FindingKind::UseAfterFree,
         AccessErrorKind::OutOfBounds | AccessErrorKind::NotAnAllocation => FindingKind::OutOfBounds,
     };
-    let message = format!("a copy or fill: {}", e.message);
-    d.report
-        .find(&Finding::of_host(kind, message.clone(), Some(e.address)));
+    let message = format!("a copy or fill: {}", error.message);
+    driver.report.find(&Finding::of_host(
+        kind,
+        message.clone(),
+        Some(error.address),
+    ));
     fail(CUresult::ILLEGAL_ADDRESS, message)
 }

@@ -210,6 +210,8 @@ pub(super) struct Graph {
 #[derive(Debug, Clone)]
 pub(super) struct Executable {
     pub(super) context: Handle,
+    /// The graph it was made from.
+    pub(super) graph: Handle,
     pub(super) nodes: Arc<Vec<Node>>,
     pub(super) flags: u64,
 }

@@ -25,19 +25,19 @@ const MOST_PENDING: usize = 4096;
 const MOST_STAGED: usize = 256 << 20;
 
 /// Submits work to a stream, or adds it to the graph that the stream is captured into.
-pub(super) fn submit(d: &mut Locked, stream: Handle, work: Work) -> Outcome {
-    if capture::is_capturing(d, stream) {
-        return capture::add(d, stream, work);
+pub(super) fn submit(driver: &mut Locked, stream: Handle, work: Work) -> Outcome {
+    if capture::is_capturing(driver, stream) {
+        return capture::add(driver, stream, work);
     }
     let calls_host = work.calls_host();
-    let position = enqueue(d, stream, work)?;
+    let position = enqueue(driver, stream, work)?;
     if calls_host {
         drive(stream, position);
     }
-    run_early(d);
-    limit_pending(d);
-    let context = d.streams.get(&stream).map_or(0, |s| s.context);
-    d.check_context(context)
+    run_early(driver);
+    limit_pending(driver);
+    let context = driver.streams.get(&stream).map_or(0, |s| s.context);
+    driver.check_context(context)
 }
 
 thread_local! {
@@ -69,12 +69,12 @@ fn drive(stream: Handle, position: u64) {
 }
 
 /// Puts a command into a stream's queue and returns its position.
-pub(super) fn enqueue(d: &mut Driver, stream: Handle, work: Work) -> Outcome<u64> {
-    capture::check_legacy(d, stream)?;
-    let after = join(d, stream);
-    let sequence = d.sequence;
-    d.sequence += 1;
-    let Some(s) = d.streams.get_mut(&stream) else {
+pub(super) fn enqueue(driver: &mut Driver, stream: Handle, work: Work) -> Outcome<u64> {
+    capture::check_legacy(driver, stream)?;
+    let after = join(driver, stream);
+    let sequence = driver.sequence;
+    driver.sequence += 1;
+    let Some(s) = driver.streams.get_mut(&stream) else {
         return fail(CUresult::INVALID_HANDLE, "the stream is gone");
     };
     s.submitted += 1;
@@ -85,7 +85,7 @@ pub(super) fn enqueue(d: &mut Driver, stream: Handle, work: Work) -> Outcome<u64
         work => work,
     };
     if let Work::Record(event, _) = work
-        && let Some(e) = d.events.get_mut(&event)
+        && let Some(e) = driver.events.get_mut(&event)
     {
         let mut clock = Clock::clone(&after);
         clock.advance(stream, position);
@@ -109,9 +109,9 @@ pub(super) fn enqueue(d: &mut Driver, stream: Handle, work: Work) -> Outcome<u64
 }
 
 /// What the stream's next command comes after: its own order, the host's waits, and the legacy default stream's rule.
-fn join(d: &mut Driver, stream: Handle) -> Arc<Clock> {
-    let mut clock = d.host_clock.clone();
-    let Some((context, blocking, own)) = d
+fn join(driver: &mut Driver, stream: Handle) -> Arc<Clock> {
+    let mut clock = driver.host_clock.clone();
+    let Some((context, blocking, own)) = driver
         .streams
         .get(&stream)
         .map(|s| (s.context, s.blocking, &s.clock))
@@ -119,10 +119,10 @@ fn join(d: &mut Driver, stream: Handle) -> Arc<Clock> {
         return Arc::default();
     };
     clock.merge(own);
-    let legacy = d.contexts.get(&context).map(|c| c.legacy);
+    let legacy = driver.contexts.get(&context).map(|c| c.legacy);
     if blocking {
         let waits = |other: &Handle| Some(stream) == legacy || Some(*other) == legacy;
-        let others = d
+        let others = driver
             .streams
             .iter()
             .filter(|(h, s)| **h != stream && s.context == context);
@@ -131,8 +131,8 @@ fn join(d: &mut Driver, stream: Handle) -> Arc<Clock> {
             clock.advance(other, s.submitted);
         }
     }
-    clock.forget_all_but(|s| d.streams.contains_key(s));
-    if let Some(s) = d.streams.get_mut(&stream) {
+    clock.forget_all_but(|s| driver.streams.contains_key(s));
+    if let Some(s) = driver.streams.get_mut(&stream) {
         s.clock = clock.clone();
     }
     Arc::new(clock)
@@ -140,23 +140,23 @@ fn join(d: &mut Driver, stream: Handle) -> Arc<Clock> {
 
 /// Runs commands until the stream has completed its last position, `position`; the host has then waited for all that the stream
 /// waited for. Says whether the context still works.
-pub(super) fn finish(d: &mut Locked, stream: Handle, position: u64) -> Outcome {
-    let context = d.streams.get(&stream).map_or(0, |s| s.context);
-    run_until(d, vec![(stream, position)]);
-    d.check_context(context)?;
-    if let Some(clock) = d.streams.get(&stream).map(|s| s.clock.clone()) {
-        d.host_clock.merge(&clock);
-        d.host_clock.advance(stream, position);
+pub(super) fn finish(driver: &mut Locked, stream: Handle, position: u64) -> Outcome {
+    let context = driver.streams.get(&stream).map_or(0, |s| s.context);
+    run_until(driver, vec![(stream, position)]);
+    driver.check_context(context)?;
+    if let Some(clock) = driver.streams.get(&stream).map(|s| s.clock.clone()) {
+        driver.host_clock.merge(&clock);
+        driver.host_clock.advance(stream, position);
     }
-    match d.refused.take() {
+    match driver.refused.take() {
         None => Ok(()),
         Some(failure) => Err(failure),
     }
 }
 
 /// A kernel of the module that a stream has yet to run, and the stream.
-pub(super) fn waiting_kernel(d: &Driver, module: Handle) -> Option<(Handle, &str)> {
-    d.streams.iter().find_map(|(&stream, s)| {
+pub(super) fn waiting_kernel(driver: &Driver, module: Handle) -> Option<(Handle, &str)> {
+    driver.streams.iter().find_map(|(&stream, s)| {
         let mut commands = s.queue.iter();
         let kernel = commands.find_map(|c| c.work.kernel(&|k| k.module == module))?;
         Some((stream, kernel.name()))
@@ -164,64 +164,65 @@ pub(super) fn waiting_kernel(d: &Driver, module: Handle) -> Option<(Handle, &str
 }
 
 /// As [`finish`], for a position that may be older than the stream's last.
-pub(super) fn run_to(d: &mut Locked, stream: Handle, position: u64) -> Outcome {
-    let context = d.streams.get(&stream).map(|s| s.context);
-    run_until(d, vec![(stream, position)]);
-    context.map_or(Ok(()), |c| d.check_context(c))
+pub(super) fn run_to(driver: &mut Locked, stream: Handle, position: u64) -> Outcome {
+    let context = driver.streams.get(&stream).map(|s| s.context);
+    run_until(driver, vec![(stream, position)]);
+    context.map_or(Ok(()), |c| driver.check_context(c))
 }
 
 /// Runs everything in the context's streams.
-pub(super) fn finish_context(d: &mut Locked, context: Handle) -> Outcome {
+pub(super) fn finish_context(driver: &mut Locked, context: Handle) -> Outcome {
     let goals = || -> Vec<_> {
-        let streams = d.streams.iter().filter(|(_, s)| s.context == context);
+        let streams = driver.streams.iter().filter(|(_, s)| s.context == context);
         streams.map(|(&h, s)| (h, s.submitted)).collect()
     };
     let goals = goals();
-    run_until(d, goals.clone());
+    run_until(driver, goals.clone());
     for (stream, position) in goals {
-        d.host_clock.advance(stream, position);
+        driver.host_clock.advance(stream, position);
     }
-    d.check_context(context)
+    driver.check_context(context)
 }
 
 /// Whether the stream has come to `position`.
-pub(super) fn completed(d: &Driver, stream: Handle, position: u64) -> bool {
-    d.streams
+pub(super) fn completed(driver: &Driver, stream: Handle, position: u64) -> bool {
+    driver
+        .streams
         .get(&stream)
         .is_none_or(|s| s.completed >= position)
 }
 
 /// Runs one command that the position needs, if it has not been reached: how a program that only polls makes progress. Functions of
 /// the program's are left to their thread.
-pub(super) fn poll(d: &mut Locked, stream: Handle, position: u64) -> bool {
-    let needed = needed(d, &[(stream, position)]);
-    if let Some(next) = choose(d, &needed) {
-        step(d, next);
+pub(super) fn poll(driver: &mut Locked, stream: Handle, position: u64) -> bool {
+    let needed = needed(driver, &[(stream, position)]);
+    if let Some(next) = choose(driver, &needed) {
+        step(driver, next);
     }
-    completed(d, stream, position)
+    completed(driver, stream, position)
 }
 
-fn run_until(d: &mut Locked, goals: Vec<(Handle, u64)>) {
-    let needed = needed(d, &goals);
-    while needed.iter().any(|(&s, &p)| !completed(d, s, p)) {
-        match choose(d, &needed) {
-            Some(stream) => step(d, stream),
+fn run_until(driver: &mut Locked, goals: Vec<(Handle, u64)>) {
+    let needed = needed(driver, &goals);
+    while needed.iter().any(|(&s, &p)| !completed(driver, s, p)) {
+        match choose(driver, &needed) {
+            Some(stream) => step(driver, stream),
             None => {
                 let calls_host = |s: &Stream| s.queue.front().is_some_and(|c| c.work.calls_host());
-                let elsewhere = d.streams.values().any(|s| s.running || calls_host(s));
+                let elsewhere = driver.streams.values().any(|s| s.running || calls_host(s));
                 assert!(elsewhere, "no command can run, yet some wait");
-                d.wait_for_others();
+                driver.wait_for_others();
             }
         }
     }
 }
 
 /// How far each stream must come for the goals, their dependencies included.
-fn needed(d: &Driver, goals: &[(Handle, u64)]) -> HashMap<Handle, u64> {
+fn needed(driver: &Driver, goals: &[(Handle, u64)]) -> HashMap<Handle, u64> {
     let mut needed = HashMap::new();
     let mut open = goals.to_vec();
     while let Some((stream, position)) = open.pop() {
-        let Some(s) = d.streams.get(&stream) else {
+        let Some(s) = driver.streams.get(&stream) else {
             continue;
         };
         let before = needed.get(&stream).copied().unwrap_or(s.completed);
@@ -239,24 +240,24 @@ fn needed(d: &Driver, goals: &[(Handle, u64)]) -> HashMap<Handle, u64> {
 }
 
 /// The stream whose head runs next.
-fn choose(d: &mut Driver, needed: &HashMap<Handle, u64>) -> Option<Handle> {
-    if d.random.is_some() {
-        let mut ready = ready(d);
+fn choose(driver: &mut Driver, needed: &HashMap<Handle, u64>) -> Option<Handle> {
+    if driver.random.is_some() {
+        let mut ready = ready(driver);
         ready.sort_unstable();
-        let random = d.random.as_mut()?;
+        let random = driver.random.as_mut()?;
         return (!ready.is_empty()).then(|| ready[random.below(ready.len())].1);
     }
-    let ready = ready(d).into_iter();
+    let ready = ready(driver).into_iter();
     ready
-        .filter(|(_, h)| needed.get(h).is_some_and(|&p| !completed(d, *h, p)))
+        .filter(|(_, h)| needed.get(h).is_some_and(|&p| !completed(driver, *h, p)))
         .min()
         .map(|(_, h)| h)
 }
 
 /// Streams whose head may run on this thread, with the head's place among all commands.
-fn ready(d: &Driver) -> Vec<(u64, Handle)> {
+fn ready(driver: &Driver) -> Vec<(u64, Handle)> {
     let host = RUNS_HOST_FUNCTIONS.get();
-    let streams = d.streams.iter().filter(|(_, s)| !s.running);
+    let streams = driver.streams.iter().filter(|(_, s)| !s.running);
     let heads = streams.filter_map(|(&h, s)| s.queue.front().map(|c| (h, c)));
     heads
         .filter(|(_, c)| host || !c.work.calls_host())
@@ -264,26 +265,26 @@ fn ready(d: &Driver) -> Vec<(u64, Handle)> {
             c.after
                 .0
                 .iter()
-                .all(|(&s, &p)| s == *h || completed(d, s, p))
+                .all(|(&s, &p)| s == *h || completed(driver, s, p))
         })
         .map(|(h, c)| (c.sequence, h))
         .collect()
 }
 
 /// With a seed, some commands run before anything waits for them, as on a card that is quick.
-fn run_early(d: &mut Locked) {
-    while d.random.as_mut().is_some_and(|r| r.below(2) == 0) {
-        match choose(d, &HashMap::new()) {
-            Some(stream) => step(d, stream),
+fn run_early(driver: &mut Locked) {
+    while driver.random.as_mut().is_some_and(|r| r.below(2) == 0) {
+        match choose(driver, &HashMap::new()) {
+            Some(stream) => step(driver, stream),
             None => return,
         }
     }
 }
 
 /// Keeps the queues' size in bounds.
-fn limit_pending(d: &mut Locked) {
-    let over = |d: &Driver| {
-        let queues = || d.streams.values().map(|s| &s.queue);
+fn limit_pending(driver: &mut Locked) {
+    let over = |driver: &Driver| {
+        let queues = || driver.streams.values().map(|s| &s.queue);
         let staged = |c: &Command| {
             if let Work::Copy(copy) = &c.work {
                 copy.staged()
@@ -295,22 +296,26 @@ fn limit_pending(d: &mut Locked) {
             || queues().flatten().map(staged).sum::<usize>() > MOST_STAGED
     };
     // The sum costs as much as the queues are long, so it is not taken every time.
-    if !d.sequence.is_multiple_of(64) || !over(d) {
+    if !driver.sequence.is_multiple_of(64) || !over(driver) {
         return;
     }
-    let all = d.streams.iter().map(|(&h, s)| (h, s.submitted)).collect();
-    run_until(d, all);
+    let all = driver
+        .streams
+        .iter()
+        .map(|(&h, s)| (h, s.submitted))
+        .collect();
+    run_until(driver, all);
 }
 
 /// Executes the head of a stream's queue. With a seed, kernels at the head of other streams that may run, too, are on the device at the
 /// same time at random.
-fn step(d: &mut Locked, stream: Handle) {
-    let Some((context, command)) = take_head(d, stream) else {
+fn step(driver: &mut Locked, stream: Handle) {
+    let Some((context, command)) = take_head(driver, stream) else {
         return;
     };
-    if d.random.is_some() && matches!(command.work, Work::Kernel(_)) {
+    if driver.random.is_some() && matches!(command.work, Work::Kernel(_)) {
         let mut heads = vec![(stream, context, command)];
-        let mut others = ready(d);
+        let mut others = ready(driver);
         others.sort_unstable();
         for (_, other) in others {
             // Of the same context: a failure of one stops all of them where they are, and breaks their context.
@@ -318,9 +323,9 @@ fn step(d: &mut Locked, stream: Handle) {
                 s.context == context
                     && matches!(s.queue.front().map(|c| &c.work), Some(Work::Kernel(_)))
             };
-            let joins = d.streams.get(&other).is_some_and(is_kernel)
-                && d.random.as_mut().is_some_and(|r| r.below(2) == 0);
-            if joins && let Some((context, command)) = take_head(d, other) {
+            let joins = driver.streams.get(&other).is_some_and(is_kernel)
+                && driver.random.as_mut().is_some_and(|r| r.below(2) == 0);
+            if joins && let Some((context, command)) = take_head(driver, other) {
                 heads.push((other, context, command));
             }
         }
@@ -328,55 +333,61 @@ fn step(d: &mut Locked, stream: Handle) {
             Work::Kernel(kernel) => Some(&**kernel),
             _ => None,
         });
-        let ran = run_kernels(d, &kernels.collect::<Vec<_>>());
+        let ran = run_kernels(driver, &kernels.collect::<Vec<_>>());
         for ((stream, context, command), ran) in heads.iter().zip(ran) {
-            let result = note_kernel(d, ran)
-                .and_then(|()| compare(d, *stream, command.position, &command.after));
-            complete(d, *stream, *context, command, result);
+            let result = note_kernel(driver, ran)
+                .and_then(|()| compare(driver, *stream, command.position, &command.after));
+            complete(driver, *stream, *context, command, result);
         }
         return;
     }
-    let result = execute(d, &command.work)
-        .and_then(|()| compare(d, stream, command.position, &command.after));
+    let result = execute(driver, &command.work)
+        .and_then(|()| compare(driver, stream, command.position, &command.after));
     if let Work::Host(_) = command.work {
         // What the function tells the rest of the program comes after all that the function came after.
-        d.host_clock.merge(&command.after);
-        d.host_clock.advance(stream, command.position);
+        driver.host_clock.merge(&command.after);
+        driver.host_clock.advance(stream, command.position);
     }
-    complete(d, stream, context, &command, result);
+    complete(driver, stream, context, &command, result);
 }
 
 /// Takes the head of a stream's queue, which is running from now on.
-fn take_head(d: &mut Driver, stream: Handle) -> Option<(Handle, Command)> {
-    let s = d.streams.get_mut(&stream)?;
+fn take_head(driver: &mut Driver, stream: Handle) -> Option<(Handle, Command)> {
+    let s = driver.streams.get_mut(&stream)?;
     let command = s.queue.pop_front()?;
     s.running = true;
     Some((s.context, command))
 }
 
 /// A command of a stream has ended.
-fn complete(d: &mut Locked, stream: Handle, context: Handle, command: &Command, result: Outcome) {
-    d.order.forget();
-    if let Some(s) = d.streams.get_mut(&stream) {
+fn complete(
+    driver: &mut Locked,
+    stream: Handle,
+    context: Handle,
+    command: &Command,
+    result: Outcome,
+) {
+    driver.order.forget();
+    if let Some(s) = driver.streams.get_mut(&stream) {
         s.running = false;
         s.completed = s.completed.max(command.position);
     }
     match result {
         Ok(()) => {}
         // Not the device's doing: host memory that cannot be reached.
-        Err(failure) if failure.code == CUresult::INVALID_VALUE => d.refused = Some(failure),
-        Err(failure) => break_context(d, context, failure, command.work.what()),
+        Err(failure) if failure.code == CUresult::INVALID_VALUE => driver.refused = Some(failure),
+        Err(failure) => break_context(driver, context, failure, command.work.what()),
     }
-    d.announce();
+    driver.announce();
 }
 
 /// A kernel failed: nothing else of its context runs, and every later call returns the error.
-fn break_context(d: &mut Driver, context: Handle, failure: Failure, what: String) {
-    for s in d.streams.values_mut().filter(|s| s.context == context) {
+fn break_context(driver: &mut Driver, context: Handle, failure: Failure, what: String) {
+    for s in driver.streams.values_mut().filter(|s| s.context == context) {
         s.queue.clear();
         s.completed = s.submitted;
     }
-    if let Some(c) = d.contexts.get_mut(&context) {
+    if let Some(c) = driver.contexts.get_mut(&context) {
         c.broken.get_or_insert(Broken {
             failure,
             what,

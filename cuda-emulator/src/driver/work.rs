@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use super::call::{Handle, HostPtr};
+use super::call::{Handle, HostPtr, Outcome, Required};
 use super::result::CUresult;
 use crate::lower::Kernel;
 
@@ -188,6 +188,24 @@ impl Copy {
         } else {
             0
         }
+    }
+
+    /// Reads a source in host memory now, without what is between its rows.
+    pub(super) fn stage(&mut self, source: HostPtr) -> Outcome {
+        let bytes = self.width.checked_mul(self.height);
+        let bytes = bytes.need("the size, which overflows,")?;
+        let mut data = Vec::new();
+        if self.from_pitch == self.width || self.height == 1 {
+            data = source.read_all(bytes)?;
+        } else {
+            for row in 0..self.height {
+                let row = source.offset(row * self.from_pitch);
+                data.extend(row.read_all(self.width)?);
+            }
+        }
+        self.from = Side::Staged(data.into());
+        self.from_pitch = self.width;
+        Ok(())
     }
 
     /// Bytes from the first to the last one touched at a side with this pitch.

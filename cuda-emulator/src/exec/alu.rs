@@ -193,15 +193,15 @@ pub(super) fn combine(mask: u32, c: u32, how: Combine) -> u32 {
 /// # Safety
 /// Slots belong to the frame.
 #[inline(always)]
-pub(super) unsafe fn execute(r: Regs, i: &Inst, m: u32) -> bool {
+pub(super) unsafe fn execute(regs: Regs, inst: &Inst, lanes: u32) -> bool {
     let single = f32::from_bits;
     // SAFETY: slots of the frame.
     unsafe {
-        match i.op {
-            Op::Mov32 => r.set32(i.d, r.get32(i.a), m),
-            Op::Mov64 => r.set64(i.d, r.get64(i.a), m),
+        match inst.op {
+            Op::Mov32 => regs.set32(inst.d, regs.get32(inst.a), lanes),
+            Op::Mov64 => regs.set64(inst.d, regs.get64(inst.a), lanes),
             Op::Pred(op) => {
-                let (a, b) = (r.pred(i.a), r.pred(i.b));
+                let (a, b) = (regs.pred(inst.a), regs.pred(inst.b));
                 let value = match op {
                     PredOp::Mov => a,
                     PredOp::And => a & b,
@@ -209,41 +209,41 @@ pub(super) unsafe fn execute(r: Regs, i: &Inst, m: u32) -> bool {
                     PredOp::Xor => a ^ b,
                     PredOp::Not => !a,
                 };
-                r.set_pred(i.d, value, m);
+                regs.set_pred(inst.d, value, lanes);
             }
             Op::I32(op) => {
                 let t = match op {
-                    Int::Add => bin32(r, i, u32::wrapping_add),
-                    Int::Sub => bin32(r, i, u32::wrapping_sub),
-                    Int::MulLo => bin32(r, i, u32::wrapping_mul),
-                    Int::MadLo => tri32(r, i, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
-                    Int::MinS => bin32(r, i, |a, b| (a as i32).min(b as i32) as u32),
-                    Int::MaxS => bin32(r, i, |a, b| (a as i32).max(b as i32) as u32),
-                    Int::And => bin32(r, i, |a, b| a & b),
-                    Int::Or => bin32(r, i, |a, b| a | b),
-                    Int::Xor => bin32(r, i, |a, b| a ^ b),
-                    Int::Not => un32(r, i, |a| !a),
-                    Int::Shl => bin32(r, i, |a, b| if b < 32 { a << (b & 31) } else { 0 }),
-                    Int::ShrU => bin32(r, i, |a, b| if b < 32 { a >> (b & 31) } else { 0 }),
-                    Int::ShrS => bin32(r, i, |a, b| (a as i32 >> b.min(31)) as u32),
+                    Int::Add => bin32(regs, inst, u32::wrapping_add),
+                    Int::Sub => bin32(regs, inst, u32::wrapping_sub),
+                    Int::MulLo => bin32(regs, inst, u32::wrapping_mul),
+                    Int::MadLo => tri32(regs, inst, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
+                    Int::MinS => bin32(regs, inst, |a, b| (a as i32).min(b as i32) as u32),
+                    Int::MaxS => bin32(regs, inst, |a, b| (a as i32).max(b as i32) as u32),
+                    Int::And => bin32(regs, inst, |a, b| a & b),
+                    Int::Or => bin32(regs, inst, |a, b| a | b),
+                    Int::Xor => bin32(regs, inst, |a, b| a ^ b),
+                    Int::Not => un32(regs, inst, |a| !a),
+                    Int::Shl => bin32(regs, inst, |a, b| if b < 32 { a << (b & 31) } else { 0 }),
+                    Int::ShrU => bin32(regs, inst, |a, b| if b < 32 { a >> (b & 31) } else { 0 }),
+                    Int::ShrS => bin32(regs, inst, |a, b| (a as i32 >> b.min(31)) as u32),
                     _ => return false,
                 };
-                r.set32(i.d, &t, m);
+                regs.set32(inst.d, &t, lanes);
             }
             Op::I64(op) => {
                 let t = match op {
-                    Int::Add => bin64(r, i, u64::wrapping_add),
-                    Int::Sub => bin64(r, i, u64::wrapping_sub),
-                    Int::And => bin64(r, i, |a, b| a & b),
-                    Int::Or => bin64(r, i, |a, b| a | b),
-                    Int::MulLo => bin64(r, i, u64::wrapping_mul),
-                    Int::MadLo => tri64(r, i, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
+                    Int::Add => bin64(regs, inst, u64::wrapping_add),
+                    Int::Sub => bin64(regs, inst, u64::wrapping_sub),
+                    Int::And => bin64(regs, inst, |a, b| a & b),
+                    Int::Or => bin64(regs, inst, |a, b| a | b),
+                    Int::MulLo => bin64(regs, inst, u64::wrapping_mul),
+                    Int::MadLo => tri64(regs, inst, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
                     _ => return false,
                 };
-                r.set64(i.d, &t, m);
+                regs.set64(inst.d, &t, lanes);
             }
             Op::Wide32(kind) => {
-                let (a, b) = (r.get32(i.a), r.get32(i.b));
+                let (a, b) = (regs.get32(inst.a), regs.get32(inst.b));
                 let mut t = [0u64; 32];
                 if matches!(kind, Wide::MulU | Wide::MadU) {
                     for l in 0..32 {
@@ -255,20 +255,24 @@ pub(super) unsafe fn execute(r: Regs, i: &Inst, m: u32) -> bool {
                     }
                 }
                 if matches!(kind, Wide::MadU | Wide::MadS) {
-                    let c = r.get64(i.c);
+                    let c = regs.get64(inst.c);
                     for l in 0..32 {
                         t[l] = t[l].wrapping_add(c[l]);
                     }
                 }
-                r.set64(i.d, &t, m);
+                regs.set64(inst.d, &t, lanes);
             }
             Op::Shift64(op) => {
                 let t = match op {
-                    Shift::Shl => shift64(r, i, |a, b| if b < 64 { a << (b & 63) } else { 0 }),
-                    Shift::ShrU => shift64(r, i, |a, b| if b < 64 { a >> (b & 63) } else { 0 }),
+                    Shift::Shl => {
+                        shift64(regs, inst, |a, b| if b < 64 { a << (b & 63) } else { 0 })
+                    }
+                    Shift::ShrU => {
+                        shift64(regs, inst, |a, b| if b < 64 { a >> (b & 63) } else { 0 })
+                    }
                     Shift::ShrS => return false,
                 };
-                r.set64(i.d, &t, m);
+                regs.set64(inst.d, &t, lanes);
             }
             Op::F32(
                 op,
@@ -280,60 +284,60 @@ pub(super) unsafe fn execute(r: Regs, i: &Inst, m: u32) -> bool {
             ) => {
                 let near = Rounding::Near;
                 let t = match op {
-                    F32Op::Add => {
-                        bin32(r, i, |a, b| f32s::add(single(a), single(b), near).to_bits())
-                    }
-                    F32Op::Sub => {
-                        bin32(r, i, |a, b| f32s::sub(single(a), single(b), near).to_bits())
-                    }
-                    F32Op::Mul => {
-                        bin32(r, i, |a, b| f32s::mul(single(a), single(b), near).to_bits())
-                    }
-                    F32Op::Fma => tri32(r, i, |a, b, c| {
+                    F32Op::Add => bin32(regs, inst, |a, b| {
+                        f32s::add(single(a), single(b), near).to_bits()
+                    }),
+                    F32Op::Sub => bin32(regs, inst, |a, b| {
+                        f32s::sub(single(a), single(b), near).to_bits()
+                    }),
+                    F32Op::Mul => bin32(regs, inst, |a, b| {
+                        f32s::mul(single(a), single(b), near).to_bits()
+                    }),
+                    F32Op::Fma => tri32(regs, inst, |a, b, c| {
                         f32s::fma(single(a), single(b), single(c), near).to_bits()
                     }),
                     F32Op::Min {
                         nan: false,
                         xorsign: false,
-                    } => bin32(r, i, |a, b| f32s::min(single(a), single(b)).to_bits()),
+                    } => bin32(regs, inst, |a, b| f32s::min(single(a), single(b)).to_bits()),
                     F32Op::Max {
                         nan: false,
                         xorsign: false,
-                    } => bin32(r, i, |a, b| f32s::max(single(a), single(b)).to_bits()),
+                    } => bin32(regs, inst, |a, b| f32s::max(single(a), single(b)).to_bits()),
                     _ => return false,
                 };
-                r.set32(i.d, &t, m);
+                regs.set32(inst.d, &t, lanes);
             }
             Op::Setp(cmp, ty, how) => {
-                let Some(relations) = relations(ty, r, i) else {
+                let Some(relations) = relations(ty, regs, inst) else {
                     return false;
                 };
                 let mask = holds(cmp, relations);
-                let c = r.pred(i.c);
-                r.set_pred(i.d, combine(mask, c, how), m);
-                if i.e != NONE {
-                    r.set_pred(i.e, combine(!mask, c, how), m);
+                let c = regs.pred(inst.c);
+                regs.set_pred(inst.d, combine(mask, c, how), lanes);
+                if inst.e != NONE {
+                    regs.set_pred(inst.e, combine(!mask, c, how), lanes);
                 }
             }
             Op::Selp32 => {
-                let (a, b, c) = (r.get32(i.a), r.get32(i.b), r.pred(i.c));
+                let (a, b, c) = (regs.get32(inst.a), regs.get32(inst.b), regs.pred(inst.c));
                 let mut t = [0; 32];
                 for l in 0..32 {
                     t[l] = if c >> l & 1 != 0 { a[l] } else { b[l] };
                 }
-                r.set32(i.d, &t, m);
+                regs.set32(inst.d, &t, lanes);
             }
             Op::X32(X32::Lop3(table)) => {
                 // The table's bits spread over words, selected by b and c, then a.
                 let t: [u32; 8] =
                     std::array::from_fn(|n| 0u32.wrapping_sub(u32::from(table >> n & 1)));
-                let t = tri32(r, i, |a, b, c| {
+                let t = tri32(regs, inst, |a, b, c| {
                     let select = |s: u32, x: u32, y: u32| s & x | !s & y;
                     let low = select(b, select(c, t[3], t[2]), select(c, t[1], t[0]));
                     let high = select(b, select(c, t[7], t[6]), select(c, t[5], t[4]));
                     select(a, high, low)
                 });
-                r.set32(i.d, &t, m);
+                regs.set32(inst.d, &t, lanes);
             }
             Op::CvtInt(CvtInt {
                 dst,
@@ -344,33 +348,41 @@ pub(super) unsafe fn execute(r: Regs, i: &Inst, m: u32) -> bool {
                 let (from64, to64) = (flags & CVT_SRC64 != 0, flags & CVT_DST64 != 0);
                 match (src.bits, src.signed, dst.bits, from64, to64) {
                     (32, true, 64, false, true) => {
-                        r.set64(i.d, &widen(r, i, |a| a as i32 as u64), m);
+                        regs.set64(inst.d, &widen(regs, inst, |a| a as i32 as u64), lanes);
                     }
-                    (32, false, 64, false, true) => r.set64(i.d, &widen(r, i, u64::from), m),
-                    (64, _, 32, true, false) => r.set32(i.d, &narrow(r, i, |a| a as u32), m),
+                    (32, false, 64, false, true) => {
+                        regs.set64(inst.d, &widen(regs, inst, u64::from), lanes)
+                    }
+                    (64, _, 32, true, false) => {
+                        regs.set32(inst.d, &narrow(regs, inst, |a| a as u32), lanes)
+                    }
                     _ => return false,
                 }
             }
             Op::Pack64 => {
-                let (a, b) = (r.get32(i.a), r.get32(i.b));
+                let (a, b) = (regs.get32(inst.a), regs.get32(inst.b));
                 let mut t = [0; 32];
                 for l in 0..32 {
                     t[l] = u64::from(a[l]) | u64::from(b[l]) << 32;
                 }
-                r.set64(i.d, &t, m);
+                regs.set64(inst.d, &t, lanes);
             }
             Op::Unpack64 => {
-                let low = narrow(r, i, |a| a as u32);
-                let high = narrow(r, i, |a| (a >> 32) as u32);
-                r.set32(i.d, &low, m);
-                r.set32(i.e, &high, m);
+                let low = narrow(regs, inst, |a| a as u32);
+                let high = narrow(regs, inst, |a| (a >> 32) as u32);
+                regs.set32(inst.d, &low, lanes);
+                regs.set32(inst.e, &high, lanes);
             }
-            Op::Pack32 => r.set32(i.d, &bin32(r, i, |a, b| a & 0xffff | b << 16), m),
+            Op::Pack32 => regs.set32(
+                inst.d,
+                &bin32(regs, inst, |a, b| a & 0xffff | b << 16),
+                lanes,
+            ),
             Op::Unpack32 => {
-                let low = un32(r, i, |a| a & 0xffff);
-                let high = un32(r, i, |a| a >> 16);
-                r.set32(i.d, &low, m);
-                r.set32(i.e, &high, m);
+                let low = un32(regs, inst, |a| a & 0xffff);
+                let high = un32(regs, inst, |a| a >> 16);
+                regs.set32(inst.d, &low, lanes);
+                regs.set32(inst.e, &high, lanes);
             }
             _ => return false,
         }

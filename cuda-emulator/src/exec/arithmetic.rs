@@ -15,13 +15,19 @@ use crate::numeric::int;
 /// # Safety
 /// Slots belong to the frame.
 #[inline(never)]
-pub(super) unsafe fn execute(r: Regs, i: &Inst, m: u32, carry: &mut u32, seed: Option<u64>) {
+pub(super) unsafe fn execute(
+    regs: Regs,
+    inst: &Inst,
+    active: u32,
+    carry: &mut u32,
+    seed: Option<u64>,
+) {
     // SAFETY: slots of the frame.
     unsafe {
-        match i.op {
-            Op::I16(op) => int16(r, i, m, op),
-            Op::I32(op) => int32(r, i, m, op),
-            Op::I64(op) => int64(r, i, m, op),
+        match inst.op {
+            Op::I16(op) => int16(regs, inst, active, op),
+            Op::I32(op) => int32(regs, inst, active, op),
+            Op::I64(op) => int64(regs, inst, active, op),
             Op::Wide16(kind) => {
                 let product = |a: u32, b: u32, signed: bool| {
                     if signed {
@@ -31,43 +37,47 @@ pub(super) unsafe fn execute(r: Regs, i: &Inst, m: u32, carry: &mut u32, seed: O
                     }
                 };
                 match kind {
-                    Wide::MulU => bin32(r, i, m, |a, b| product(a, b, false)),
-                    Wide::MulS => bin32(r, i, m, |a, b| product(a, b, true)),
+                    Wide::MulU => bin32(regs, inst, active, |a, b| product(a, b, false)),
+                    Wide::MulS => bin32(regs, inst, active, |a, b| product(a, b, true)),
                     Wide::MadU => {
-                        tri32(r, i, m, |a, b, c| product(a, b, false).wrapping_add(c));
+                        tri32(regs, inst, active, |a, b, c| {
+                            product(a, b, false).wrapping_add(c)
+                        });
                     }
-                    Wide::MadS => tri32(r, i, m, |a, b, c| product(a, b, true).wrapping_add(c)),
+                    Wide::MadS => tri32(regs, inst, active, |a, b, c| {
+                        product(a, b, true).wrapping_add(c)
+                    }),
                 }
             }
-            Op::X32(op) => x32(r, i, m, op),
+            Op::X32(op) => x32(regs, inst, active, op),
             Op::Shift64(Shift::ShrS) => {
-                shift64(r, i, m, |a, b| (a as i64 >> b.min(63)) as u64);
+                shift64(regs, inst, active, |a, b| (a as i64 >> b.min(63)) as u64);
             }
             Op::Count64(op) => match op {
-                Count::Popc => narrow(r, i, m, u64::count_ones),
-                Count::Clz => narrow(r, i, m, u64::leading_zeros),
-                Count::Brev => un64(r, i, m, u64::reverse_bits),
+                Count::Popc => narrow(regs, inst, active, u64::count_ones),
+                Count::Clz => narrow(regs, inst, active, u64::leading_zeros),
+                Count::Brev => un64(regs, inst, active, u64::reverse_bits),
                 Count::Bfind { signed, shift } => {
-                    narrow(r, i, m, |a| int::bfind(a, 64, signed, shift));
+                    narrow(regs, inst, active, |a| int::bfind(a, 64, signed, shift));
                 }
             },
             Op::Bfe64 { signed } => {
-                let (a, b, c) = (r.get64(i.a), r.get32(i.b), r.get32(i.c));
+                let (a, b, c) = (regs.get64(inst.a), regs.get32(inst.b), regs.get32(inst.c));
                 let t = std::array::from_fn(|l| int::bfe(a[l], b[l], c[l], 64, signed));
-                r.set64(i.d, &t, m);
+                regs.set64(inst.d, &t, active);
             }
             Op::Bfi64 => {
-                let (a, b) = (r.get64(i.a), r.get64(i.b));
-                let (c, e) = (r.get32(i.c), r.get32(i.e));
+                let (a, b) = (regs.get64(inst.a), regs.get64(inst.b));
+                let (c, e) = (regs.get32(inst.c), regs.get32(inst.e));
                 let t = std::array::from_fn(|l| int::bfi(a[l], b[l], c[l], e[l], 64));
-                r.set64(i.d, &t, m);
+                regs.set64(inst.d, &t, active);
             }
             Op::Carry32(c) => {
-                let (x, y, z) = (r.get32(i.a), r.get32(i.b), r.get32(i.c));
+                let (x, y, z) = (regs.get32(inst.a), regs.get32(inst.b), regs.get32(inst.c));
                 let mut t = [0; 32];
                 let mut out = *carry;
                 for l in 0..32 {
-                    if m >> l & 1 == 0 {
+                    if active >> l & 1 == 0 {
                         continue;
                     }
                     let take = c.take && *carry >> l & 1 != 0;
@@ -80,14 +90,14 @@ pub(super) unsafe fn execute(r: Regs, i: &Inst, m: u32, carry: &mut u32, seed: O
                     }
                 }
                 *carry = out;
-                r.set32(i.d, &t, m);
+                regs.set32(inst.d, &t, active);
             }
             Op::Carry64(c) => {
-                let (x, y, z) = (r.get64(i.a), r.get64(i.b), r.get64(i.c));
+                let (x, y, z) = (regs.get64(inst.a), regs.get64(inst.b), regs.get64(inst.c));
                 let mut t = [0; 32];
                 let mut out = *carry;
                 for l in 0..32 {
-                    if m >> l & 1 == 0 {
+                    if active >> l & 1 == 0 {
                         continue;
                     }
                     let take = c.take && *carry >> l & 1 != 0;
@@ -98,36 +108,40 @@ pub(super) unsafe fn execute(r: Regs, i: &Inst, m: u32, carry: &mut u32, seed: O
                     }
                 }
                 *carry = out;
-                r.set64(i.d, &t, m);
+                regs.set64(inst.d, &t, active);
             }
-            Op::F32(op, mode) => float32(r, i, m, op, mode, seed),
-            Op::F64(op, rounding) => float64(r, i, m, op, rounding),
+            Op::F32(op, mode) => float32(regs, inst, active, op, mode, seed),
+            Op::F64(op, rounding) => float64(regs, inst, active, op, rounding),
             Op::Half(op, ty, mode) => match ty.bf16 {
-                false => half_op::<F16>(r, i, m, op, ty.packed, mode),
-                true => half_op::<Bf16>(r, i, m, op, ty.packed, mode),
+                false => half_op::<F16>(regs, inst, active, op, ty.packed, mode),
+                true => half_op::<Bf16>(regs, inst, active, op, ty.packed, mode),
             },
             Op::Testp32(test) => {
-                let a = r.get32(i.a);
+                let a = regs.get32(inst.a);
                 let mask = lanes(|l| testp(test, f32::from_bits(a[l]).classify()));
-                r.set_pred(i.d, mask, m);
+                regs.set_pred(inst.d, mask, active);
             }
             Op::Testp64(test) => {
-                let a = r.get64(i.a);
+                let a = regs.get64(inst.a);
                 let mask = lanes(|l| testp(test, f64::from_bits(a[l]).classify()));
-                r.set_pred(i.d, mask, m);
+                regs.set_pred(inst.d, mask, active);
             }
             Op::Setp(cmp, ty, how) => {
-                let (low, high) = compare(cmp, ty, r, i);
-                let c = r.pred(i.c);
+                let (low, high) = compare(cmp, ty, regs, inst);
+                let c = regs.pred(inst.c);
                 let packed = matches!(ty, CmpType::F16x2 | CmpType::Bf16x2);
-                r.set_pred(i.d, combine(low, c, how), m);
-                if i.e != NONE {
-                    r.set_pred(i.e, combine(if packed { high } else { !low }, c, how), m);
+                regs.set_pred(inst.d, combine(low, c, how), active);
+                if inst.e != NONE {
+                    regs.set_pred(
+                        inst.e,
+                        combine(if packed { high } else { !low }, c, how),
+                        active,
+                    );
                 }
             }
             Op::Set(cmp, ty, how, result) => {
-                let (low, high) = compare(cmp, ty, r, i);
-                let c = r.pred(i.c);
+                let (low, high) = compare(cmp, ty, regs, inst);
+                let c = regs.pred(inst.c);
                 let (low, high) = (combine(low, c, how), combine(high, c, how));
                 let (lo, hi) = match result {
                     SetResult::Mask => (!0, 0),
@@ -143,26 +157,26 @@ pub(super) unsafe fn execute(r: Regs, i: &Inst, m: u32, carry: &mut u32, seed: O
                     let pick = |mask: u32, value: u32| if mask >> l & 1 != 0 { value } else { 0 };
                     pick(low, lo) | pick(high, hi)
                 });
-                r.set32(i.d, &t, m);
+                regs.set32(inst.d, &t, active);
             }
             Op::Slct32(by) => {
-                let first = slct(r, i, by);
-                let (a, b) = (r.get32(i.a), r.get32(i.b));
+                let first = slct(regs, inst, by);
+                let (a, b) = (regs.get32(inst.a), regs.get32(inst.b));
                 let t = std::array::from_fn(|l| if first >> l & 1 != 0 { a[l] } else { b[l] });
-                r.set32(i.d, &t, m);
+                regs.set32(inst.d, &t, active);
             }
             Op::Slct64(by) => {
-                let first = slct(r, i, by);
-                let (a, b) = (r.get64(i.a), r.get64(i.b));
+                let first = slct(regs, inst, by);
+                let (a, b) = (regs.get64(inst.a), regs.get64(inst.b));
                 let t = std::array::from_fn(|l| if first >> l & 1 != 0 { a[l] } else { b[l] });
-                r.set64(i.d, &t, m);
+                regs.set64(inst.d, &t, active);
             }
-            Op::Cvt(c) => super::cvt::float(r, i, m, c),
-            Op::CvtInt(c) => super::cvt::integer(r, i, m, c),
+            Op::Cvt(c) => super::cvt::float(regs, inst, active, c),
+            Op::CvtInt(c) => super::cvt::integer(regs, inst, active, c),
             Op::Selp64 => {
-                let (a, b, c) = (r.get64(i.a), r.get64(i.b), r.pred(i.c));
+                let (a, b, c) = (regs.get64(inst.a), regs.get64(inst.b), regs.pred(inst.c));
                 let t = std::array::from_fn(|l| if c >> l & 1 != 0 { a[l] } else { b[l] });
-                r.set64(i.d, &t, m);
+                regs.set64(inst.d, &t, active);
             }
             // The rest is in `alu` or is no arithmetic.
             _ => {}

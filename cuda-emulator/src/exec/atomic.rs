@@ -28,7 +28,7 @@ fn size_of(ty: AtomType) -> u32 {
 /// # Safety
 /// Slots belong to the frame; there are lanes.
 pub(crate) unsafe fn execute(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
@@ -43,24 +43,24 @@ pub(crate) unsafe fn execute(
         order: atom.order,
         size: size * atom.count,
         pc: at.pc,
-        instance: defined::instance(x, warp, at),
+        instance: defined::instance(exec, warp, at),
     };
-    let site = x.grid.code.mems.len();
+    let site = exec.grid.code.mems.len();
     let mut p = [std::ptr::null_mut(); 32];
-    defined::check_address(x, block, warp, at, atom.address.base);
+    defined::check_address(exec, block, warp, at, atom.address.base);
     // SAFETY: the caller's; pointers are checked for size and alignment.
     unsafe {
         let a = addresses(at, &atom.address);
-        if !pointers(x, block, warp, at, (what, site), &a, &mut p) {
+        if !pointers(exec, block, warp, at, (what, site), &a, &mut p) {
             return false;
         }
-        if x.profile || block.follows {
-            let awaited = defined::awaited_by_atomic(x, warp, at, atom, size as usize);
+        if exec.profile || block.follows {
+            let awaited = defined::awaited_by_atomic(exec, warp, at, atom, size as usize);
             let written = Written {
                 values: None,
                 dependence: awaited.as_ref().map(|a| a as &dyn Dependence),
             };
-            observe(x, block, warp, what, &a, m, written);
+            observe(exec, block, warp, what, &a, m, written);
         }
         if warp.shadow.is_some() {
             let reached = Reached {
@@ -69,11 +69,11 @@ pub(crate) unsafe fn execute(
                 a: &a,
                 p: &p,
             };
-            defined::atomic(x, block, warp, at, atom, reached);
+            defined::atomic(exec, block, warp, at, atom, reached);
         }
         if atom.ty == AtomType::B128 {
             exchange_128(r, atom, &p, m);
-            x.changes += 1;
+            exec.changes += 1;
             return true;
         }
         let wide = size == 8;
@@ -104,8 +104,8 @@ pub(crate) unsafe fn execute(
         }
         // One that leaves all as it was is how a lock or a flag is polled.
         match changed {
-            true => x.changes += 1,
-            false => warp.poll(x.changes),
+            true => exec.changes += 1,
+            false => warp.poll(exec.changes),
         }
     }
     true
@@ -130,18 +130,18 @@ unsafe fn now(at: *mut u8, size: u32) -> u64 {
 ///
 /// # Safety
 /// As [`execute`]; 16 aligned bytes at each pointer.
-unsafe fn exchange_128(r: Regs, atom: &Atom, p: &[*mut u8; 32], m: u32) {
+unsafe fn exchange_128(regs: Regs, atom: &Atom, p: &[*mut u8; 32], lanes: u32) {
     let mut old = [[0u64; 32]; 2];
     // SAFETY: the caller's; a 128-bit register is two slots.
     unsafe {
-        let pair = |slot: u32| [*r.get64(slot), *r.get64(slot + 1)];
+        let pair = |slot: u32| [*regs.get64(slot), *regs.get64(slot + 1)];
         let b = pair(atom.b[0]);
         let c = match atom.op {
             AtomOp::Cas => pair(atom.c),
             _ => b,
         };
         let _whole = whole_16();
-        for l in (0..32).filter(|l| m >> l & 1 != 0) {
+        for l in (0..32).filter(|l| lanes >> l & 1 != 0) {
             let at = p[l].cast::<[u64; 2]>();
             let now = at.read();
             if atom.op != AtomOp::Cas || now == [b[0][l], b[1][l]] {
@@ -151,8 +151,8 @@ unsafe fn exchange_128(r: Regs, atom: &Atom, p: &[*mut u8; 32], m: u32) {
             old[1][l] = now[1];
         }
         if atom.d[0] != NONE {
-            r.set64(atom.d[0], &old[0], m);
-            r.set64(atom.d[0] + 1, &old[1], m);
+            regs.set64(atom.d[0], &old[0], lanes);
+            regs.set64(atom.d[0] + 1, &old[1], lanes);
         }
     }
 }

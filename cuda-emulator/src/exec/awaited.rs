@@ -36,9 +36,9 @@ impl Awaited {
         })
     }
 
-    /// These values in `m`, nothing in the other lanes.
-    fn only(&self, m: u32) -> Self {
-        self.map(|lanes| std::array::from_fn(|l| if m >> l & 1 != 0 { lanes[l] } else { 0 }))
+    /// These values in `active`, nothing in the other lanes.
+    fn only(&self, active: u32) -> Self {
+        self.map(|lanes| std::array::from_fn(|l| if active >> l & 1 != 0 { lanes[l] } else { 0 }))
     }
 
     fn union(&self, other: &Self) -> Self {
@@ -136,12 +136,12 @@ impl Sets {
         self.add(rest)
     }
 
-    /// The set of a register of which the lanes `m` are written.
-    pub(crate) fn written(&mut self, old: u32, new: u32, m: u32) -> u32 {
+    /// The set of a register of which the lanes `lanes` are written.
+    pub(crate) fn written(&mut self, old: u32, new: u32, lanes: u32) -> u32 {
         if old == new {
             return old;
         }
-        let (old, new) = (self.get(old).only(!m), self.get(new).only(m));
+        let (old, new) = (self.get(old).only(!lanes), self.get(new).only(lanes));
         let both = old.union(&new);
         self.add(both)
     }

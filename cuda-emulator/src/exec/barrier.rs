@@ -25,25 +25,25 @@ fn bar_at(code: &Code, pc: u32) -> Option<&Bar> {
 
 /// A group reaches a barrier.
 pub(crate) fn execute(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     group: usize,
     bar: &Bar,
-    m: u32,
+    lanes: u32,
 ) -> Flow {
     let g = &warp.groups[group];
     let (pc, frame, mask) = (g.pc, g.frame, g.mask);
     let r = warp.regs(frame);
     let at = At {
         pc,
-        lanes: m,
+        lanes,
         frame,
         regs: r,
     };
     for slot in [bar.id, bar.count] {
         let what = "takes as a barrier's number or count";
-        defined::check_decision(x, block, warp, at, (File::R32, slot), what);
+        defined::check_decision(exec, block, warp, at, (File::R32, slot), what);
     }
     let uniform = |slot: u32| {
         if slot == NONE {
@@ -51,37 +51,58 @@ pub(crate) fn execute(
         }
         // SAFETY: a slot of this frame.
         let words = unsafe { r.get32(slot) };
-        let first = words[m.trailing_zeros() as usize];
-        let same = (0..32).all(|l| m >> l & 1 == 0 || words[l] == first);
+        let first = words[lanes.trailing_zeros() as usize];
+        let same = (0..32).all(|l| lanes >> l & 1 == 0 || words[l] == first);
         if same { Ok(first) } else { Err(()) }
     };
     let (Ok(id), Ok(count)) = (uniform(bar.id), uniform(bar.count)) else {
         let message =
             "lanes of a warp are at one barrier instruction with different numbers".into();
-        return x.fault(block, warp, FaultCode::IllegalInstruction, message, pc, m);
+        return exec.fault(
+            block,
+            warp,
+            FaultCode::IllegalInstruction,
+            message,
+            pc,
+            lanes,
+        );
     };
     if id >= 16 {
         let message = format!("there are barriers 0 to 15, not {id}");
-        return x.fault(block, warp, FaultCode::IllegalInstruction, message, pc, m);
+        return exec.fault(
+            block,
+            warp,
+            FaultCode::IllegalInstruction,
+            message,
+            pc,
+            lanes,
+        );
     }
     if count % 32 != 0 || (bar.count != NONE && count == 0) {
         let message = format!("a barrier's thread count is a multiple of 32, not {count}");
-        return x.fault(block, warp, FaultCode::IllegalInstruction, message, pc, m);
+        return exec.fault(
+            block,
+            warp,
+            FaultCode::IllegalInstruction,
+            message,
+            pc,
+            lanes,
+        );
     }
     // Lanes whose guard is false go on by themselves.
     let mut at = group;
-    if mask != m {
-        at = warp.split(group, m);
+    if mask != lanes {
+        at = warp.split(group, lanes);
         warp.groups[group].pc += 1;
     }
     warp.groups[at].wait = Wait::Gather { id };
-    gather(x, block, warp, id);
+    gather(exec, block, warp, id);
     Flow::Regroup
 }
 
 /// Once all live lanes of the warp are at the barrier, the warp arrives.
-fn gather(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, id: u32) {
-    let code = x.grid.code;
+fn gather(exec: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, id: u32) {
+    let code = exec.grid.code;
     let here = |wait: Wait| wait == Wait::Gather { id };
     let lanes = warp
         .groups
@@ -150,7 +171,7 @@ fn gather(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, id: u32) {
             "barrier {id} is used with {expected} threads while others wait at it with {before} (0: all)"
         );
         let pc = warp.groups.first().map_or(0, |g| g.pc);
-        x.report(
+        exec.report(
             block,
             warp,
             FindingKind::BarrierMisuse,
@@ -159,16 +180,16 @@ fn gather(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, id: u32) {
             None,
         );
     }
-    x.count(|t| t.barrier());
+    exec.count(|t| t.barrier());
     let state = &mut block.barriers[id as usize];
     state.expected = Some(expected);
     state.arrived += 32;
     state.warps |= 1 << warp.index;
-    complete(x, block, warp, id);
+    complete(exec, block, warp, id);
 }
 
 /// Opens the barrier if everybody expected has arrived.
-fn complete(x: &Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, id: u32) {
+fn complete(exec: &Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, id: u32) {
     let state = &block.barriers[id as usize];
     let Some(expected) = state.expected else {
         return;
@@ -191,10 +212,10 @@ fn complete(x: &Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, id: u32) {
     let current = warp.index as usize;
     for (i, other) in block.warps.iter_mut().enumerate() {
         if i != current {
-            release(x.grid.code, other, id, &state);
+            release(exec.grid.code, other, id, &state);
         }
     }
-    release(x.grid.code, warp, id, &state);
+    release(exec.grid.code, warp, id, &state);
     if let Some(checker) = &mut block.checker {
         checker.barrier_complete(id);
     }
@@ -234,12 +255,12 @@ fn release(code: &Code, warp: &mut Warp, id: u32, state: &BarrierState) {
 }
 
 /// Lanes have exited: the rest of the warp may be all at a barrier now, and a barrier for all threads may be complete.
-pub(crate) fn after_exit(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp) {
+pub(crate) fn after_exit(exec: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp) {
     for id in 0..16 {
         if warp.live != 0 {
-            gather(x, block, warp, id);
+            gather(exec, block, warp, id);
         } else if block.barriers[id as usize].expected == Some(0) {
-            complete(x, block, warp, id);
+            complete(exec, block, warp, id);
         }
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn shfl_source(mode: ShflMode, lane: u32, b: u32, c: u32) -> (u32, bo
 ///
 /// # Safety
 /// Slots belong to the frame.
-pub(super) unsafe fn collective(r: Regs, op: &Slow, set: u32) {
+pub(super) unsafe fn collective(regs: Regs, op: &Slow, set: u32) {
     let lanes = || (0..32usize).filter(move |l| set >> l & 1 != 0);
     // SAFETY: the caller's.
     unsafe {
@@ -45,7 +45,7 @@ pub(super) unsafe fn collective(r: Regs, op: &Slow, set: u32) {
                 clamp,
                 ..
             } => {
-                let (a, b, c) = (*r.get32(*a), r.get32(*b), r.get32(*clamp));
+                let (a, b, c) = (*regs.get32(*a), regs.get32(*b), regs.get32(*clamp));
                 let mut value = [0; 32];
                 let mut inside = 0;
                 for l in lanes() {
@@ -56,26 +56,26 @@ pub(super) unsafe fn collective(r: Regs, op: &Slow, set: u32) {
                     };
                     inside |= u32::from(ok) << l;
                 }
-                r.set32(*d, &value, set);
+                regs.set32(*d, &value, set);
                 if *p != NONE {
-                    r.set_pred(*p, inside, set);
+                    regs.set_pred(*p, inside, set);
                 }
             }
             Slow::Vote { mode, d, a, .. } => {
-                let yes = r.pred(*a) & set;
+                let yes = regs.pred(*a) & set;
                 match mode {
-                    VoteMode::Ballot => r.set32(*d, &[yes; 32], set),
-                    VoteMode::All => r.set_pred(*d, all_ones(yes == set), set),
-                    VoteMode::Any => r.set_pred(*d, all_ones(yes != 0), set),
-                    VoteMode::Uni => r.set_pred(*d, all_ones(yes == 0 || yes == set), set),
+                    VoteMode::Ballot => regs.set32(*d, &[yes; 32], set),
+                    VoteMode::All => regs.set_pred(*d, all_ones(yes == set), set),
+                    VoteMode::Any => regs.set_pred(*d, all_ones(yes != 0), set),
+                    VoteMode::Uni => regs.set_pred(*d, all_ones(yes == 0 || yes == set), set),
                 }
             }
             Slow::Match {
                 all, wide, d, p, a, ..
             } => {
                 let words: [u64; 32] = match wide {
-                    true => *r.get64(*a),
-                    false => r.get32(*a).map(u64::from),
+                    true => *regs.get64(*a),
+                    false => regs.get32(*a).map(u64::from),
                 };
                 let mut value = [0; 32];
                 for l in lanes() {
@@ -87,13 +87,13 @@ pub(super) unsafe fn collective(r: Regs, op: &Slow, set: u32) {
                     let same = lanes().all(|l| value[l] == set);
                     value = [if same { set } else { 0 }; 32];
                     if *p != NONE {
-                        r.set_pred(*p, all_ones(same), set);
+                        regs.set_pred(*p, all_ones(same), set);
                     }
                 }
-                r.set32(*d, &value, set);
+                regs.set32(*d, &value, set);
             }
             Slow::Redux { op, d, a, .. } => {
-                let a = r.get32(*a);
+                let a = regs.get32(*a);
                 let values = lanes().map(|l| a[l]);
                 let result = match op {
                     ReduxOp::Add => values.fold(0, u32::wrapping_add),
@@ -105,12 +105,12 @@ pub(super) unsafe fn collective(r: Regs, op: &Slow, set: u32) {
                     ReduxOp::Or => values.fold(0, |s, v| s | v),
                     ReduxOp::Xor => values.fold(0, |s, v| s ^ v),
                 };
-                r.set32(*d, &[result; 32], set);
+                regs.set32(*d, &[result; 32], set);
             }
             Slow::Elect { d, p, .. } => {
                 let leader = set.trailing_zeros();
-                r.set32(*d, &[leader; 32], set);
-                r.set_pred(*p, 1 << leader, set);
+                regs.set32(*d, &[leader; 32], set);
+                regs.set_pred(*p, 1 << leader, set);
             }
             // Only the collectives come here.
             _ => {}

@@ -36,31 +36,34 @@ unsafe fn relate<T: PartialOrd>(
 }
 
 /// Any comparison; for packed halves the masks of the low and the high half.
-pub(super) unsafe fn compare(cmp: Cmp, ty: CmpType, r: Regs, i: &Inst) -> (u32, u32) {
+pub(super) unsafe fn compare(cmp: Cmp, ty: CmpType, regs: Regs, inst: &Inst) -> (u32, u32) {
     let single = |x: u64| f32::from_bits(x as u32);
     let f16 = |x: u64| F16::to_f32(x as u16);
     let bf16 = |x: u64| Bf16::to_f32(x as u16);
     // SAFETY: slots of the frame.
     unsafe {
         let relations = match ty {
-            CmpType::U16 => relate(r, i, false, |x| x as u16),
-            CmpType::S16 => relate(r, i, false, |x| x as i16),
-            CmpType::U32 => relate(r, i, false, |x| x as u32),
-            CmpType::S32 => relate(r, i, false, |x| x as i32),
-            CmpType::U64 => relate(r, i, true, |x| x),
-            CmpType::S64 => relate(r, i, true, |x| x as i64),
-            CmpType::F16 => relate(r, i, false, f16),
-            CmpType::Bf16 => relate(r, i, false, bf16),
-            CmpType::F32 { ftz: false } => relate(r, i, false, single),
-            CmpType::F32 { ftz: true } => relate(r, i, false, |x| f32s::ftz(single(x))),
-            CmpType::F64 => relate(r, i, true, f64::from_bits),
+            CmpType::U16 => relate(regs, inst, false, |x| x as u16),
+            CmpType::S16 => relate(regs, inst, false, |x| x as i16),
+            CmpType::U32 => relate(regs, inst, false, |x| x as u32),
+            CmpType::S32 => relate(regs, inst, false, |x| x as i32),
+            CmpType::U64 => relate(regs, inst, true, |x| x),
+            CmpType::S64 => relate(regs, inst, true, |x| x as i64),
+            CmpType::F16 => relate(regs, inst, false, f16),
+            CmpType::Bf16 => relate(regs, inst, false, bf16),
+            CmpType::F32 { ftz: false } => relate(regs, inst, false, single),
+            CmpType::F32 { ftz: true } => relate(regs, inst, false, |x| f32s::ftz(single(x))),
+            CmpType::F64 => relate(regs, inst, true, f64::from_bits),
             CmpType::F16x2 => {
-                let high = relate(r, i, false, |x| f16(x >> 16));
-                return (holds(cmp, relate(r, i, false, f16)), holds(cmp, high));
+                let high = relate(regs, inst, false, |x| f16(x >> 16));
+                return (holds(cmp, relate(regs, inst, false, f16)), holds(cmp, high));
             }
             CmpType::Bf16x2 => {
-                let high = relate(r, i, false, |x| bf16(x >> 16));
-                return (holds(cmp, relate(r, i, false, bf16)), holds(cmp, high));
+                let high = relate(regs, inst, false, |x| bf16(x >> 16));
+                return (
+                    holds(cmp, relate(regs, inst, false, bf16)),
+                    holds(cmp, high),
+                );
             }
         };
         let mask = holds(cmp, relations);
@@ -68,9 +71,9 @@ pub(super) unsafe fn compare(cmp: Cmp, ty: CmpType, r: Regs, i: &Inst) -> (u32, 
     }
 }
 
-pub(super) unsafe fn slct(r: Regs, i: &Inst, by: SlctBy) -> u32 {
+pub(super) unsafe fn slct(regs: Regs, inst: &Inst, by: SlctBy) -> u32 {
     // SAFETY: slots of the frame.
-    let c = unsafe { r.get32(i.c) };
+    let c = unsafe { regs.get32(inst.c) };
     match by {
         SlctBy::S32 => lanes(|l| c[l] as i32 >= 0),
         // NaN selects b; −0 and, with .ftz, negative subnormals count as 0.

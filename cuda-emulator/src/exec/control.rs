@@ -17,10 +17,10 @@ const MAX_DEPTH: usize = 1024;
 
 const MAX_LOCAL: u32 = 512 << 10;
 
-/// Lanes of `m` whose word equals the first lane's, and that word.
-pub(super) fn same_as_first(words: &[u32; 32], m: u32) -> (u32, u32) {
-    let first = words[m.trailing_zeros() as usize];
-    let same = (0..32).filter(|&l| m >> l & 1 != 0 && words[l] == first);
+/// Lanes of `lanes` whose word equals the first lane's, and that word.
+pub(super) fn same_as_first(words: &[u32; 32], lanes: u32) -> (u32, u32) {
+    let first = words[lanes.trailing_zeros() as usize];
+    let same = (0..32).filter(|&l| lanes >> l & 1 != 0 && words[l] == first);
     (first, same.fold(0, |s, l| s | 1 << l))
 }
 
@@ -32,14 +32,20 @@ pub(crate) fn met(block: &mut Block<'_>, warp: &mut Warp) {
     }
 }
 
-/// Lanes `same` of `m` go to `target`; the rest of `m` stays at the instruction, and lanes off go on. The group of `same`.
-pub(super) fn take_lanes(warp: &mut Warp, group: usize, m: u32, same: u32, target: u32) -> usize {
+/// Lanes `same` of `lanes` go to `target`; the rest of `lanes` stays at the instruction, and lanes off go on. The group of `same`.
+pub(super) fn take_lanes(
+    warp: &mut Warp,
+    group: usize,
+    lanes: u32,
+    same: u32,
+    target: u32,
+) -> usize {
     let mask = warp.groups[group].mask;
-    if mask & !m != 0 {
-        let off = warp.split(group, mask & !m);
+    if mask & !lanes != 0 {
+        let off = warp.split(group, mask & !lanes);
         warp.groups[off].pc += 1;
     }
-    let taken = if m == same {
+    let taken = if lanes == same {
         group
     } else {
         warp.split(group, same)
@@ -51,11 +57,11 @@ pub(super) fn take_lanes(warp: &mut Warp, group: usize, m: u32, same: u32, targe
 /// For an operation that the lanes named in a mask execute together: the sets of lanes, one for each mask value, if all are
 /// here; otherwise those that are not complete wait.
 pub(super) fn together(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     group: usize,
-    m: u32,
+    lanes: u32,
     members: u32,
     any_place: bool,
 ) -> Result<Vec<u32>, Flow> {
@@ -63,18 +69,18 @@ pub(super) fn together(
     let pc = warp.groups[group].pc;
     let at = At {
         pc,
-        lanes: m,
+        lanes,
         frame,
         regs: warp.regs(frame),
     };
     let register = (File::R32, members);
-    defined::check_decision(x, block, warp, at, register, "takes as a mask of lanes");
+    defined::check_decision(exec, block, warp, at, register, "takes as a mask of lanes");
     // SAFETY: a slot of this frame.
     let words = *unsafe { warp.regs(frame).get32(members) };
     let live = warp.live;
     let mut sets = Vec::new();
     let mut waiting = Vec::new();
-    let mut left = m;
+    let mut left = lanes;
     while left != 0 {
         let (value, same) = same_as_first(&words, left);
         left &= !same;
@@ -83,7 +89,7 @@ pub(super) fn together(
                 "lanes {same:#010x} execute a .sync operation whose mask {value:#010x} does not name all of them"
             );
             let those = (pc, same & !value);
-            x.report(
+            exec.report(
                 block,
                 warp,
                 FindingKind::BarrierMisuse,
@@ -103,8 +109,8 @@ pub(super) fn together(
     }
     // Lanes off go on, complete sets execute again by themselves, the others wait.
     let mask = warp.groups[group].mask;
-    if mask & !m != 0 {
-        let off = warp.split(group, mask & !m);
+    if mask & !lanes != 0 {
+        let off = warp.split(group, mask & !lanes);
         warp.groups[off].pc += 1;
     }
     for (same, value) in waiting {
@@ -119,22 +125,29 @@ pub(super) fn together(
 
 /// `.aligned` operations need every live lane: those that are here wait for the others.
 pub(super) fn whole_warp(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     group: usize,
-    m: u32,
+    lanes: u32,
     name: &str,
 ) -> Result<(), Flow> {
-    if m == warp.live && m == !0 {
+    if lanes == warp.live && lanes == !0 {
         return Ok(());
     }
     let pc = warp.groups[group].pc;
-    if m == warp.live || m != warp.groups[group].mask {
-        let message = format!("{name} needs all 32 lanes of the warp, {m:#010x} execute it");
+    if lanes == warp.live || lanes != warp.groups[group].mask {
+        let message = format!("{name} needs all 32 lanes of the warp, {lanes:#010x} execute it");
         let kind = FindingKind::BarrierMisuse;
-        x.report(block, warp, kind, message.clone(), (pc, m), None);
-        return Err(x.fault(block, warp, FaultCode::IllegalInstruction, message, pc, m));
+        exec.report(block, warp, kind, message.clone(), (pc, lanes), None);
+        return Err(exec.fault(
+            block,
+            warp,
+            FaultCode::IllegalInstruction,
+            message,
+            pc,
+            lanes,
+        ));
     }
     warp.groups[group].wait = Wait::Members {
         mask: !0,
@@ -173,37 +186,37 @@ fn apart(code: &Code, warp: &Warp, group: usize, mut frame: Frame) -> Frame {
 }
 
 pub(super) fn call(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     group: usize,
     call: &Call,
-    m: u32,
+    active: u32,
 ) -> Flow {
-    let code = x.grid.code;
+    let code = exec.grid.code;
     let (pc, frame) = (warp.groups[group].pc, warp.groups[group].frame);
     let (index, lanes) = match call.target {
-        CallTarget::Function(index) => (index as usize, m),
+        CallTarget::Function(index) => (index as usize, active),
         CallTarget::Indirect(slot) => {
             let at = At {
                 pc,
-                lanes: m,
+                lanes: active,
                 frame,
                 regs: warp.regs(frame),
             };
-            defined::check_decision(x, block, warp, at, (File::R64, slot), "calls by");
+            defined::check_decision(exec, block, warp, at, (File::R64, slot), "calls by");
             // SAFETY: a slot of this frame.
             let words = unsafe { warp.regs(frame).get64(slot) };
-            let first = words[m.trailing_zeros() as usize];
+            let first = words[active.trailing_zeros() as usize];
             let same = (0..32)
-                .filter(|&l| m >> l & 1 != 0 && words[l] == first)
+                .filter(|&l| active >> l & 1 != 0 && words[l] == first)
                 .fold(0, |s, l| s | 1 << l);
             match code.functions.iter().position(|f| f.address == first) {
                 Some(i) => (i, same),
                 None => {
                     let message =
                         format!("an indirect call goes to {first:#x}, which is no function");
-                    return x.fault(block, warp, FaultCode::InvalidPc, message, pc, same);
+                    return exec.fault(block, warp, FaultCode::InvalidPc, message, pc, same);
                 }
             }
         }
@@ -224,7 +237,7 @@ pub(super) fn call(
             "{} calls deep, {} does not fit on the stack",
             depth, callee.name
         );
-        return x.fault(
+        return exec.fault(
             block,
             warp,
             FaultCode::HardwareStackError,
@@ -242,7 +255,7 @@ pub(super) fn call(
             call.args.len(),
             call.returns.len()
         );
-        return x.fault(
+        return exec.fault(
             block,
             warp,
             FaultCode::IllegalInstruction,
@@ -255,7 +268,7 @@ pub(super) fn call(
     for (&from, &to) in call.args.iter().zip(&callee.params) {
         defined::passed(
             code,
-            &mut x.awaited,
+            &mut exec.awaited,
             warp,
             (frame, from),
             (inner, to),
@@ -263,7 +276,7 @@ pub(super) fn call(
         );
         if !pass(&mut warp.files, (frame, from), (inner, to), lanes) {
             let message = format!("an argument does not fit {}'s parameter", callee.name);
-            return x.fault(
+            return exec.fault(
                 block,
                 warp,
                 FaultCode::IllegalInstruction,
@@ -273,7 +286,7 @@ pub(super) fn call(
             );
         }
     }
-    let entered = take_lanes(warp, group, m, lanes, callee.entry);
+    let entered = take_lanes(warp, group, active, lanes, callee.entry);
     let g = &mut warp.groups[entered];
     g.stack.push(Return { pc, frame });
     g.frame = inner;
@@ -281,8 +294,8 @@ pub(super) fn call(
 }
 
 /// The group returns to its caller.
-pub(crate) fn ret(x: &mut Exec<'_>, warp: &mut Warp, group: usize) {
-    let code = x.grid.code;
+pub(crate) fn ret(exec: &mut Exec<'_>, warp: &mut Warp, group: usize) {
+    let code = exec.grid.code;
     let g = &mut warp.groups[group];
     let Some(back) = g.stack.pop() else { return };
     let (inner, lanes) = (g.frame, g.mask);
@@ -296,7 +309,7 @@ pub(crate) fn ret(x: &mut Exec<'_>, warp: &mut Warp, group: usize) {
         for (&from, &to) in callee.returns.iter().zip(&call.returns) {
             defined::passed(
                 code,
-                &mut x.awaited,
+                &mut exec.awaited,
                 warp,
                 (inner, from),
                 (back.frame, to),
@@ -308,12 +321,12 @@ pub(crate) fn ret(x: &mut Exec<'_>, warp: &mut Warp, group: usize) {
 }
 
 /// The group's lanes end.
-pub(crate) fn exit(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, group: usize) {
+pub(crate) fn exit(exec: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, group: usize) {
     let lanes = warp.groups[group].mask;
     warp.groups[group].mask = 0;
     warp.live &= !lanes;
     if let Some(checker) = &mut block.checker {
         checker.exit(warp.index, lanes);
     }
-    barrier::after_exit(x, block, warp);
+    barrier::after_exit(exec, block, warp);
 }

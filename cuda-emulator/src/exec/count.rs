@@ -120,8 +120,8 @@ fn hash(line: u64) -> u64 {
     line.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
 }
 
-fn lanes(m: u32) -> impl Iterator<Item = usize> {
-    (0..32).filter(move |l| m >> l & 1 != 0)
+fn lanes(active: u32) -> impl Iterator<Item = usize> {
+    (0..32).filter(move |l| active >> l & 1 != 0)
 }
 
 impl Tally {
@@ -166,14 +166,14 @@ impl Tally {
     /// `cp.async`: a load from global memory and a store to shared memory.
     pub(crate) fn async_copy(
         &mut self,
-        m: u32,
+        active: u32,
         size: u32,
         offsets: &[u32; 32],
         from: &[u64; 32],
         read: &[u32; 32],
     ) {
-        self.shared(m, offsets, size);
-        let ranges = lanes(m)
+        self.shared(active, offsets, size);
+        let ranges = lanes(active)
             .filter(|&l| read[l] != 0)
             .map(|l| (from[l], u64::from(read[l])));
         self.global(Kind::Read, ranges);
@@ -216,7 +216,7 @@ impl Tally {
     }
 
     /// A pass serves each of 32 banks with one word; 8-byte accesses go by half warps, 16-byte ones by quarters.
-    fn shared(&mut self, m: u32, offsets: &[u32; 32], size: u32) {
+    fn shared(&mut self, lanes: u32, offsets: &[u32; 32], size: u32) {
         let group = match size {
             0..=4 => 32,
             5..=8 => 16,
@@ -225,7 +225,7 @@ impl Tally {
         let (mut passes, mut ideal) = (0, 0);
         for first in (0..32).step_by(group) {
             let mut words: Vec<u32> = (first..first + group)
-                .filter(|l| m >> l & 1 != 0)
+                .filter(|l| lanes >> l & 1 != 0)
                 .flat_map(|l| offsets[l] / 4..=(offsets[l] + size - 1) / 4)
                 .collect();
             words.sort_unstable();
@@ -245,7 +245,7 @@ impl Tally {
 }
 
 /// Adds executions to the counter of the operation's class.
-fn add_class(c: &mut Counters, code: &Code, op: Op, n: u64) {
+fn add_class(counters: &mut Counters, code: &Code, op: Op, executions: u64) {
     let class = match op {
         Op::I16(_)
         | Op::I32(_)
@@ -259,9 +259,9 @@ fn add_class(c: &mut Counters, code: &Code, op: Op, n: u64) {
         | Op::Bfi64
         | Op::Carry32(_)
         | Op::Carry64(_)
-        | Op::LocalAddress => &mut c.integer_instructions,
-        Op::F32(..) | Op::F64(..) => &mut c.float_instructions,
-        Op::Half(..) => &mut c.half_instructions,
+        | Op::LocalAddress => &mut counters.integer_instructions,
+        Op::F32(..) | Op::F64(..) => &mut counters.float_instructions,
+        Op::Half(..) => &mut counters.half_instructions,
         Op::Mov32
         | Op::Mov64
         | Op::Pred(_)
@@ -279,32 +279,32 @@ fn add_class(c: &mut Counters, code: &Code, op: Op, n: u64) {
         | Op::Unpack64
         | Op::Pack32
         | Op::Unpack32
-        | Op::Special(_) => &mut c.move_instructions,
-        Op::Ld(_) | Op::St(_) => &mut c.memory_instructions,
-        Op::Bra(_) | Op::Ret | Op::Exit => &mut c.control_instructions,
+        | Op::Special(_) => &mut counters.move_instructions,
+        Op::Ld(_) | Op::St(_) => &mut counters.memory_instructions,
+        Op::Bra(_) | Op::Ret | Op::Exit => &mut counters.control_instructions,
         Op::Slow(index) => match &code.slow[index as usize] {
-            Slow::Atom(_) => &mut c.atomic_instructions,
+            Slow::Atom(_) => &mut counters.atomic_instructions,
             Slow::Shfl { .. }
             | Slow::Vote { .. }
             | Slow::Match { .. }
             | Slow::Redux { .. }
             | Slow::Activemask { .. }
             | Slow::Elect { .. }
-            | Slow::Movmatrix { .. } => &mut c.collective_instructions,
+            | Slow::Movmatrix { .. } => &mut counters.collective_instructions,
             Slow::CpAsync(_) | Slow::CpAsyncCommit | Slow::CpAsyncWait { .. } => {
-                &mut c.async_copy_instructions
+                &mut counters.async_copy_instructions
             }
             Slow::Ldmatrix(_) | Slow::Stmatrix(_) | Slow::WmmaMemory(_) | Slow::Discard { .. } => {
-                &mut c.memory_instructions
+                &mut counters.memory_instructions
             }
-            Slow::Mma(_) | Slow::WmmaMma(_) => &mut c.tensor_instructions,
+            Slow::Mma(_) | Slow::WmmaMma(_) => &mut counters.tensor_instructions,
             Slow::Isspacep { .. } | Slow::Cvta { .. } | Slow::CreatePolicy { .. } => {
-                &mut c.move_instructions
+                &mut counters.move_instructions
             }
-            _ => &mut c.control_instructions,
+            _ => &mut counters.control_instructions,
         },
     };
-    *class += n;
+    *class += executions;
 }
 
 /// The launch's counters from its workers' (with `Options::count` there is one).

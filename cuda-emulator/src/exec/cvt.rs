@@ -18,15 +18,15 @@ unsafe fn source(r: Regs, slot: u32, wide: bool) -> [u64; 32] {
     }
 }
 
-unsafe fn put(r: Regs, slot: u32, value: &[u64; 32], flags: u8, m: u32) {
+unsafe fn put(regs: Regs, slot: u32, value: &[u64; 32], flags: u8, lanes: u32) {
     // SAFETY: slots of the frame.
     unsafe {
         if flags & CVT_DST64 != 0 {
-            r.set64(slot, value, m);
+            regs.set64(slot, value, lanes);
         } else if flags & CVT_DST32 != 0 {
-            r.set32(slot, &value.map(|x| x as u32), m);
+            regs.set32(slot, &value.map(|x| x as u32), lanes);
         } else {
-            r.set32(slot, &value.map(|x| x as u32 & 0xffff), m);
+            regs.set32(slot, &value.map(|x| x as u32 & 0xffff), lanes);
         }
     }
 }
@@ -40,10 +40,10 @@ fn extend(x: u64, ty: IntType) -> i128 {
 }
 
 /// Integer to integer: to the destination type (saturated if asked), extended to the register.
-pub(crate) unsafe fn integer(r: Regs, i: &Inst, m: u32, c: CvtInt) {
+pub(crate) unsafe fn integer(regs: Regs, inst: &Inst, lanes: u32, c: CvtInt) {
     // SAFETY: slots of the frame.
     unsafe {
-        let a = source(r, i.a, c.flags & CVT_SRC64 != 0);
+        let a = source(regs, inst.a, c.flags & CVT_SRC64 != 0);
         let t = a.map(|x| {
             let mut x = extend(x, c.src);
             if c.sat {
@@ -56,7 +56,7 @@ pub(crate) unsafe fn integer(r: Regs, i: &Inst, m: u32, c: CvtInt) {
             }
             extend(x as u64, c.dst) as u64
         });
-        put(r, i.d, &t, c.flags, m);
+        put(regs, inst.d, &t, c.flags, lanes);
     }
 }
 
@@ -71,57 +71,57 @@ fn mode(rounding: CvtRounding) -> Rounding {
 }
 
 /// A conversion with a float on one side at least (lowering let only those through that exist).
-pub(crate) unsafe fn float(r: Regs, i: &Inst, m: u32, c: Cvt) {
+pub(crate) unsafe fn float(regs: Regs, inst: &Inst, lanes: u32, c: Cvt) {
     // SAFETY: slots of the frame.
     unsafe {
         // The commonest first.
         match (c.dst, c.src, c.rounding) {
             (Type::F32, Type::BF16, _) if c.flags & (CVT_FTZ | CVT_SAT | CVT_SRC64) == 0 => {
-                let a = r.get32(i.a);
+                let a = regs.get32(inst.a);
                 let mut t = [0; 32];
                 for l in 0..32 {
                     t[l] = f32s::canon(Bf16::to_f32(a[l] as u16)).to_bits();
                 }
-                return r.set32(i.d, &t, m);
+                return regs.set32(inst.d, &t, lanes);
             }
             (Type::BF16, Type::F32, CvtRounding::Near)
                 if c.flags & (CVT_RELU | CVT_SATFINITE | CVT_SAT | CVT_DST32 | CVT_DST64) == 0 =>
             {
-                let a = r.get32(i.a);
+                let a = regs.get32(inst.a);
                 let mut t = [0; 32];
                 for l in 0..32 {
                     t[l] = u32::from(Bf16::near(f32::from_bits(a[l])));
                 }
-                return r.set32(i.d, &t, m);
+                return regs.set32(inst.d, &t, lanes);
             }
             (Type::BF16x2, Type::F32, CvtRounding::Near)
                 if c.flags & (CVT_RELU | CVT_SATFINITE | CVT_DST64) == 0 =>
             {
-                let (a, b) = (r.get32(i.a), r.get32(i.b));
+                let (a, b) = (regs.get32(inst.a), regs.get32(inst.b));
                 let mut t = [0; 32];
                 for l in 0..32 {
                     let high = u32::from(Bf16::near(f32::from_bits(a[l])));
                     t[l] = high << 16 | u32::from(Bf16::near(f32::from_bits(b[l])));
                 }
-                return r.set32(i.d, &t, m);
+                return regs.set32(inst.d, &t, lanes);
             }
             (Type::F32, Type::S32, CvtRounding::Near) if c.flags & (CVT_SAT | CVT_SRC64) == 0 => {
-                let a = r.get32(i.a);
+                let a = regs.get32(inst.a);
                 let mut t = [0; 32];
                 for l in 0..32 {
                     t[l] = (a[l] as i32 as f32).to_bits();
                 }
-                return r.set32(i.d, &t, m);
+                return regs.set32(inst.d, &t, lanes);
             }
             _ => {}
         }
-        let a = source(r, i.a, c.flags & CVT_SRC64 != 0);
-        let b = source(r, i.b, false);
+        let a = source(regs, inst.a, c.flags & CVT_SRC64 != 0);
+        let b = source(regs, inst.b, false);
         let mut t = [0; 32];
         for l in 0..std::hint::black_box(32) {
             t[l & 31] = one(a[l & 31], b[l & 31], c);
         }
-        put(r, i.d, &t, c.flags, m);
+        put(regs, inst.d, &t, c.flags, lanes);
     }
 }
 

@@ -21,9 +21,9 @@ pub(super) fn testp(test: Testp, class: std::num::FpCategory) -> bool {
 }
 
 pub(super) unsafe fn float32(
-    r: Regs,
-    i: &Inst,
-    m: u32,
+    regs: Regs,
+    inst: &Inst,
+    lanes: u32,
     op: F32Op,
     mode: FloatMode,
     seed: Option<u64>,
@@ -39,7 +39,7 @@ pub(super) unsafe fn float32(
     };
     macro_rules! un {
         (|$a:ident| $body:expr) => {
-            un32(r, i, m, |$a| {
+            un32(regs, inst, lanes, |$a| {
                 let $a = input($a);
                 output($body)
             })
@@ -47,7 +47,7 @@ pub(super) unsafe fn float32(
     }
     macro_rules! bin {
         (|$a:ident, $b:ident| $body:expr) => {
-            bin32(r, i, m, |$a, $b| {
+            bin32(regs, inst, lanes, |$a, $b| {
                 let ($a, $b) = (input($a), input($b));
                 output($body)
             })
@@ -86,7 +86,7 @@ pub(super) unsafe fn float32(
             F32Op::Add => bin!(|a, b| f32s::add(a, b, rounding)),
             F32Op::Sub => bin!(|a, b| f32s::sub(a, b, rounding)),
             F32Op::Mul => bin!(|a, b| f32s::mul(a, b, rounding)),
-            F32Op::Fma => tri32(r, i, m, |a, b, c| {
+            F32Op::Fma => tri32(regs, inst, lanes, |a, b, c| {
                 output(f32s::fma(input(a), input(b), input(c), rounding))
             }),
             F32Op::Min { nan, xorsign } => bin!(|a, b| {
@@ -125,7 +125,7 @@ pub(super) unsafe fn float32(
             }),
             F32Op::Abs => un!(|a| f32s::abs(a)),
             F32Op::Neg => un!(|a| f32s::neg(a)),
-            F32Op::Copysign => bin32(r, i, m, |a, b| {
+            F32Op::Copysign => bin32(regs, inst, lanes, |a, b| {
                 f32s::copysign(f32::from_bits(a), f32::from_bits(b)).to_bits()
             }),
             F32Op::Div => bin!(|a, b| f32s::div(a, b, rounding)),
@@ -145,42 +145,54 @@ pub(super) unsafe fn float32(
     }
 }
 
-pub(super) unsafe fn float64(r: Regs, i: &Inst, m: u32, op: F64Op, rounding: Rounding) {
+pub(super) unsafe fn float64(regs: Regs, inst: &Inst, lanes: u32, op: F64Op, rounding: Rounding) {
     let x = f64::from_bits;
     // SAFETY: slots of the frame.
     unsafe {
         match op {
-            F64Op::Add => bin64(r, i, m, |a, b| f64s::add(x(a), x(b), rounding).to_bits()),
-            F64Op::Sub => bin64(r, i, m, |a, b| f64s::sub(x(a), x(b), rounding).to_bits()),
-            F64Op::Mul => bin64(r, i, m, |a, b| f64s::mul(x(a), x(b), rounding).to_bits()),
+            F64Op::Add => bin64(regs, inst, lanes, |a, b| {
+                f64s::add(x(a), x(b), rounding).to_bits()
+            }),
+            F64Op::Sub => bin64(regs, inst, lanes, |a, b| {
+                f64s::sub(x(a), x(b), rounding).to_bits()
+            }),
+            F64Op::Mul => bin64(regs, inst, lanes, |a, b| {
+                f64s::mul(x(a), x(b), rounding).to_bits()
+            }),
             F64Op::Fma => {
-                tri64(r, i, m, |a, b, c| {
+                tri64(regs, inst, lanes, |a, b, c| {
                     f64s::fma(x(a), x(b), x(c), rounding).to_bits()
                 });
             }
-            F64Op::Min => bin64(r, i, m, |a, b| f64s::min(x(a), x(b)).to_bits()),
-            F64Op::Max => bin64(r, i, m, |a, b| f64s::max(x(a), x(b)).to_bits()),
-            F64Op::Abs => un64(r, i, m, |a| a & !(1 << 63)),
-            F64Op::Neg => un64(r, i, m, |a| a ^ 1 << 63),
-            F64Op::Copysign => bin64(r, i, m, |a, b| a & 1 << 63 | b & !(1 << 63)),
-            F64Op::Div => bin64(r, i, m, |a, b| f64s::div(x(a), x(b), rounding).to_bits()),
-            F64Op::Rcp => un64(r, i, m, |a| f64s::rcp(x(a), rounding).to_bits()),
-            F64Op::Sqrt => un64(r, i, m, |a| f64s::sqrt(x(a), rounding).to_bits()),
-            F64Op::RcpApproxFtz => un64(r, i, m, |a| f64s::rcp_approx_ftz(x(a)).to_bits()),
+            F64Op::Min => bin64(regs, inst, lanes, |a, b| f64s::min(x(a), x(b)).to_bits()),
+            F64Op::Max => bin64(regs, inst, lanes, |a, b| f64s::max(x(a), x(b)).to_bits()),
+            F64Op::Abs => un64(regs, inst, lanes, |a| a & !(1 << 63)),
+            F64Op::Neg => un64(regs, inst, lanes, |a| a ^ 1 << 63),
+            F64Op::Copysign => bin64(regs, inst, lanes, |a, b| a & 1 << 63 | b & !(1 << 63)),
+            F64Op::Div => bin64(regs, inst, lanes, |a, b| {
+                f64s::div(x(a), x(b), rounding).to_bits()
+            }),
+            F64Op::Rcp => un64(regs, inst, lanes, |a| f64s::rcp(x(a), rounding).to_bits()),
+            F64Op::Sqrt => un64(regs, inst, lanes, |a| f64s::sqrt(x(a), rounding).to_bits()),
+            F64Op::RcpApproxFtz => {
+                un64(regs, inst, lanes, |a| f64s::rcp_approx_ftz(x(a)).to_bits())
+            }
             F64Op::RsqrtApprox { ftz: true } => {
-                un64(r, i, m, |a| f64s::rsqrt_approx_ftz(x(a)).to_bits());
+                un64(regs, inst, lanes, |a| {
+                    f64s::rsqrt_approx_ftz(x(a)).to_bits()
+                });
             }
             F64Op::RsqrtApprox { ftz: false } => {
-                un64(r, i, m, |a| (1.0 / x(a).sqrt()).to_bits());
+                un64(regs, inst, lanes, |a| (1.0 / x(a).sqrt()).to_bits());
             }
         }
     }
 }
 
 pub(super) unsafe fn half_op<H: Half>(
-    r: Regs,
-    i: &Inst,
-    m: u32,
+    regs: Regs,
+    inst: &Inst,
+    lanes: u32,
     op: HalfOp,
     packed: bool,
     mode: HalfMode,
@@ -196,8 +208,8 @@ pub(super) unsafe fn half_op<H: Half>(
             let f = $f;
             let g = |a: u16| output(f(input(a)));
             match packed {
-                false => un32(r, i, m, |a| u32::from(g(a as u16))),
-                true => un32(r, i, m, |a| half::each(a, g)),
+                false => un32(regs, inst, lanes, |a| u32::from(g(a as u16))),
+                true => un32(regs, inst, lanes, |a| half::each(a, g)),
             }
         }};
     }
@@ -206,8 +218,8 @@ pub(super) unsafe fn half_op<H: Half>(
             let f = $f;
             let g = |a: u16, b: u16| output(f(input(a), input(b)));
             match packed {
-                false => bin32(r, i, m, |a, b| u32::from(g(a as u16, b as u16))),
-                true => bin32(r, i, m, |a, b| half::each2(a, b, g)),
+                false => bin32(regs, inst, lanes, |a, b| u32::from(g(a as u16, b as u16))),
+                true => bin32(regs, inst, lanes, |a, b| half::each2(a, b, g)),
             }
         }};
     }
@@ -224,10 +236,10 @@ pub(super) unsafe fn half_op<H: Half>(
                 let g =
                     |a: u16, b: u16, c: u16| output(half::fma::<H>(input(a), input(b), input(c)));
                 match packed {
-                    false => tri32(r, i, m, |a, b, c| {
+                    false => tri32(regs, inst, lanes, |a, b, c| {
                         u32::from(g(a as u16, b as u16, c as u16))
                     }),
-                    true => tri32(r, i, m, |a, b, c| half::each3(a, b, c, g)),
+                    true => tri32(regs, inst, lanes, |a, b, c| half::each3(a, b, c, g)),
                 }
             }
             HalfOp::Min {

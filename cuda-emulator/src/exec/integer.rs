@@ -140,14 +140,14 @@ integer!(int32, un32, bin32, tri32, u32, u32, i32, u64, i64);
 
 integer!(int64, un64, bin64, tri64, u64, u64, i64, u128, i128);
 
-pub(super) unsafe fn x32(r: Regs, i: &Inst, m: u32, op: X32) {
+pub(super) unsafe fn x32(regs: Regs, inst: &Inst, lanes: u32, op: X32) {
     // SAFETY: slots of the frame.
     unsafe {
         match op {
-            X32::Count(Count::Popc) => un32(r, i, m, u32::count_ones),
-            X32::Count(Count::Clz) => un32(r, i, m, u32::leading_zeros),
-            X32::Count(Count::Brev) => un32(r, i, m, u32::reverse_bits),
-            X32::Count(Count::Bfind { signed, shift }) => un32(r, i, m, |a| {
+            X32::Count(Count::Popc) => un32(regs, inst, lanes, u32::count_ones),
+            X32::Count(Count::Clz) => un32(regs, inst, lanes, u32::leading_zeros),
+            X32::Count(Count::Brev) => un32(regs, inst, lanes, u32::reverse_bits),
+            X32::Count(Count::Bfind { signed, shift }) => un32(regs, inst, lanes, |a| {
                 let wide = if signed {
                     a as i32 as u64
                 } else {
@@ -155,50 +155,66 @@ pub(super) unsafe fn x32(r: Regs, i: &Inst, m: u32, op: X32) {
                 };
                 int::bfind(wide, 32, signed, shift)
             }),
-            X32::Bfe { signed } => tri32(r, i, m, |a, b, c| {
+            X32::Bfe { signed } => tri32(regs, inst, lanes, |a, b, c| {
                 int::bfe(u64::from(a), b, c, 32, signed) as u32
             }),
             X32::Bfi => {
-                let (a, b) = (r.get32(i.a), r.get32(i.b));
-                let (c, e) = (r.get32(i.c), r.get32(i.e));
+                let (a, b) = (regs.get32(inst.a), regs.get32(inst.b));
+                let (c, e) = (regs.get32(inst.c), regs.get32(inst.e));
                 let t = std::array::from_fn(|l| {
                     int::bfi(u64::from(a[l]), u64::from(b[l]), c[l], e[l], 32) as u32
                 });
-                r.set32(i.d, &t, m);
+                regs.set32(inst.d, &t, lanes);
             }
-            X32::Lop3(table) => tri32(r, i, m, |a, b, c| int::lop3(a, b, c, table)),
-            X32::Prmt(mode) => tri32(r, i, m, |a, b, c| int::prmt(a, b, c, mode)),
-            X32::ShfL { wrap } => tri32(r, i, m, |a, b, c| int::shf(a, b, c, true, wrap)),
-            X32::ShfR { wrap } => tri32(r, i, m, |a, b, c| int::shf(a, b, c, false, wrap)),
+            X32::Lop3(table) => tri32(regs, inst, lanes, |a, b, c| int::lop3(a, b, c, table)),
+            X32::Prmt(mode) => tri32(regs, inst, lanes, |a, b, c| int::prmt(a, b, c, mode)),
+            X32::ShfL { wrap } => tri32(regs, inst, lanes, |a, b, c| int::shf(a, b, c, true, wrap)),
+            X32::ShfR { wrap } => {
+                tri32(regs, inst, lanes, |a, b, c| int::shf(a, b, c, false, wrap))
+            }
             X32::Szext { signed, wrap } => {
-                bin32(r, i, m, |a, b| int::szext(a, b, signed, !wrap));
+                bin32(regs, inst, lanes, |a, b| int::szext(a, b, signed, !wrap));
             }
-            X32::Bmsk { wrap } => bin32(r, i, m, |a, b| int::bmsk(a, b, !wrap)),
-            X32::Mul24 { signed, high } => bin32(r, i, m, |a, b| mul24(a, b, signed, high)),
+            X32::Bmsk { wrap } => bin32(regs, inst, lanes, |a, b| int::bmsk(a, b, !wrap)),
+            X32::Mul24 { signed, high } => {
+                bin32(regs, inst, lanes, |a, b| mul24(a, b, signed, high))
+            }
             X32::Mad24 { signed, high } => {
-                tri32(r, i, m, |a, b, c| mul24(a, b, signed, high).wrapping_add(c));
+                tri32(regs, inst, lanes, |a, b, c| {
+                    mul24(a, b, signed, high).wrapping_add(c)
+                });
             }
             X32::AbsDiff { bytes, signed, add } => {
-                tri32(r, i, m, |a, b, c| abs_diff(a, b, c, bytes, signed, add));
+                tri32(regs, inst, lanes, |a, b, c| {
+                    abs_diff(a, b, c, bytes, signed, add)
+                });
             }
-            X32::Halves(op) => bin32(r, i, m, |a, b| halves(op, a, b)),
-            X32::Pack(to) => tri32(r, i, m, |a, b, c| int::pack(a, b, c, to.bits, to.signed)),
-            X32::AddSat => bin32(r, i, m, |a, b| (a as i32).saturating_add(b as i32) as u32),
-            X32::SubSat => bin32(r, i, m, |a, b| (a as i32).saturating_sub(b as i32) as u32),
-            X32::MadHiSat => tri32(r, i, m, |a, b, c| {
+            X32::Halves(op) => bin32(regs, inst, lanes, |a, b| halves(op, a, b)),
+            X32::Pack(to) => tri32(regs, inst, lanes, |a, b, c| {
+                int::pack(a, b, c, to.bits, to.signed)
+            }),
+            X32::AddSat => bin32(regs, inst, lanes, |a, b| {
+                (a as i32).saturating_add(b as i32) as u32
+            }),
+            X32::SubSat => bin32(regs, inst, lanes, |a, b| {
+                (a as i32).saturating_sub(b as i32) as u32
+            }),
+            X32::MadHiSat => tri32(regs, inst, lanes, |a, b, c| {
                 let high = ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as i32;
                 high.saturating_add(c as i32) as u32
             }),
-            X32::Fns => tri32(r, i, m, |a, b, c| int::fns(a, b, c as i32)),
+            X32::Fns => tri32(regs, inst, lanes, |a, b, c| int::fns(a, b, c as i32)),
             X32::Dp4a { a_signed, b_signed } => {
-                tri32(r, i, m, |a, b, c| int::dp4a(a, b, c, a_signed, b_signed));
+                tri32(regs, inst, lanes, |a, b, c| {
+                    int::dp4a(a, b, c, a_signed, b_signed)
+                });
             }
             X32::Dp2a {
                 a_signed,
                 b_signed,
                 high,
             } => {
-                tri32(r, i, m, |a, b, c| {
+                tri32(regs, inst, lanes, |a, b, c| {
                     int::dp2a(a, b, c, a_signed, b_signed, high)
                 });
             }

@@ -11,106 +11,106 @@ pub(super) fn width() -> usize {
     std::hint::black_box(32)
 }
 
-pub(super) unsafe fn un32(r: Regs, i: &Inst, m: u32, f: impl Fn(u32) -> u32) {
+pub(super) unsafe fn un32(regs: Regs, inst: &Inst, lanes: u32, f: impl Fn(u32) -> u32) {
     // SAFETY: slots of the frame.
     unsafe {
-        let a = r.get32(i.a);
+        let a = regs.get32(inst.a);
         let mut t = [0; 32];
         for l in 0..width() {
             t[l & 31] = f(a[l & 31]);
         }
-        r.set32(i.d, &t, m);
+        regs.set32(inst.d, &t, lanes);
     }
 }
 
-pub(super) unsafe fn bin32(r: Regs, i: &Inst, m: u32, f: impl Fn(u32, u32) -> u32) {
+pub(super) unsafe fn bin32(regs: Regs, inst: &Inst, lanes: u32, f: impl Fn(u32, u32) -> u32) {
     // SAFETY: slots of the frame.
     unsafe {
-        let a = r.get32(i.a);
-        let b = r.get32(i.b);
+        let a = regs.get32(inst.a);
+        let b = regs.get32(inst.b);
         let mut t = [0; 32];
         for l in 0..width() {
             t[l & 31] = f(a[l & 31], b[l & 31]);
         }
-        r.set32(i.d, &t, m);
+        regs.set32(inst.d, &t, lanes);
     }
 }
 
-pub(super) unsafe fn tri32(r: Regs, i: &Inst, m: u32, f: impl Fn(u32, u32, u32) -> u32) {
+pub(super) unsafe fn tri32(regs: Regs, inst: &Inst, lanes: u32, f: impl Fn(u32, u32, u32) -> u32) {
     // SAFETY: slots of the frame.
     unsafe {
-        let a = r.get32(i.a);
-        let b = r.get32(i.b);
-        let c = r.get32(i.c);
+        let a = regs.get32(inst.a);
+        let b = regs.get32(inst.b);
+        let c = regs.get32(inst.c);
         let mut t = [0; 32];
         for l in 0..width() {
             t[l & 31] = f(a[l & 31], b[l & 31], c[l & 31]);
         }
-        r.set32(i.d, &t, m);
+        regs.set32(inst.d, &t, lanes);
     }
 }
 
-pub(super) unsafe fn un64(r: Regs, i: &Inst, m: u32, f: impl Fn(u64) -> u64) {
+pub(super) unsafe fn un64(regs: Regs, inst: &Inst, lanes: u32, f: impl Fn(u64) -> u64) {
     // SAFETY: slots of the frame.
     unsafe {
-        let a = r.get64(i.a);
+        let a = regs.get64(inst.a);
         let mut t = [0; 32];
         for l in 0..width() {
             t[l & 31] = f(a[l & 31]);
         }
-        r.set64(i.d, &t, m);
+        regs.set64(inst.d, &t, lanes);
     }
 }
 
-pub(super) unsafe fn bin64(r: Regs, i: &Inst, m: u32, f: impl Fn(u64, u64) -> u64) {
+pub(super) unsafe fn bin64(regs: Regs, inst: &Inst, lanes: u32, f: impl Fn(u64, u64) -> u64) {
     // SAFETY: slots of the frame.
     unsafe {
-        let a = r.get64(i.a);
-        let b = r.get64(i.b);
+        let a = regs.get64(inst.a);
+        let b = regs.get64(inst.b);
         let mut t = [0; 32];
         for l in 0..width() {
             t[l & 31] = f(a[l & 31], b[l & 31]);
         }
-        r.set64(i.d, &t, m);
+        regs.set64(inst.d, &t, lanes);
     }
 }
 
-pub(super) unsafe fn tri64(r: Regs, i: &Inst, m: u32, f: impl Fn(u64, u64, u64) -> u64) {
+pub(super) unsafe fn tri64(regs: Regs, inst: &Inst, lanes: u32, f: impl Fn(u64, u64, u64) -> u64) {
     // SAFETY: slots of the frame.
     unsafe {
-        let a = r.get64(i.a);
-        let b = r.get64(i.b);
-        let c = r.get64(i.c);
+        let a = regs.get64(inst.a);
+        let b = regs.get64(inst.b);
+        let c = regs.get64(inst.c);
         let mut t = [0; 32];
         for l in 0..width() {
             t[l & 31] = f(a[l & 31], b[l & 31], c[l & 31]);
         }
-        r.set64(i.d, &t, m);
+        regs.set64(inst.d, &t, lanes);
     }
 }
 
-pub(super) unsafe fn shift64(r: Regs, i: &Inst, m: u32, f: impl Fn(u64, u32) -> u64) {
+pub(super) unsafe fn shift64(regs: Regs, inst: &Inst, lanes: u32, f: impl Fn(u64, u32) -> u64) {
     // SAFETY: slots of the frame.
     unsafe {
-        let a = r.get64(i.a);
-        let b = r.get32(i.b);
+        let a = regs.get64(inst.a);
+        let b = regs.get32(inst.b);
         let mut t = [0; 32];
         for l in 0..width() {
             t[l & 31] = f(a[l & 31], b[l & 31]);
         }
-        r.set64(i.d, &t, m);
+        regs.set64(inst.d, &t, lanes);
     }
 }
 
-pub(super) unsafe fn narrow(r: Regs, i: &Inst, m: u32, f: impl Fn(u64) -> u32) {
+pub(super) unsafe fn narrow(regs: Regs, inst: &Inst, lanes: u32, f: impl Fn(u64) -> u32) {
     // SAFETY: slots of the frame.
     unsafe {
-        let a = r.get64(i.a);
+        let a = regs.get64(inst.a);
         let mut t = [0; 32];
         for l in 0..width() {
             t[l & 31] = f(a[l & 31]);
         }
-        r.set32(i.d, &t, m);
+        regs.set32(inst.d, &t, lanes);
     }
 }
 

@@ -13,6 +13,7 @@ use crate::lower::code::Code;
 use crate::memory::{AllocationKind, DeviceMemory, SHARED_UNIT};
 use crate::numeric::mma;
 use crate::options::Check;
+use crate::ptx::ast::volume;
 use crate::random::Random;
 
 static LAUNCHES: AtomicU64 = AtomicU64::new(0);
@@ -92,8 +93,7 @@ struct Prepared<'a> {
 impl<'a> Prepared<'a> {
     fn new(launch: &'a Launch<'_>) -> Result<Self, String> {
         let code: &Code = &launch.kernel.code;
-        let threads: u64 = launch.block.iter().map(|&n| u64::from(n)).product();
-        let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
+        let (threads, blocks) = (volume(launch.block), volume(launch.grid));
         if !(1..=1024).contains(&threads) || blocks == 0 {
             return Err(format!(
                 "grid {:?} of blocks {:?}: a block has 1 to 1024 threads, and a grid at least one block",

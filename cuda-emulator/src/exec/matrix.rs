@@ -22,18 +22,18 @@ pub(super) enum Product {
 
 /// # Safety
 /// Slots belong to the frame.
-pub(super) unsafe fn write_product(r: Regs, d: &[u32], product: &Product, m: u32) {
+pub(super) unsafe fn write_product(regs: Regs, d: &[u32], product: &Product, lanes: u32) {
     // SAFETY: the caller's.
     unsafe {
         match product {
             Product::Words(words) => {
                 for (&slot, value) in d.iter().zip(words) {
-                    r.set32(slot, value, m);
+                    regs.set32(slot, value, lanes);
                 }
             }
             Product::Doubles(words) => {
                 for (&slot, value) in d.iter().zip(words.iter()) {
-                    r.set64(slot, value, m);
+                    regs.set64(slot, value, lanes);
                 }
             }
         }
@@ -42,25 +42,25 @@ pub(super) unsafe fn write_product(r: Regs, d: &[u32], product: &Product, m: u32
 
 /// # Safety
 /// Slots belong to the frame.
-pub(super) unsafe fn product(x: &Exec<'_>, r: Regs, op: &Mma) -> Product {
+pub(super) unsafe fn product(exec: &Exec<'_>, regs: Regs, op: &Mma) -> Product {
     let [_, a, b, c] = &op.registers;
     // SAFETY: the caller's.
     unsafe {
         if let MmaKind::Double(kind) = op.kind {
-            let file = |slots: &[u32]| slots.iter().map(|&s| r.get64(s)).collect::<Vec<_>>();
+            let file = |slots: &[u32]| slots.iter().map(|&s| regs.get64(s)).collect::<Vec<_>>();
             let words = mma::double(kind, &file(a), &file(b), &file(c));
             return Product::Doubles(Box::new(words));
         }
         let mut registers = [[&ZERO; 8]; 3];
         for (to, from) in registers.iter_mut().zip([a, b, c]) {
             for (to, &slot) in to.iter_mut().zip(from) {
-                *to = r.get32(slot);
+                *to = regs.get32(slot);
             }
         }
         let [ra, rb, rc] = &registers;
         let (ra, rb, rc) = (&ra[..a.len()], &rb[..b.len()], &rc[..c.len()]);
         Product::Words(match op.kind {
-            MmaKind::Float(kind) => mma::float(kind, x.grid.mma, ra, rb, rc),
+            MmaKind::Float(kind) => mma::float(kind, exec.grid.mma, ra, rb, rc),
             MmaKind::Integer(kind) => mma::integer(kind, ra, rb, rc),
             MmaKind::Double(_) => [ZERO; 4],
         })
@@ -112,13 +112,13 @@ fn rows(
 }
 
 pub(super) fn ldmatrix(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     op: &Matrices,
 ) -> Flow {
-    let Some((a, p, what)) = rows(x, block, warp, at, op, Kind::Read, None) else {
+    let Some((a, p, what)) = rows(exec, block, warp, at, op, Kind::Read, None) else {
         return Flow::Fault;
     };
     if warp.shadow.is_some() {
@@ -128,7 +128,7 @@ pub(super) fn ldmatrix(
             a: &a,
             p: &p,
         };
-        defined::rows_loaded(x, block, warp, at, op, reached);
+        defined::rows_loaded(exec, block, warp, at, op, reached);
     }
     for (i, &slot) in op.registers().iter().enumerate() {
         // SAFETY: `rows` checked 16 aligned bytes for each pointer; a slot of the frame.
@@ -142,14 +142,14 @@ pub(super) fn ldmatrix(
 }
 
 pub(super) fn stmatrix(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     op: &Matrices,
 ) -> Flow {
-    let awaited = defined::awaited_by_rows(x, warp, at, op);
-    let Some((a, p, what)) = rows(x, block, warp, at, op, Kind::Write, awaited) else {
+    let awaited = defined::awaited_by_rows(exec, warp, at, op);
+    let Some((a, p, what)) = rows(exec, block, warp, at, op, Kind::Write, awaited) else {
         return Flow::Fault;
     };
     if warp.shadow.is_some() {
@@ -159,7 +159,7 @@ pub(super) fn stmatrix(
             a: &a,
             p: &p,
         };
-        defined::rows_stored(x, block, warp, at, op, reached);
+        defined::rows_stored(exec, block, warp, at, op, reached);
     }
     for (i, &slot) in op.registers().iter().enumerate() {
         // SAFETY: as in `ldmatrix`.

@@ -23,7 +23,7 @@ use crate::memory::{GLOBAL_BASE, PARAM_WINDOW, SHARED_BASE, SHARED_UNIT, SHARED_
 /// There are lanes; the frame is the running one. `site` is the load's or store's index, for others one past the last.
 #[inline(always)]
 pub(crate) unsafe fn pointers(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
@@ -45,13 +45,13 @@ pub(crate) unsafe fn pointers(
     let aligned = low & (u64::from(what.size.min(32)) - 1) == 0;
     if aligned {
         let piece = match space {
-            MemSpace::Global => x.global_piece(site, first),
+            MemSpace::Global => exec.global_piece(site, first),
             MemSpace::Shared => Some((
                 u64::from(SHARED_BASE),
                 shared_end(block.shared_len),
                 block.shared_ptr(),
             )),
-            MemSpace::Generic if first < SHARED_WINDOW => x.global_piece(site, first),
+            MemSpace::Generic if first < SHARED_WINDOW => exec.global_piece(site, first),
             MemSpace::Generic if first >> 48 == SHARED_WINDOW >> 48 => Some((
                 SHARED_WINDOW + u64::from(SHARED_BASE),
                 SHARED_WINDOW + shared_end(block.shared_len),
@@ -68,13 +68,13 @@ pub(crate) unsafe fn pointers(
             return true;
         }
     }
-    slow_pointers(x, block, warp, at, what, a, p)
+    slow_pointers(exec, block, warp, at, what, a, p)
 }
 
 /// Lane by lane.
 #[inline(never)]
 fn slow_pointers(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
@@ -84,10 +84,10 @@ fn slow_pointers(
 ) -> bool {
     let m = at.lanes;
     for l in (0..32).filter(|l| m >> l & 1 != 0) {
-        match lane_pointer(x, block, warp, at.frame, what, a[l], l) {
+        match lane_pointer(exec, block, warp, at.frame, what, a[l], l) {
             Some(pointer) => p[l] = pointer,
             None => {
-                x.memory_fault(block, warp, what, a[l], l);
+                exec.memory_fault(block, warp, what, a[l], l);
                 return false;
             }
         }
@@ -100,7 +100,7 @@ fn slow_pointers(
 }
 
 fn lane_pointer(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     frame: Frame,
@@ -128,14 +128,14 @@ fn lane_pointer(
             } else {
                 at
             };
-            lane_pointer(x, block, warp, frame, What { space, ..what }, at, lane)
+            lane_pointer(exec, block, warp, frame, What { space, ..what }, at, lane)
         }
         MemSpace::Global => {
             if address < GLOBAL_BASE {
                 return None;
             }
-            let view = x.grid.memory.view(address)?;
-            inside(address, view.end).then(|| x.grid.memory.host(address))
+            let view = exec.grid.memory.view(address)?;
+            inside(address, view.end).then(|| exec.grid.memory.host(address))
         }
         MemSpace::Shared => {
             let start = u64::from(SHARED_BASE);
@@ -148,15 +148,15 @@ fn lane_pointer(
             ok.then(|| block.shared_ptr().wrapping_add((address - start) as usize))
         }
         MemSpace::Local => {
-            let top = frame.local + x.grid.code.functions[frame.function as usize].frame;
+            let top = frame.local + exec.grid.code.functions[frame.function as usize].frame;
             let at = address as usize + lane * warp.files.stride as usize;
             inside(address, u64::from(top)).then(|| warp.files.local.as_mut_ptr().wrapping_add(at))
         }
         MemSpace::Param => {
-            let ok = what.kind == Kind::Read && inside(address, x.grid.params.len() as u64);
+            let ok = what.kind == Kind::Read && inside(address, exec.grid.params.len() as u64);
             // Only read, as the kind says.
             ok.then(|| {
-                x.grid
+                exec.grid
                     .params
                     .as_ptr()
                     .cast_mut()
@@ -169,22 +169,22 @@ fn lane_pointer(
 /// Tells the checker and the counters of an access.
 #[inline(never)]
 pub(crate) fn observe(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &Warp,
     what: What,
     a: &[u64; 32],
-    m: u32,
+    active: u32,
     written: Written<'_>,
 ) {
-    let (shared, offsets, global) = by_window(what.space, a, m);
-    if x.profile {
-        x.count(|t| t.access(what, shared, &offsets, global, a));
+    let (shared, offsets, global) = by_window(what.space, a, active);
+    if exec.profile {
+        exec.count(|t| t.access(what, shared, &offsets, global, a));
     }
     if !block.follows {
         return;
     }
-    let line = line_of(x.grid.code, what.pc);
+    let line = line_of(exec.grid.code, what.pc);
     if let Some(checker) = &mut block.checker {
         let access = |lanes| Access {
             line,
@@ -252,24 +252,24 @@ fn is_straight(p: &Pointers) -> bool {
 /// Slots belong to the frame; there are lanes.
 #[inline(always)]
 pub(crate) unsafe fn load(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     index: u32,
 ) -> bool {
     let (r, m) = (at.regs, at.lanes);
-    let code = x.grid.code;
+    let code = exec.grid.code;
     let mem = &code.mems[index as usize];
     // SAFETY: the caller's.
     unsafe {
         if mem.address.space == MemSpace::Param && mem.address.base == Base::None {
-            return load_param(x, block, warp, at, mem);
+            return load_param(exec, block, warp, at, mem);
         }
         let a = addresses(at, &mem.address);
         let what = What {
             space: mem.address.space,
-            instance: defined::instance(x, warp, at),
+            instance: defined::instance(exec, warp, at),
             read_only: mem.read_only,
             kind: Kind::Read,
             order: mem.order,
@@ -277,7 +277,7 @@ pub(crate) unsafe fn load(
             pc: at.pc,
         };
         let mut p: Pointers = [std::ptr::null_mut(); 32];
-        if !pointers(x, block, warp, at, (what, index as usize), &a, &mut p) {
+        if !pointers(exec, block, warp, at, (what, index as usize), &a, &mut p) {
             return false;
         }
         // What is strong is not torn.
@@ -300,8 +300,8 @@ pub(crate) unsafe fn load(
         if mem.order != Order::Weak {
             fence(Ordering::SeqCst);
         }
-        if x.profile || block.follows {
-            observe(x, block, warp, what, &a, m, Written::default());
+        if exec.profile || block.follows {
+            observe(exec, block, warp, what, &a, m, Written::default());
         }
         if warp.shadow.is_some() {
             let reached = Reached {
@@ -310,14 +310,14 @@ pub(crate) unsafe fn load(
                 a: &a,
                 p: &p,
             };
-            defined::loaded(x, block, warp, at, mem, reached);
+            defined::loaded(exec, block, warp, at, mem, reached);
         }
     }
     true
 }
 
 #[inline(never)]
-unsafe fn load_element(r: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usize, m: u32) {
+unsafe fn load_element(regs: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usize, lanes: u32) {
     macro_rules! read {
         ($t:ty) => {{
             let mut t = [0; 32];
@@ -330,30 +330,38 @@ unsafe fn load_element(r: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usiz
     // SAFETY: pointers were checked for the access's size and alignment; slots belong to the frame.
     unsafe {
         match (mem.size, mem.reg64, mem.signed) {
-            (4, false, _) => r.set32(slot, &read!(u32), m),
-            (8, ..) => r.set64(slot, &read!(u64), m),
-            (2, false, false) => r.set32(slot, &read!(u16), m),
-            (1, false, false) => r.set32(slot, &read!(u8), m),
+            (4, false, _) => regs.set32(slot, &read!(u32), lanes),
+            (8, ..) => regs.set64(slot, &read!(u64), lanes),
+            (2, false, false) => regs.set32(slot, &read!(u16), lanes),
+            (1, false, false) => regs.set32(slot, &read!(u8), lanes),
             (2, false, true) => {
                 let t: [u32; 32] = read!(i16);
-                r.set32(slot, &t.map(|x| if mem.reg16 { x & 0xffff } else { x }), m);
+                regs.set32(
+                    slot,
+                    &t.map(|x| if mem.reg16 { x & 0xffff } else { x }),
+                    lanes,
+                );
             }
             (1, false, true) => {
                 let t: [u32; 32] = read!(i8);
-                r.set32(slot, &t.map(|x| if mem.reg16 { x & 0xffff } else { x }), m);
+                regs.set32(
+                    slot,
+                    &t.map(|x| if mem.reg16 { x & 0xffff } else { x }),
+                    lanes,
+                );
             }
-            (4, true, false) => r.set64(slot, &read!(u32), m),
-            (4, true, true) => r.set64(slot, &read!(i32), m),
-            (2, true, false) => r.set64(slot, &read!(u16), m),
-            (2, true, true) => r.set64(slot, &read!(i16), m),
-            (1, true, false) => r.set64(slot, &read!(u8), m),
-            (1, true, true) => r.set64(slot, &read!(i8), m),
+            (4, true, false) => regs.set64(slot, &read!(u32), lanes),
+            (4, true, true) => regs.set64(slot, &read!(i32), lanes),
+            (2, true, false) => regs.set64(slot, &read!(u16), lanes),
+            (2, true, true) => regs.set64(slot, &read!(i16), lanes),
+            (1, true, false) => regs.set64(slot, &read!(u8), lanes),
+            (1, true, true) => regs.set64(slot, &read!(i8), lanes),
             // 16 bytes: two slots.
             _ => {
-                r.set64(slot, &read!(u64), m);
+                regs.set64(slot, &read!(u64), lanes);
                 let high =
                     std::array::from_fn(|l| p[l].wrapping_add(offset + 8).cast::<u64>().read());
-                r.set64(slot + 1, &high, m);
+                regs.set64(slot + 1, &high, lanes);
             }
         }
     }
@@ -364,7 +372,7 @@ unsafe fn load_element(r: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usiz
 /// # Safety
 /// Slots belong to the frame.
 unsafe fn load_param(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
@@ -372,12 +380,12 @@ unsafe fn load_param(
 ) -> bool {
     let (r, m) = (at.regs, at.lanes);
     let total = (mem.size * mem.count) as usize;
-    let params = x.grid.params;
+    let params = exec.grid.params;
     let start = mem.address.offset as usize;
     let Some(bytes) = params.get(start..).and_then(|p| p.get(..total)) else {
         let what = What::weak(MemSpace::Param, Kind::Read, total as u32, at.pc);
         let lane = m.trailing_zeros() as usize;
-        x.memory_fault(block, warp, what, start as u64, lane);
+        exec.memory_fault(block, warp, what, start as u64, lane);
         return false;
     };
     for (e, bytes) in bytes.chunks_exact(mem.size as usize).enumerate() {
@@ -406,9 +414,9 @@ unsafe fn load_param(
             }
         }
         let file = if mem.reg64 { File::R64 } else { File::R32 };
-        defined::define(x, block, warp, at, (file, slot));
+        defined::define(exec, block, warp, at, (file, slot));
         if mem.size == 16 {
-            defined::define(x, block, warp, at, (file, slot + 1));
+            defined::define(exec, block, warp, at, (file, slot + 1));
         }
     }
     true
@@ -420,14 +428,14 @@ unsafe fn load_param(
 /// Slots belong to the frame; there are lanes.
 #[inline(always)]
 pub(crate) unsafe fn store(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     index: u32,
 ) -> bool {
     let (r, m) = (at.regs, at.lanes);
-    let code = x.grid.code;
+    let code = exec.grid.code;
     let mem = &code.mems[index as usize];
     // SAFETY: the caller's.
     unsafe {
@@ -442,22 +450,22 @@ pub(crate) unsafe fn store(
             pc: at.pc,
         };
         let mut p: Pointers = [std::ptr::null_mut(); 32];
-        if !pointers(x, block, warp, at, (what, index as usize), &a, &mut p) {
+        if !pointers(exec, block, warp, at, (what, index as usize), &a, &mut p) {
             return false;
         }
-        if x.profile || block.follows {
+        if exec.profile || block.follows {
             let stored = Stored {
                 mem,
                 regs: r,
                 pointers: &p,
             };
-            let awaited = defined::awaited_by_store(x, warp, at, mem);
+            let awaited = defined::awaited_by_store(exec, warp, at, mem);
             let awaited = awaited.as_ref().map(|a| a as &dyn Dependence);
             let written = Written {
                 values: Some(&stored),
                 dependence: awaited,
             };
-            observe(x, block, warp, what, &a, m, written);
+            observe(exec, block, warp, what, &a, m, written);
         }
         if mem.order != Order::Weak {
             fence(Ordering::SeqCst);
@@ -484,19 +492,19 @@ pub(crate) unsafe fn store(
                 a: &a,
                 p: &p,
             };
-            defined::stored(x, block, warp, at, mem, reached);
+            defined::stored(exec, block, warp, at, mem, reached);
         }
     }
     true
 }
 
 #[inline(never)]
-unsafe fn store_element(r: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usize, m: u32) {
+unsafe fn store_element(regs: Regs, mem: &Mem, slot: u32, p: &Pointers, offset: usize, lanes: u32) {
     macro_rules! write {
         ($t:ty, $get:ident, $slot:expr, $offset:expr) => {{
-            let value = r.$get($slot);
+            let value = regs.$get($slot);
             for l in 0..32 {
-                if m >> l & 1 != 0 {
+                if lanes >> l & 1 != 0 {
                     p[l].wrapping_add($offset)
                         .cast::<$t>()
                         .write(value[l] as $t);

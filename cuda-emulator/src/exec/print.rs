@@ -15,7 +15,7 @@ const MAX_STRING: usize = 1 << 16;
 
 /// Bytes at a generic address in global or local memory.
 fn bytes(
-    x: &Exec<'_>,
+    exec: &Exec<'_>,
     warp: &Warp,
     lane: usize,
     address: u64,
@@ -29,7 +29,7 @@ fn bytes(
         let from = own.get(at..).and_then(|p| p.get(..len));
         data.copy_from_slice(from.ok_or("printf reads past the end of local memory")?);
     } else {
-        x.grid
+        exec.grid
             .memory
             .copy_out(address, &mut data)
             .map_err(|e| format!("printf reads {e}"))?;
@@ -37,10 +37,10 @@ fn bytes(
     Ok(data)
 }
 
-fn string(x: &Exec<'_>, warp: &Warp, lane: usize, address: u64) -> Result<String, String> {
+fn string(exec: &Exec<'_>, warp: &Warp, lane: usize, address: u64) -> Result<String, String> {
     let mut text = Vec::new();
     while text.len() < MAX_STRING {
-        let byte = bytes(x, warp, lane, address.wrapping_add(text.len() as u64), 1)?[0];
+        let byte = bytes(exec, warp, lane, address.wrapping_add(text.len() as u64), 1)?[0];
         if byte == 0 {
             break;
         }
@@ -59,32 +59,32 @@ fn param(warp: &Warp, frame: Frame, lane: usize, offset: u32, len: usize) -> u64
 
 /// Prints for each lane; the result is the number of conversions, as CUDA's printf returns it.
 pub(crate) fn vprintf(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     warp: &mut Warp,
-    r: Regs,
+    regs: Regs,
     frame: Frame,
     [format, args]: [u32; 2],
     ret: Option<Value>,
-    m: u32,
+    lanes: u32,
 ) -> Result<(), String> {
     let mut counts = [0u32; 32];
     let mut printed = String::new();
-    for lane in (0..32).filter(|l| m >> l & 1 != 0) {
+    for lane in (0..32).filter(|l| lanes >> l & 1 != 0) {
         let format = param(warp, frame, lane, format, 8);
         let args = param(warp, frame, lane, args, 8);
-        let format = string(x, warp, lane, format)?;
-        counts[lane] = one(x, warp, lane, &format, args, &mut printed)?;
+        let format = string(exec, warp, lane, format)?;
+        counts[lane] = one(exec, warp, lane, &format, args, &mut printed)?;
     }
-    x.grid.print(&printed);
+    exec.grid.print(&printed);
     match ret {
         Some(Value::Frame(offset, 4)) => {
-            for lane in (0..32).filter(|l| m >> l & 1 != 0) {
+            for lane in (0..32).filter(|l| lanes >> l & 1 != 0) {
                 let at = lane * warp.files.stride as usize + (frame.local + offset) as usize;
                 warp.files.local[at..at + 4].copy_from_slice(&counts[lane].to_le_bytes());
             }
         }
         // SAFETY: a slot of the frame.
-        Some(Value::Reg(Reg::R32(d))) => unsafe { r.set32(d, &counts, m) },
+        Some(Value::Reg(Reg::R32(d))) => unsafe { regs.set32(d, &counts, lanes) },
         _ => {}
     }
     Ok(())
@@ -259,7 +259,7 @@ impl Cursor<'_> {
 
 /// One thread's printf; the number of conversions.
 fn one(
-    x: &Exec<'_>,
+    exec: &Exec<'_>,
     warp: &Warp,
     lane: usize,
     format: &str,
@@ -269,7 +269,7 @@ fn one(
     let mut at = args;
     let mut next = |size: u64| -> Result<u64, String> {
         at = at.next_multiple_of(size);
-        let data = bytes(x, warp, lane, at, size as usize)?;
+        let data = bytes(exec, warp, lane, at, size as usize)?;
         at += size;
         let mut word = [0; 8];
         word[..data.len()].copy_from_slice(&data);
@@ -359,7 +359,7 @@ fn one(
             }
             's' => {
                 let address = next(8)?;
-                let mut text = string(x, warp, lane, address)?;
+                let mut text = string(exec, warp, lane, address)?;
                 if let Some(precision) = spec.precision {
                     text = text.chars().take(precision).collect();
                 }
@@ -386,17 +386,17 @@ fn one(
 
 /// The message of a failed assertion, as the CUDA runtime prints it, for the first lane.
 pub(crate) fn assertion(
-    x: &Exec<'_>,
+    exec: &Exec<'_>,
     block: &Block<'_>,
     warp: &Warp,
     frame: Frame,
     slots: &[u32; 4],
-    m: u32,
+    lanes: u32,
 ) -> String {
-    let lane = m.trailing_zeros() as usize;
+    let lane = lanes.trailing_zeros() as usize;
     let text = |slot: u32| {
         let address = param(warp, frame, lane, slot, 8);
-        string(x, warp, lane, address).unwrap_or_else(|e| e)
+        string(exec, warp, lane, address).unwrap_or_else(|e| e)
     };
     let [message, file, line, function] = *slots;
     let line = param(warp, frame, lane, line, 4);
@@ -408,6 +408,6 @@ pub(crate) fn assertion(
         text(function),
         text(message)
     );
-    x.grid.print(&format!("{text}\n"));
+    exec.grid.print(&format!("{text}\n"));
     text
 }

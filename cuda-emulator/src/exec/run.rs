@@ -23,20 +23,30 @@ runner!(run_portable);
 runner!(run_avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt,f16c");
 
 /// Runs a warp.
-pub(crate) fn run(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, budget: i64) -> Stop {
-    match x.level {
-        Level::Portable => run_portable(x, block, warp, budget),
+pub(crate) fn run(
+    exec: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    budget: i64,
+) -> Stop {
+    match exec.level {
+        Level::Portable => run_portable(exec, block, warp, budget),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Level::detect` found the features.
-        Level::Avx2 => unsafe { run_avx2(x, block, warp, budget) },
+        Level::Avx2 => unsafe { run_avx2(exec, block, warp, budget) },
     }
 }
 
 #[inline(always)]
-fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budget: i64) -> Stop {
-    let code = x.grid.code;
+fn run_inline(
+    exec: &mut Exec<'_>,
+    block: &mut Block<'_>,
+    warp: &mut Warp,
+    mut budget: i64,
+) -> Stop {
+    let code = exec.grid.code;
     let insts = code.insts.as_slice();
-    let seed = x.grid.launch.options.approx_seed;
+    let seed = exec.grid.launch.options.approx_seed;
     let slots = match warp.shadow {
         Some(_) => code.slots(),
         None => &[],
@@ -80,16 +90,16 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
             };
             let counted = (guard >> 31) ^ 1;
             budget -= 1;
-            x.warp_instructions += u64::from(counted);
-            x.thread_instructions += u64::from(counted * m.count_ones());
-            if x.watched {
-                if x.profile {
-                    x.count(|t| t.instruction(pc));
+            exec.warp_instructions += u64::from(counted);
+            exec.thread_instructions += u64::from(counted * m.count_ones());
+            if exec.watched {
+                if exec.profile {
+                    exec.count(|t| t.instruction(pc));
                 }
                 // SAFETY: the frame is the running one; a warp has a shadow if there are slots, and one for each instruction.
                 let any = |slots| unsafe { marks.any(slots) };
                 if slots.get(pc as usize).is_some_and(any) {
-                    defined::follow(x, block, warp, at, inst, mask);
+                    defined::follow(exec, block, warp, at, inst, mask);
                 }
             }
             if m == 0 {
@@ -104,23 +114,23 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
             match inst.op {
                 Op::Ld(index) => {
                     // SAFETY: slots of this frame.
-                    if !unsafe { memory::load(x, block, warp, at, index) } {
+                    if !unsafe { memory::load(exec, block, warp, at, index) } {
                         return Stop::Fault;
                     }
                     if code.mems[index as usize].poll {
                         budget -= POLL_COST;
                         warp.backward += POLL;
                         block.polls += 1;
-                        warp.poll(x.changes);
+                        warp.poll(exec.changes);
                     }
                     pc += 1;
                 }
                 Op::St(index) => {
                     // SAFETY: slots of this frame.
-                    if !unsafe { memory::store(x, block, warp, at, index) } {
+                    if !unsafe { memory::store(exec, block, warp, at, index) } {
                         return Stop::Fault;
                     }
-                    x.changes += 1;
+                    exec.changes += 1;
                     pc += 1;
                 }
                 Op::Bra(target) => {
@@ -136,14 +146,14 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
                         pc = target;
                         continue;
                     }
-                    x.count(|t| t.diverged());
+                    exec.count(|t| t.diverged());
                     warp.groups[group].pc = pc + 1;
                     let taken = warp.split(group, m);
                     warp.groups[taken].pc = target;
                     continue 'pick;
                 }
                 Op::Special(special) => {
-                    super::special::read(x, block, warp, regs, inst.d, special, m);
+                    super::special::read(exec, block, warp, regs, inst.d, special, m);
                     pc += 1;
                 }
                 Op::LocalAddress => {
@@ -164,15 +174,15 @@ fn run_inline(x: &mut Exec<'_>, block: &mut Block<'_>, warp: &mut Warp, mut budg
                         }
                     };
                     if inst.op == Op::Exit || warp.groups[leaving].stack.is_empty() {
-                        control::exit(x, block, warp, leaving);
+                        control::exit(exec, block, warp, leaving);
                     } else {
-                        control::ret(x, warp, leaving);
+                        control::ret(exec, warp, leaving);
                     }
                     continue 'pick;
                 }
                 Op::Slow(index) => {
                     warp.groups[group].pc = pc;
-                    match outside::execute(x, block, warp, group, index, m, &mut budget) {
+                    match outside::execute(exec, block, warp, group, index, m, &mut budget) {
                         Flow::Next => pc += 1,
                         Flow::Regroup => continue 'pick,
                         Flow::Fault => return Stop::Fault,

@@ -7,19 +7,19 @@ use crate::lower::op::Special;
 
 /// Reads one into slot `d`.
 pub(crate) fn read(
-    x: &Exec<'_>,
+    exec: &Exec<'_>,
     block: &Block<'_>,
     warp: &mut Warp,
     regs: Regs,
     d: u32,
     special: Special,
-    m: u32,
+    lanes: u32,
 ) {
-    let launch = x.grid.launch;
+    let launch = exec.grid.launch;
     let device = launch.device;
     let lane_bit = |f: fn(u32) -> u32| std::array::from_fn(|l| f(l as u32));
     // Clocks advance with instructions: a run with a seed is reproducible, and a loop that waits for time ends.
-    let clock = x.clock + x.warp_instructions;
+    let clock = exec.clock + exec.warp_instructions;
     let all = |value: u32| [value; 32];
     if matches!(
         special,
@@ -50,25 +50,25 @@ pub(crate) fn read(
         Special::LanemaskGt => lane_bit(|l| !((!0u32) >> (31 - l))),
         Special::Clock => all(clock as u32),
         Special::ClockHi => all((clock >> 32) as u32),
-        Special::GlobalTimerLo => all(x.global_timer(block) as u32),
-        Special::GlobalTimerHi => all((x.global_timer(block) >> 32) as u32),
+        Special::GlobalTimerLo => all(exec.global_timer(block) as u32),
+        Special::GlobalTimerHi => all((exec.global_timer(block) >> 32) as u32),
         Special::DynamicSharedSize => all(launch.dynamic_shared),
         Special::TotalSharedSize => all(block.shared_len),
         // The grid's workspace, which cooperative groups find here: high half, low half.
-        Special::EnvReg(1) => all((x.grid.workspace >> 32) as u32),
-        Special::EnvReg(2) => all(x.grid.workspace as u32),
+        Special::EnvReg(1) => all((exec.grid.workspace >> 32) as u32),
+        Special::EnvReg(2) => all(exec.grid.workspace as u32),
         Special::EnvReg(_) => all(0),
         Special::GridId | Special::Clock64 | Special::GlobalTimer => {
             let value = match special {
-                Special::GridId => x.grid.id,
+                Special::GridId => exec.grid.id,
                 Special::Clock64 => clock,
-                _ => x.global_timer(block),
+                _ => exec.global_timer(block),
             };
             // SAFETY: a slot of the running frame.
-            unsafe { regs.set64(d, &[value; 32], m) };
+            unsafe { regs.set64(d, &[value; 32], lanes) };
             return;
         }
     };
     // SAFETY: a slot of the running frame.
-    unsafe { regs.set32(d, &value, m) };
+    unsafe { regs.set32(d, &value, lanes) };
 }

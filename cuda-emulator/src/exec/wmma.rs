@@ -14,19 +14,19 @@ use crate::lower::operands::File;
 
 /// Executes one; all 32 lanes are there.
 pub(crate) fn access(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     op: &WmmaMemory,
 ) -> Flow {
     let (r, pc) = (at.regs, at.pc);
-    let site = x.grid.code.mems.len();
+    let site = exec.grid.code.mems.len();
     let bytes = op.fragment.element_bytes;
     let file = if bytes == 8 { File::R64 } else { File::R32 };
-    defined::check_address(x, block, warp, at, op.address.base);
+    defined::check_address(exec, block, warp, at, op.address.base);
     let (stride_register, what) = ((File::R32, op.stride), "uses as a stride");
-    defined::check_decision(x, block, warp, at, stride_register, what);
+    defined::check_decision(exec, block, warp, at, stride_register, what);
     // SAFETY: slots of the frame.
     let (bases, strides) = unsafe { (addresses(at, &op.address), r.get32(op.stride)) };
     let (base, stride) = (bases[0], strides[0]);
@@ -37,12 +37,12 @@ pub(crate) fn access(
             bases[lane], strides[lane]
         );
         let kind = FindingKind::BarrierMisuse;
-        x.report(block, warp, kind, message, (pc, 1 << lane), None);
+        exec.report(block, warp, kind, message, (pc, 1 << lane), None);
     }
     let kind = if op.store { Kind::Write } else { Kind::Read };
     let instance = match op.store {
         true => None,
-        false => defined::instance(x, warp, at),
+        false => defined::instance(exec, warp, at),
     };
     let what = |size: usize| What {
         instance,
@@ -57,7 +57,7 @@ pub(crate) fn access(
         } else {
             base.wrapping_add(step)
         };
-        x.memory_fault(block, warp, what(unit), wrong, 0);
+        exec.memory_fault(block, warp, what(unit), wrong, 0);
         return Flow::Fault;
     }
     let place = |register: usize, lane: usize, element: usize| {
@@ -95,7 +95,7 @@ pub(crate) fn access(
             }
         }
         let awaited = match op.store {
-            true => defined::awaited_by_register(x, warp, at, (file, op.registers[register])),
+            true => defined::awaited_by_register(exec, warp, at, (file, op.registers[register])),
             false => None,
         };
         let awaited = awaited.as_ref().map(|a| a as &dyn Dependence);
@@ -106,15 +106,15 @@ pub(crate) fn access(
             // SAFETY: all lanes; `pointers` checks `size` bytes for each.
             unsafe {
                 let what = what(size);
-                if !pointers(x, block, warp, at, (what, site), &a, &mut p) {
+                if !pointers(exec, block, warp, at, (what, site), &a, &mut p) {
                     return Flow::Fault;
                 }
-                if x.profile || block.follows {
+                if exec.profile || block.follows {
                     let written = Written {
                         values: None,
                         dependence: awaited,
                     };
-                    observe(x, block, warp, what, &a, !0, written);
+                    observe(exec, block, warp, what, &a, !0, written);
                 }
                 let reached = Reached {
                     what,
@@ -124,9 +124,9 @@ pub(crate) fn access(
                 };
                 if op.store {
                     let slot = (file, op.registers[register]);
-                    defined::piece_stored(x, block, warp, at, reached, slot, shift);
+                    defined::piece_stored(exec, block, warp, at, reached, slot, shift);
                 } else {
-                    let (bits, from) = defined::piece_loaded(x, block, warp, reached);
+                    let (bits, from) = defined::piece_loaded(exec, block, warp, reached);
                     for (all, bits) in undefined.iter_mut().zip(bits) {
                         *all |= bits << shift;
                     }
@@ -155,10 +155,10 @@ pub(crate) fn access(
                     _ => r.set32(slot, &words.map(|w| w as u32), !0),
                 }
             }
-            defined::set(x, block, warp, at, (file, slot), &undefined, origin);
-            defined::await_load(x, block, warp, at, (file, slot), instance);
+            defined::set(exec, block, warp, at, (file, slot), &undefined, origin);
+            defined::await_load(exec, block, warp, at, (file, slot), instance);
         }
     }
-    defined::executed(x, warp, at, instance);
+    defined::executed(exec, warp, at, instance);
     Flow::Next
 }

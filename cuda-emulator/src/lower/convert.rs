@@ -6,55 +6,55 @@ use super::words::Words;
 use crate::ptx::ast::{Operand, Type};
 
 impl FunctionLowering<'_, '_> {
-    pub(crate) fn mov(&mut self, w: &mut Words<'_>) -> Result<()> {
-        let ty = w.one_type()?;
+    pub(crate) fn mov(&mut self, words: &mut Words<'_>) -> Result<()> {
+        let ty = words.one_type()?;
         if !matches!(ty, Type::Pred | Type::B128) {
-            w.movable(ty)?;
+            words.movable(ty)?;
         }
-        let o = Self::operands(w, 2..=2)?;
+        let o = Self::operands(words, 2..=2)?;
         let discarded = match &o[0] {
             Operand::Vector(parts) => parts.iter().all(|p| *p == Operand::Sink),
             d => *d == Operand::Sink,
         };
         if discarded {
-            return Err(w.error("mov cannot discard its whole result"));
+            return Err(words.error("mov cannot discard its whole result"));
         }
         match (&o[0], &o[1]) {
             (Operand::Vector(_), _) | (_, Operand::Vector(_))
                 if !matches!(ty, Type::B16 | Type::B32 | Type::B64 | Type::B128) =>
             {
-                Err(w
+                Err(words
                     .error("parts are packed and unpacked by types without a sign (.b16 to .b128)"))
             }
-            (d, Operand::Vector(parts)) => self.pack(d, parts, ty, w),
-            (Operand::Vector(parts), a) => self.unpack(parts, a, ty, w),
+            (d, Operand::Vector(parts)) => self.pack(d, parts, ty, words),
+            (Operand::Vector(parts), a) => self.unpack(parts, a, ty, words),
             (d, Operand::Special(name)) => {
-                let slot = self.dst(d, ty, w)?;
+                let slot = self.dst(d, ty, words)?;
                 let reg = if ty.size() == 8 {
                     Reg::R64(slot)
                 } else {
                     Reg::R32(slot)
                 };
-                self.special(name, reg, ty, w)
+                self.special(name, reg, ty, words)
             }
             (d, a) if ty == Type::Pred => {
-                let a = self.pred(a, w)?;
-                let d = self.dst_pred(d, w)?;
+                let a = self.pred(a, words)?;
+                let d = self.dst_pred(d, words)?;
                 self.emit(Op::Pred(PredOp::Mov), d, [a, 0, 0, 0]);
                 Ok(())
             }
             (d, Operand::Register(id)) if ty == Type::B128 => {
                 let (Reg::R64(a), Type::B128) = (self.reg(*id), self.reg_type(*id)) else {
-                    return Err(w.error("a 128-bit register was expected"));
+                    return Err(words.error("a 128-bit register was expected"));
                 };
-                let d = self.dst(d, ty, w)?;
+                let d = self.dst(d, ty, words)?;
                 self.emit(Op::Mov64, d, [a, 0, 0, 0]);
                 self.emit(Op::Mov64, d + 1, [a + 1, 0, 0, 0]);
                 Ok(())
             }
             (d, a) => {
-                let a = self.src(a, ty, w)?;
-                let d = self.dst(d, ty, w)?;
+                let a = self.src(a, ty, words)?;
+                let d = self.dst(d, ty, words)?;
                 let op = if ty.size() == 8 { Op::Mov64 } else { Op::Mov32 };
                 self.emit(op, d, [a, 0, 0, 0]);
                 Ok(())
@@ -62,19 +62,19 @@ impl FunctionLowering<'_, '_> {
         }
     }
 
-    fn pack(&mut self, d: &Operand, parts: &[Operand], ty: Type, w: &Words<'_>) -> Result<()> {
-        let d = self.dst(d, ty, w)?;
+    fn pack(&mut self, d: &Operand, parts: &[Operand], ty: Type, words: &Words<'_>) -> Result<()> {
+        let d = self.dst(d, ty, words)?;
         match (ty.size(), parts) {
             (2, [_, _]) | (4, [_, _, _, _]) => {
                 let byte = Op::I32(Int::And);
-                let first = self.src32(&parts[0], Type::B8, w)?;
+                let first = self.src32(&parts[0], Type::B8, words)?;
                 // A register of 8 bits may hold more; the result must not.
                 let mut packed = self.new32();
                 let mask = self.constant32(0xff);
                 self.emit(byte, packed, [first, mask, 0, 0]);
                 let width = self.constant32(8);
                 for (i, part) in parts.iter().enumerate().skip(1) {
-                    let part = self.src32(part, Type::B8, w)?;
+                    let part = self.src32(part, Type::B8, words)?;
                     let place = self.constant32(8 * i as u32);
                     let last = i + 1 == parts.len();
                     let to = if last { d } else { self.new32() };
@@ -83,20 +83,20 @@ impl FunctionLowering<'_, '_> {
                 }
             }
             (4, [lo, hi]) => {
-                let a = self.src32(lo, Type::B16, w)?;
-                let b = self.src32(hi, Type::B16, w)?;
+                let a = self.src32(lo, Type::B16, words)?;
+                let b = self.src32(hi, Type::B16, words)?;
                 self.emit(Op::Pack32, d, [a, b, 0, 0]);
             }
             (8, [lo, hi]) => {
-                let a = self.src32(lo, Type::B32, w)?;
-                let b = self.src32(hi, Type::B32, w)?;
+                let a = self.src32(lo, Type::B32, words)?;
+                let b = self.src32(hi, Type::B32, words)?;
                 self.emit(Op::Pack64, d, [a, b, 0, 0]);
             }
             (8, [p0, p1, p2, p3]) => {
                 let mut half = [0; 2];
                 for (h, (lo, hi)) in half.iter_mut().zip([(p0, p1), (p2, p3)]) {
-                    let a = self.src32(lo, Type::B16, w)?;
-                    let b = self.src32(hi, Type::B16, w)?;
+                    let a = self.src32(lo, Type::B16, words)?;
+                    let b = self.src32(hi, Type::B16, words)?;
                     *h = self.new32();
                     self.emit(Op::Pack32, *h, [a, b, 0, 0]);
                 }
@@ -104,103 +104,109 @@ impl FunctionLowering<'_, '_> {
             }
             (16, [lo, hi]) => {
                 // Through temporaries: a source may be a half of the destination's neighbour, never of itself.
-                let a = self.src64(lo, Type::B64, w)?;
-                let b = self.src64(hi, Type::B64, w)?;
+                let a = self.src64(lo, Type::B64, words)?;
+                let b = self.src64(hi, Type::B64, words)?;
                 self.emit(Op::Mov64, d, [a, 0, 0, 0]);
                 self.emit(Op::Mov64, d + 1, [b, 0, 0, 0]);
             }
             (16, [p0, p1, p2, p3]) => {
                 for (i, (lo, hi)) in [(p0, p1), (p2, p3)].into_iter().enumerate() {
-                    let a = self.src32(lo, Type::B32, w)?;
-                    let b = self.src32(hi, Type::B32, w)?;
+                    let a = self.src32(lo, Type::B32, words)?;
+                    let b = self.src32(hi, Type::B32, words)?;
                     self.emit(Op::Pack64, d + i as u32, [a, b, 0, 0]);
                 }
             }
-            _ => return Err(w.error("this way of packing is not implemented")),
+            _ => return Err(words.error("this way of packing is not implemented")),
         }
         Ok(())
     }
 
-    fn unpack(&mut self, parts: &[Operand], a: &Operand, ty: Type, w: &Words<'_>) -> Result<()> {
+    fn unpack(
+        &mut self,
+        parts: &[Operand],
+        a: &Operand,
+        ty: Type,
+        words: &Words<'_>,
+    ) -> Result<()> {
         if ty == Type::B128 {
             let Operand::Register(id) = a else {
-                return Err(w.error("a 128-bit register was expected"));
+                return Err(words.error("a 128-bit register was expected"));
             };
             let (Reg::R64(a), Type::B128) = (self.reg(*id), self.reg_type(*id)) else {
-                return Err(w.error("a 128-bit register was expected"));
+                return Err(words.error("a 128-bit register was expected"));
             };
             match parts {
                 [lo, hi] => {
                     for (i, part) in [lo, hi].into_iter().enumerate() {
-                        let d = self.dst(part, Type::B64, w)?;
+                        let d = self.dst(part, Type::B64, words)?;
                         self.emit(Op::Mov64, d, [a + i as u32, 0, 0, 0]);
                     }
                 }
                 [p0, p1, p2, p3] => {
                     for (i, (lo, hi)) in [(p0, p1), (p2, p3)].into_iter().enumerate() {
-                        let d = self.dst(lo, Type::B32, w)?;
-                        let e = self.dst(hi, Type::B32, w)?;
+                        let d = self.dst(lo, Type::B32, words)?;
+                        let e = self.dst(hi, Type::B32, words)?;
                         self.emit(Op::Unpack64, d, [a + i as u32, 0, 0, e]);
                     }
                 }
-                _ => return Err(w.error("this way of unpacking is not implemented")),
+                _ => return Err(words.error("this way of unpacking is not implemented")),
             }
             return Ok(());
         }
-        let a = self.src(a, ty, w)?;
+        let a = self.src(a, ty, words)?;
         match (ty.size(), parts) {
             (2, [_, _]) | (4, [_, _, _, _]) => {
                 let width = self.constant32(8);
                 for (i, part) in parts.iter().enumerate() {
-                    let d = self.dst(part, Type::B8, w)?;
+                    let d = self.dst(part, Type::B8, words)?;
                     let place = self.constant32(8 * i as u32);
                     let extract = Op::X32(X32::Bfe { signed: false });
                     self.emit(extract, d, [a, place, width, 0]);
                 }
             }
             (4, [lo, hi]) => {
-                let d = self.dst(lo, Type::B16, w)?;
-                let e = self.dst(hi, Type::B16, w)?;
+                let d = self.dst(lo, Type::B16, words)?;
+                let e = self.dst(hi, Type::B16, words)?;
                 self.emit(Op::Unpack32, d, [a, 0, 0, e]);
             }
             (8, [lo, hi]) => {
-                let d = self.dst(lo, Type::B32, w)?;
-                let e = self.dst(hi, Type::B32, w)?;
+                let d = self.dst(lo, Type::B32, words)?;
+                let e = self.dst(hi, Type::B32, words)?;
                 self.emit(Op::Unpack64, d, [a, 0, 0, e]);
             }
             (8, [p0, p1, p2, p3]) => {
                 let half = [self.new32(), self.new32()];
                 self.emit(Op::Unpack64, half[0], [a, 0, 0, half[1]]);
                 for (h, (lo, hi)) in half.into_iter().zip([(p0, p1), (p2, p3)]) {
-                    let d = self.dst(lo, Type::B16, w)?;
-                    let e = self.dst(hi, Type::B16, w)?;
+                    let d = self.dst(lo, Type::B16, words)?;
+                    let e = self.dst(hi, Type::B16, words)?;
                     self.emit(Op::Unpack32, d, [h, 0, 0, e]);
                 }
             }
-            _ => return Err(w.error("this way of unpacking is not implemented")),
+            _ => return Err(words.error("this way of unpacking is not implemented")),
         }
         Ok(())
     }
 
     /// A source of `cvt`: the register may be wider than the type.
-    fn cvt_src(&mut self, operand: &Operand, ty: Type, w: &Words<'_>) -> Result<(u32, bool)> {
+    fn cvt_src(&mut self, operand: &Operand, ty: Type, words: &Words<'_>) -> Result<(u32, bool)> {
         if let Operand::Register(id) = operand {
             let size = self.reg_type(*id).size();
             return match self.reg(*id) {
                 Reg::R32(slot) if size >= ty.size() => Ok((slot, false)),
                 Reg::R64(slot) if size == 8 => Ok((slot, true)),
-                _ => Err(w.error("the source register does not hold the source type")),
+                _ => Err(words.error("the source register does not hold the source type")),
             };
         }
         match ty.size() {
-            8 => Ok((self.src64(operand, ty, w)?, true)),
-            1 => Ok((self.src32(operand, Type::B32, w)?, false)),
-            _ => Ok((self.src32(operand, ty, w)?, false)),
+            8 => Ok((self.src64(operand, ty, words)?, true)),
+            1 => Ok((self.src32(operand, Type::B32, words)?, false)),
+            _ => Ok((self.src32(operand, ty, words)?, false)),
         }
     }
 
     /// A destination of `cvt`; flags for its register's size.
-    fn cvt_dst(&mut self, operand: &Operand, ty: Type, w: &Words<'_>) -> Result<(u32, u8)> {
+    fn cvt_dst(&mut self, operand: &Operand, ty: Type, words: &Words<'_>) -> Result<(u32, u8)> {
         match operand {
             Operand::Register(id) => {
                 let size = self.reg_type(*id).size();
@@ -209,25 +215,25 @@ impl FunctionLowering<'_, '_> {
                         Ok((slot, if size == 4 { CVT_DST32 } else { 0 }))
                     }
                     Reg::R64(slot) if size == 8 => Ok((slot, CVT_DST64)),
-                    _ => Err(w.error("the destination register does not hold the type")),
+                    _ => Err(words.error("the destination register does not hold the type")),
                 }
             }
             Operand::Sink if ty.size() == 8 => Ok((self.new64(), CVT_DST64)),
             Operand::Sink => Ok((self.new32(), CVT_DST32)),
-            _ => Err(w.error("a register was expected as destination")),
+            _ => Err(words.error("a register was expected as destination")),
         }
     }
 
-    pub(crate) fn cvt(&mut self, w: &mut Words<'_>) -> Result<()> {
+    pub(crate) fn cvt(&mut self, words: &mut Words<'_>) -> Result<()> {
         use Type::*;
-        if w.flag("pack") {
-            return self.cvt_pack(w);
+        if words.flag("pack") {
+            return self.cvt_pack(words);
         }
-        let types = w.types();
+        let types = words.types();
         let [dst, src] = types[..] else {
-            return Err(w.error("cvt has two types"));
+            return Err(words.error("cvt has two types"));
         };
-        let rounding = w
+        let rounding = words
             .one_of(&[
                 ("rn", CvtRounding::Near),
                 ("rna", CvtRounding::NearAway),
@@ -247,7 +253,7 @@ impl FunctionLowering<'_, '_> {
             ("relu", CVT_RELU),
             ("satfinite", CVT_SATFINITE),
         ] {
-            if w.flag(word) {
+            if words.flag(word) {
                 flags |= bit;
             }
         }
@@ -265,11 +271,11 @@ impl FunctionLowering<'_, '_> {
         let int_type = |(bits, signed)| IntType { bits, signed };
         if let (Some(to), Some(from)) = (int(dst), int(src)) {
             if rounding != CvtRounding::None || flags & !CVT_SAT != 0 {
-                return Err(w.error("integer conversions have no rounding, only .sat"));
+                return Err(words.error("integer conversions have no rounding, only .sat"));
             }
-            let o = Self::operands(w, 2..=2)?;
-            let (a, a64) = self.cvt_src(&o[1], src, w)?;
-            let (d, size) = self.cvt_dst(&o[0], dst, w)?;
+            let o = Self::operands(words, 2..=2)?;
+            let (a, a64) = self.cvt_src(&o[1], src, words)?;
+            let (d, size) = self.cvt_dst(&o[0], dst, words)?;
             let cvt = CvtInt {
                 dst: int_type(to),
                 src: int_type(from),
@@ -288,15 +294,15 @@ impl FunctionLowering<'_, '_> {
             int(dst).is_some(),
             int(src).is_some(),
         )
-        .map_err(|e| w.error(e))?;
-        let o = Self::operands(w, if two_sources { 3..=3 } else { 2..=2 })?;
-        let (a, a64) = self.cvt_src(&o[1], src, w)?;
+        .map_err(|e| words.error(e))?;
+        let o = Self::operands(words, if two_sources { 3..=3 } else { 2..=2 })?;
+        let (a, a64) = self.cvt_src(&o[1], src, words)?;
         let b = if two_sources {
-            self.cvt_src(&o[2], src, w)?.0
+            self.cvt_src(&o[2], src, words)?.0
         } else {
             0
         };
-        let (d, size) = self.cvt_dst(&o[0], dst, w)?;
+        let (d, size) = self.cvt_dst(&o[0], dst, words)?;
         flags |= size | if a64 { CVT_SRC64 } else { 0 };
         self.emit(
             Op::Cvt(Cvt {
@@ -312,7 +318,7 @@ impl FunctionLowering<'_, '_> {
     }
 
     /// `cvt.pack.sat.{u16 s16}.s32 d, a, b` and `cvt.pack.sat.{u8 s8 u4 s4 u2 s2}.s32.b32 d, a, b, c`.
-    fn cvt_pack(&mut self, w: &mut Words<'_>) -> Result<()> {
+    fn cvt_pack(&mut self, words: &mut Words<'_>) -> Result<()> {
         let table = [("u2", 2, false), ("s2", 2, true), ("u4", 4, false)];
         let table = table.iter().chain(&[
             ("s4", 4, true),
@@ -321,33 +327,33 @@ impl FunctionLowering<'_, '_> {
             ("u16", 16, false),
             ("s16", 16, true),
         ]);
-        let to = w.find(|word| {
+        let to = words.find(|word| {
             let (_, bits, signed) = *table.clone().find(|(name, ..)| *name == word)?;
             Some(IntType { bits, signed })
         });
-        let sat = w.flag("sat");
-        let types = w.types();
+        let sat = words.flag("sat");
+        let types = words.types();
         let (Some(to), true) = (to, sat) else {
-            return Err(w.error("cvt.pack has .sat and an integer type of 2 to 16 bits"));
+            return Err(words.error("cvt.pack has .sat and an integer type of 2 to 16 bits"));
         };
         let sources = match (to.bits, &types[..]) {
             (16, [Type::S32]) => 2,
             (..16, [Type::S32, Type::B32]) => 3,
-            _ => return Err(w.error("cvt.pack of this type has .s32, below 16 bits .s32.b32")),
+            _ => return Err(words.error("cvt.pack of this type has .s32, below 16 bits .s32.b32")),
         };
-        let o = Self::operands(w, sources + 1..=sources + 1)?;
+        let o = Self::operands(words, sources + 1..=sources + 1)?;
         let mut slots = [0; 4];
         for (slot, operand) in slots.iter_mut().zip(&o[1..]) {
-            *slot = self.src32(operand, Type::B32, w)?;
+            *slot = self.src32(operand, Type::B32, words)?;
         }
-        let d = self.dst(&o[0], Type::B32, w)?;
+        let d = self.dst(&o[0], Type::B32, words)?;
         self.emit(Op::X32(X32::Pack(to)), d, slots);
         Ok(())
     }
 
-    pub(crate) fn cvta(&mut self, w: &mut Words<'_>) -> Result<()> {
-        let to_generic = !w.flag("to");
-        let space = w.one_of(&[
+    pub(crate) fn cvta(&mut self, words: &mut Words<'_>) -> Result<()> {
+        let to_generic = !words.flag("to");
+        let space = words.one_of(&[
             ("global", MemSpace::Global),
             ("const", MemSpace::Global),
             ("shared", MemSpace::Shared),
@@ -357,18 +363,18 @@ impl FunctionLowering<'_, '_> {
             ("param::entry", MemSpace::Param),
         ]);
         let Some(mut space) = space else {
-            return Err(w.error("cvta needs a state space"));
+            return Err(words.error("cvta needs a state space"));
         };
         if !self.func.entry && space == MemSpace::Param {
             space = MemSpace::Local;
         }
-        let ty = w.one_type()?;
+        let ty = words.one_type()?;
         if !matches!(ty, Type::U64 | Type::B64) {
-            return Err(w.error("addresses have 64 bits"));
+            return Err(words.error("addresses have 64 bits"));
         }
-        let o = Self::operands(w, 2..=2)?;
-        let a = self.src64(&o[1], ty, w)?;
-        let d = self.dst(&o[0], ty, w)?;
+        let o = Self::operands(words, 2..=2)?;
+        let a = self.src64(&o[1], ty, words)?;
+        let d = self.dst(&o[0], ty, words)?;
         if space == MemSpace::Global {
             self.emit(Op::Mov64, d, [a, 0, 0, 0]);
         } else {
@@ -382,8 +388,8 @@ impl FunctionLowering<'_, '_> {
         Ok(())
     }
 
-    pub(crate) fn isspacep(&mut self, w: &mut Words<'_>) -> Result<()> {
-        let space = w.one_of(&[
+    pub(crate) fn isspacep(&mut self, words: &mut Words<'_>) -> Result<()> {
+        let space = words.one_of(&[
             ("global", MemSpace::Global),
             ("shared", MemSpace::Shared),
             ("shared::cta", MemSpace::Shared),
@@ -393,11 +399,11 @@ impl FunctionLowering<'_, '_> {
             ("param::entry", MemSpace::Param),
         ]);
         let Some(space) = space else {
-            return Err(w.error("isspacep needs a state space"));
+            return Err(words.error("isspacep needs a state space"));
         };
-        let o = Self::operands(w, 2..=2)?;
-        let a = self.src64(&o[1], Type::U64, w)?;
-        let d = self.dst_pred(&o[0], w)?;
+        let o = Self::operands(words, 2..=2)?;
+        let a = self.src64(&o[1], Type::U64, words)?;
+        let d = self.dst_pred(&o[0], words)?;
         self.slow(Slow::Isspacep { space, d, a });
         Ok(())
     }

@@ -120,14 +120,14 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
     }
 
     /// What a name stands for.
-    pub(crate) fn place(&mut self, name: &str, w: &Words<'_>) -> Result<Place> {
+    pub(crate) fn place(&mut self, name: &str, words: &Words<'_>) -> Result<Place> {
         if let Some(&place) = self.places.get(name) {
             return Ok(place);
         }
         if let Some(place) = self.image.module_place(name) {
             return Ok(place);
         }
-        Err(w.error(format_args!("nothing is called {name}")))
+        Err(words.error(format_args!("nothing is called {name}")))
     }
 
     pub(crate) fn new32(&mut self) -> u32 {
@@ -164,13 +164,13 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
     }
 
     /// Starts an instruction: its guard and line hold for what is emitted.
-    pub(crate) fn begin(&mut self, inst: &Instruction, w: &Words<'_>) -> Result<()> {
+    pub(crate) fn begin(&mut self, inst: &Instruction, words: &Words<'_>) -> Result<()> {
         self.line = inst.line;
         self.guard = match inst.guard {
             None => TRUE << 1,
             Some(g) => match self.reg(g.register) {
                 Reg::P(slot) => slot << 1 | u32::from(g.negated),
-                _ => return Err(w.error("the guard is not a predicate")),
+                _ => return Err(words.error("the guard is not a predicate")),
             },
         };
         Ok(())
@@ -210,13 +210,13 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
         self.func.registers[id.0 as usize].ty
     }
 
-    fn same_size(&self, id: RegId, ty: Type, w: &Words<'_>) -> Result<()> {
+    fn same_size(&self, id: RegId, ty: Type, words: &Words<'_>) -> Result<()> {
         let have = self.reg_type(id).size();
         if have == ty.size() {
             return Ok(());
         }
         let name = &self.func.registers[id.0 as usize].name;
-        Err(w.error(format_args!(
+        Err(words.error(format_args!(
             "register {name} has {} bits, an operand of {} was expected",
             8 * have,
             8 * ty.size()
@@ -224,52 +224,54 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
     }
 
     /// Bits of an immediate as an operand of a type of at most 32 bits.
-    fn bits32(imm: Immediate, ty: Type, w: &Words<'_>) -> Result<u32> {
+    fn bits32(imm: Immediate, ty: Type, words: &Words<'_>) -> Result<u32> {
         use Type::*;
         match (imm, ty) {
-            (Immediate::Integer(_), F32) => Err(w.error("a float immediate was expected")),
+            (Immediate::Integer(_), F32) => Err(words.error("a float immediate was expected")),
             (Immediate::Integer(i), _) if ty.size() == 2 => Ok(i as u32 & 0xffff),
             (Immediate::Integer(i), _) => Ok(i as u32),
             (Immediate::F32(bits), F32 | B32 | TF32) => Ok(bits),
             (Immediate::F64(bits), F32) => Ok((f64::from_bits(bits) as f32).to_bits()),
-            _ => Err(w.error("an immediate of another type was expected")),
+            _ => Err(words.error("an immediate of another type was expected")),
         }
     }
 
-    fn bits64(imm: Immediate, ty: Type, w: &Words<'_>) -> Result<u64> {
+    fn bits64(imm: Immediate, ty: Type, words: &Words<'_>) -> Result<u64> {
         match (imm, ty) {
-            (Immediate::Integer(_), Type::F64) => Err(w.error("a float immediate was expected")),
+            (Immediate::Integer(_), Type::F64) => {
+                Err(words.error("a float immediate was expected"))
+            }
             (Immediate::Integer(i), _) => Ok(i as u64),
             (Immediate::F64(bits), Type::F64 | Type::B64) => Ok(bits),
             (Immediate::F32(bits), Type::F64) => Ok(f64::from(f32::from_bits(bits)).to_bits()),
-            _ => Err(w.error("an immediate of another type was expected")),
+            _ => Err(words.error("an immediate of another type was expected")),
         }
     }
 
     /// A source of 16 or 32 bits.
-    pub(crate) fn src32(&mut self, operand: &Operand, ty: Type, w: &Words<'_>) -> Result<u32> {
+    pub(crate) fn src32(&mut self, operand: &Operand, ty: Type, words: &Words<'_>) -> Result<u32> {
         match operand {
             Operand::Register(id) => {
-                self.same_size(*id, ty, w)?;
+                self.same_size(*id, ty, words)?;
                 match self.reg(*id) {
                     Reg::R32(slot) => Ok(slot),
-                    _ => Err(w.error("a 32-bit register was expected")),
+                    _ => Err(words.error("a 32-bit register was expected")),
                 }
             }
             Operand::Immediate(imm) => {
-                let bits = Self::bits32(*imm, ty, w)?;
+                let bits = Self::bits32(*imm, ty, words)?;
                 Ok(self.constant32(bits))
             }
             Operand::Special(name) => {
                 let slot = self.new32();
-                self.special(name, Reg::R32(slot), ty, w)?;
+                self.special(name, Reg::R32(slot), ty, words)?;
                 Ok(slot)
             }
             Operand::Symbol { name, addend }
             | Operand::Element {
                 name,
                 offset: addend,
-            } => match self.place(name, w)? {
+            } => match self.place(name, words)? {
                 Place::Shared(a) => Ok(self.constant32(a.wrapping_add(*addend as u32))),
                 Place::KernelParam(a) => Ok(self.constant32(a.wrapping_add(*addend as u32))),
                 // Triton keeps addresses in the local window in 32 bits.
@@ -280,30 +282,30 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
                     self.emit(Op::Unpack64, low, [wide, 0, 0, high]);
                     Ok(low)
                 }
-                _ => Err(w.error(format_args!("the address of {name} needs 64 bits"))),
+                _ => Err(words.error(format_args!("the address of {name} needs 64 bits"))),
             },
-            Operand::Sink => Err(w.error(SINK_AS_SOURCE)),
-            _ => Err(w.error("a register or an immediate was expected")),
+            Operand::Sink => Err(words.error(SINK_AS_SOURCE)),
+            _ => Err(words.error("a register or an immediate was expected")),
         }
     }
 
     /// A source of 64 bits.
-    pub(crate) fn src64(&mut self, operand: &Operand, ty: Type, w: &Words<'_>) -> Result<u32> {
+    pub(crate) fn src64(&mut self, operand: &Operand, ty: Type, words: &Words<'_>) -> Result<u32> {
         match operand {
             Operand::Register(id) => {
-                self.same_size(*id, ty, w)?;
+                self.same_size(*id, ty, words)?;
                 match self.reg(*id) {
                     Reg::R64(slot) => Ok(slot),
-                    _ => Err(w.error("a 64-bit register was expected")),
+                    _ => Err(words.error("a 64-bit register was expected")),
                 }
             }
             Operand::Immediate(imm) => {
-                let bits = Self::bits64(*imm, ty, w)?;
+                let bits = Self::bits64(*imm, ty, words)?;
                 Ok(self.constant64(bits))
             }
             Operand::Special(name) => {
                 let slot = self.new64();
-                self.special(name, Reg::R64(slot), ty, w)?;
+                self.special(name, Reg::R64(slot), ty, words)?;
                 Ok(slot)
             }
             Operand::Symbol { name, addend }
@@ -311,7 +313,7 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
                 name,
                 offset: addend,
             } => {
-                let value = match self.place(name, w)? {
+                let value = match self.place(name, words)? {
                     Place::Global(a) | Place::Function(a) => a,
                     Place::Shared(a) | Place::KernelParam(a) => u64::from(a),
                     Place::Local(offset) | Place::FrameParam(offset, _) => {
@@ -323,68 +325,68 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
                 };
                 Ok(self.constant64(value.wrapping_add_signed(*addend)))
             }
-            Operand::Sink => Err(w.error(SINK_AS_SOURCE)),
-            _ => Err(w.error("a register, an immediate or a name was expected")),
+            Operand::Sink => Err(words.error(SINK_AS_SOURCE)),
+            _ => Err(words.error("a register, an immediate or a name was expected")),
         }
     }
 
     /// A source in the file that its type's size says.
-    pub(crate) fn src(&mut self, operand: &Operand, ty: Type, w: &Words<'_>) -> Result<u32> {
+    pub(crate) fn src(&mut self, operand: &Operand, ty: Type, words: &Words<'_>) -> Result<u32> {
         match ty.size() {
-            2 | 4 => self.src32(operand, ty, w),
-            8 => self.src64(operand, ty, w),
+            2 | 4 => self.src32(operand, ty, words),
+            8 => self.src64(operand, ty, words),
             16 => match operand {
                 Operand::Register(id) if self.reg_type(*id) == Type::B128 => match self.reg(*id) {
                     Reg::R64(slot) => Ok(slot),
-                    _ => Err(w.error("a 128-bit register was expected")),
+                    _ => Err(words.error("a 128-bit register was expected")),
                 },
-                _ => Err(w.error("a 128-bit register was expected")),
+                _ => Err(words.error("a 128-bit register was expected")),
             },
-            _ => Err(w.error(format_args!("operands of type {ty:?} are not implemented"))),
+            _ => Err(words.error(format_args!("operands of type {ty:?} are not implemented"))),
         }
     }
 
     /// A destination in the file that its type's size says; `NONE` for a sink.
-    pub(crate) fn dst(&mut self, operand: &Operand, ty: Type, w: &Words<'_>) -> Result<u32> {
+    pub(crate) fn dst(&mut self, operand: &Operand, ty: Type, words: &Words<'_>) -> Result<u32> {
         match operand {
             Operand::Register(id) => {
-                self.same_size(*id, ty, w)?;
+                self.same_size(*id, ty, words)?;
                 match (self.reg(*id), ty.size()) {
                     (Reg::R32(slot), 1 | 2 | 4) | (Reg::R64(slot), 8 | 16) => Ok(slot),
-                    _ => Err(w.error("a register of the instruction's type was expected")),
+                    _ => Err(words.error("a register of the instruction's type was expected")),
                 }
             }
             Operand::Sink => match ty.size() {
                 1 | 2 | 4 => Ok(self.new32()),
                 8 => Ok(self.new64()),
-                _ => Err(w.error("a sink of this size is not implemented")),
+                _ => Err(words.error("a sink of this size is not implemented")),
             },
-            _ => Err(w.error("a register was expected as destination")),
+            _ => Err(words.error("a register was expected as destination")),
         }
     }
 
     /// A source predicate's reference.
-    pub(crate) fn pred(&mut self, operand: &Operand, w: &Words<'_>) -> Result<u32> {
+    pub(crate) fn pred(&mut self, operand: &Operand, words: &Words<'_>) -> Result<u32> {
         match operand {
             Operand::Register(id) | Operand::NotRegister(id) => match self.reg(*id) {
                 Reg::P(slot) => {
                     Ok(slot << 1 | u32::from(matches!(operand, Operand::NotRegister(_))))
                 }
-                _ => Err(w.error("a predicate was expected")),
+                _ => Err(words.error("a predicate was expected")),
             },
             Operand::Immediate(Immediate::Integer(i)) => Ok(TRUE << 1 | u32::from(*i == 0)),
-            _ => Err(w.error("a predicate was expected")),
+            _ => Err(words.error("a predicate was expected")),
         }
     }
 
-    pub(crate) fn dst_pred(&mut self, operand: &Operand, w: &Words<'_>) -> Result<u32> {
+    pub(crate) fn dst_pred(&mut self, operand: &Operand, words: &Words<'_>) -> Result<u32> {
         match operand {
             Operand::Register(id) => match self.reg(*id) {
                 Reg::P(slot) => Ok(slot),
-                _ => Err(w.error("a predicate was expected as destination")),
+                _ => Err(words.error("a predicate was expected as destination")),
             },
             Operand::Sink => Ok(self.new_pred()),
-            _ => Err(w.error("a predicate was expected as destination")),
+            _ => Err(words.error("a predicate was expected as destination")),
         }
     }
 
@@ -398,15 +400,15 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
 
     /// Checks the number of operands.
     pub(crate) fn operands<'o>(
-        w: &Words<'o>,
+        words: &Words<'o>,
         allowed: std::ops::RangeInclusive<usize>,
     ) -> Result<&'o [Operand]> {
-        let n = w.inst.operands.len();
+        let n = words.inst.operands.len();
         if allowed.contains(&n) {
-            return Ok(&w.inst.operands);
+            return Ok(&words.inst.operands);
         }
         let (low, high) = (allowed.start(), allowed.end());
-        Err(w.error(match low == high {
+        Err(words.error(match low == high {
             true => format!("{low} operands were expected, {n} are given"),
             false => format!("{low} to {high} operands were expected, {n} are given"),
         }))
@@ -417,7 +419,7 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
         &mut self,
         operand: &Operand,
         space: MemSpace,
-        w: &Words<'_>,
+        words: &Words<'_>,
     ) -> Result<Address> {
         let element;
         let (base, offset) = match operand {
@@ -426,7 +428,7 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
                 element = AddressBase::Symbol(name.clone());
                 (&element, *offset)
             }
-            _ => return Err(w.error("an address in brackets was expected")),
+            _ => return Err(words.error("an address in brackets was expected")),
         };
         // In a device function, `.param` is part of the frame; so are a caller's argument variables.
         let entry = self.func.entry;
@@ -444,16 +446,16 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
                 match (self.reg(*id), self.reg_type(*id).size()) {
                     (Reg::R32(slot), 4) => Ok(address(space, Base::R32(slot), offset)),
                     (Reg::R64(slot), 8) => Ok(address(space, Base::R64(slot), offset)),
-                    _ => Err(w.error("an address register has 32 or 64 bits")),
+                    _ => Err(words.error("an address register has 32 or 64 bits")),
                 }
             }
             AddressBase::Absolute => {
                 if space == MemSpace::Param {
-                    return Err(w.error("an absolute parameter address is not allowed"));
+                    return Err(words.error("an absolute parameter address is not allowed"));
                 }
                 Ok(address(space, Base::None, offset))
             }
-            AddressBase::Symbol(name) => match (self.place(name, w)?, space) {
+            AddressBase::Symbol(name) => match (self.place(name, words)?, space) {
                 (Place::Global(a), MemSpace::Global | MemSpace::Generic) => Ok(address(
                     MemSpace::Global,
                     Base::None,
@@ -468,7 +470,7 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
                 (Place::KernelParam(o), MemSpace::Param) => {
                     Ok(address(space, Base::None, offset + i64::from(o)))
                 }
-                _ => Err(w.error(format_args!(
+                _ => Err(words.error(format_args!(
                     "{name} is not in this instruction's state space"
                 ))),
             },
@@ -476,7 +478,13 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
     }
 
     /// Reads a special register into a slot.
-    pub(crate) fn special(&mut self, name: &str, d: Reg, ty: Type, w: &Words<'_>) -> Result<()> {
+    pub(crate) fn special(
+        &mut self,
+        name: &str,
+        d: Reg,
+        ty: Type,
+        words: &Words<'_>,
+    ) -> Result<()> {
         if name == "WARP_SZ" {
             match d {
                 Reg::R32(d) => {
@@ -487,12 +495,13 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
                     let c = self.constant64(32);
                     self.emit(Op::Mov64, d, [c, 0, 0, 0]);
                 }
-                Reg::P(_) => return Err(w.error("a predicate cannot hold WARP_SZ")),
+                Reg::P(_) => return Err(words.error("a predicate cannot hold WARP_SZ")),
             }
             return Ok(());
         }
-        let (special, wide) = special_of(name)
-            .ok_or_else(|| w.error(format_args!("special register {name} is not implemented")))?;
+        let (special, wide) = special_of(name).ok_or_else(|| {
+            words.error(format_args!("special register {name} is not implemented"))
+        })?;
         match (d, wide, ty.size()) {
             (Reg::R32(d), false, 4) | (Reg::R64(d), true, 8) => {
                 self.emit(Op::Special(special), d, [0; 4]);
@@ -506,7 +515,7 @@ impl<'a, 'b> FunctionLowering<'a, 'b> {
                 self.emit(Op::I32(Int::And), d, [t, mask, 0, 0]);
                 Ok(())
             }
-            _ => Err(w.error(format_args!(
+            _ => Err(words.error(format_args!(
                 "{name} has {} bits, not {}",
                 if wide { 64 } else { 32 },
                 8 * ty.size()

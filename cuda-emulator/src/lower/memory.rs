@@ -20,44 +20,51 @@ const SPACES: [(&str, MemSpace); 9] = [
 ];
 
 impl FunctionLowering<'_, '_> {
-    pub(crate) fn ld_st(&mut self, w: &mut Words<'_>, store: bool, uniform: bool) -> Result<()> {
-        let constant = w.flag("const");
+    pub(crate) fn ld_st(
+        &mut self,
+        words: &mut Words<'_>,
+        store: bool,
+        uniform: bool,
+    ) -> Result<()> {
+        let constant = words.flag("const");
         let space = match constant {
             true => MemSpace::Global,
-            false => w.one_of(&SPACES).unwrap_or(MemSpace::Generic),
+            false => words.one_of(&SPACES).unwrap_or(MemSpace::Generic),
         };
-        let order = self.order(w, store)?;
-        let count = w.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1);
-        let ty = w.one_type()?;
+        let order = self.order(words, store)?;
+        let count = words
+            .one_of(&[("v2", 2), ("v4", 4), ("v8", 8)])
+            .unwrap_or(1);
+        let ty = words.one_type()?;
         if ty == Type::Pred
             || matches!(
                 ty,
                 Type::F16x2 | Type::BF16x2 | Type::TF32 | Type::U16x2 | Type::S16x2
             )
         {
-            return Err(w.error("this type is not for memory"));
+            return Err(words.error("this type is not for memory"));
         }
         let mut read_only = !store && (uniform || constant);
         if store {
-            w.one_of(&[("wb", ()), ("cg", ()), ("cs", ()), ("wt", ())]);
+            words.one_of(&[("wb", ()), ("cg", ()), ("cs", ()), ("wt", ())]);
         } else {
-            w.one_of(&[("ca", ()), ("cg", ()), ("cs", ()), ("lu", ()), ("cv", ())]);
-            read_only |= w.one_of(&[("nc", ())]).is_some();
+            words.one_of(&[("ca", ()), ("cg", ()), ("cs", ()), ("lu", ()), ("cv", ())]);
+            read_only |= words.one_of(&[("nc", ())]).is_some();
         }
-        let policy = w.cache_hints();
+        let policy = words.cache_hints();
         let n = 2 + usize::from(policy);
-        let o = Self::operands(w, n..=n)?;
+        let o = Self::operands(words, n..=n)?;
         if policy {
-            self.src64(&o[2], Type::B64, w)?;
+            self.src64(&o[2], Type::B64, words)?;
         }
         let (address, value) = if store {
             (&o[0], &o[1])
         } else {
             (&o[1], &o[0])
         };
-        let mut address = self.address(address, space, w)?;
+        let mut address = self.address(address, space, words)?;
         if space == MemSpace::Param && store && address.space == MemSpace::Param {
-            return Err(w.error("a kernel's parameters cannot be written"));
+            return Err(words.error("a kernel's parameters cannot be written"));
         }
         if address.space == MemSpace::Global && address.base == Base::None {
             // Known at load: in range of the address type.
@@ -69,14 +76,14 @@ impl FunctionLowering<'_, '_> {
             _ => one,
         };
         if values.len() != count as usize {
-            return Err(w.error(format_args!(
+            return Err(words.error(format_args!(
                 "{count} registers were expected, {} are given",
                 values.len()
             )));
         }
         let total = ty.size() * count;
         if total > 32 || total == 32 && count != 8 && count != 4 && count != 2 {
-            return Err(w.error("a vector has at most 32 bytes"));
+            return Err(words.error("a vector has at most 32 bytes"));
         }
         let mut mem = Mem {
             address,
@@ -95,13 +102,13 @@ impl FunctionLowering<'_, '_> {
             if *v == Operand::Sink && !store {
                 continue;
             }
-            let (slot, size) = self.memory_register(v, ty, store, w)?;
+            let (slot, size) = self.memory_register(v, ty, store, words)?;
             files.push(size);
             mem.regs[i] = slot;
         }
         let size = files.first().copied().unwrap_or(4);
         if files.iter().any(|&f| f != size) {
-            return Err(w.error("the registers of a vector have different sizes"));
+            return Err(words.error("the registers of a vector have different sizes"));
         }
         mem.reg64 = size >= 8;
         mem.reg16 = size == 2;
@@ -117,7 +124,7 @@ impl FunctionLowering<'_, '_> {
         operand: &Operand,
         ty: Type,
         store: bool,
-        w: &Words<'_>,
+        words: &Words<'_>,
     ) -> Result<(u32, u32)> {
         match operand {
             Operand::Register(id) => {
@@ -128,28 +135,28 @@ impl FunctionLowering<'_, '_> {
                     {
                         slot
                     }
-                    _ => return Err(w.error("the register is narrower than the type")),
+                    _ => return Err(words.error("the register is narrower than the type")),
                 };
                 Ok((slot, size))
             }
             _ if store => match ty.size() {
-                1 => Ok((self.src32(operand, Type::B32, w)?, 4)),
-                2 | 4 => Ok((self.src32(operand, ty, w)?, ty.size())),
-                8 => Ok((self.src64(operand, ty, w)?, 8)),
-                _ => Err(w.error("a register was expected")),
+                1 => Ok((self.src32(operand, Type::B32, words)?, 4)),
+                2 | 4 => Ok((self.src32(operand, ty, words)?, ty.size())),
+                8 => Ok((self.src64(operand, ty, words)?, 8)),
+                _ => Err(words.error("a register was expected")),
             },
-            _ => Err(w.error("a register was expected")),
+            _ => Err(words.error("a register was expected")),
         }
     }
 
-    fn order(&mut self, w: &mut Words<'_>, store: bool) -> Result<Order> {
-        if w.flag("volatile") {
+    fn order(&mut self, words: &mut Words<'_>, store: bool) -> Result<Order> {
+        if words.flag("volatile") {
             return Ok(Order::Strong(Semantics::Relaxed, Scope::Sys));
         }
-        if w.flag("weak") {
+        if words.flag("weak") {
             return Ok(Order::Weak);
         }
-        let semantics = w.one_of(&[
+        let semantics = words.one_of(&[
             ("relaxed", Semantics::Relaxed),
             ("acquire", Semantics::Acquire),
             ("release", Semantics::Release),
@@ -162,16 +169,16 @@ impl FunctionLowering<'_, '_> {
         } else {
             Semantics::Release
         };
-        match w.scope() {
+        match words.scope() {
             Some(scope) if semantics != wrong => Ok(Order::Strong(semantics, scope)),
-            _ => Err(w.error("these memory semantics are not allowed here")),
+            _ => Err(words.error("these memory semantics are not allowed here")),
         }
     }
 
-    pub(crate) fn atom(&mut self, w: &mut Words<'_>, red: bool) -> Result<()> {
+    pub(crate) fn atom(&mut self, words: &mut Words<'_>, red: bool) -> Result<()> {
         use Type::*;
-        let space = w.one_of(&SPACES[..5]).unwrap_or(MemSpace::Generic);
-        let semantics = w
+        let space = words.one_of(&SPACES[..5]).unwrap_or(MemSpace::Generic);
+        let semantics = words
             .one_of(&[
                 ("relaxed", Semantics::Relaxed),
                 ("acquire", Semantics::Acquire),
@@ -179,8 +186,8 @@ impl FunctionLowering<'_, '_> {
                 ("acq_rel", Semantics::AcquireRelease),
             ])
             .unwrap_or(Semantics::Relaxed);
-        let scope = w.scope().unwrap_or(Scope::Gpu);
-        let op = w.one_of(&[
+        let scope = words.scope().unwrap_or(Scope::Gpu);
+        let op = words.one_of(&[
             ("and", AtomOp::And),
             ("or", AtomOp::Or),
             ("xor", AtomOp::Xor),
@@ -193,12 +200,14 @@ impl FunctionLowering<'_, '_> {
             ("max", AtomOp::Max),
         ]);
         let Some(op) = op else {
-            return Err(w.error("the atomic operation is missing or not implemented"));
+            return Err(words.error("the atomic operation is missing or not implemented"));
         };
-        let noftz = w.flag("noftz");
-        let count = w.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1u32);
-        let ty = w.one_type()?;
-        let policy = w.cache_hints();
+        let noftz = words.flag("noftz");
+        let count = words
+            .one_of(&[("v2", 2), ("v4", 4), ("v8", 8)])
+            .unwrap_or(1u32);
+        let ty = words.one_type()?;
+        let policy = words.cache_hints();
         use AtomOp::*;
         let atom_type = match (op, ty) {
             (And | Or | Xor, B32) | (Exch | Cas, B32 | U32 | S32) => AtomType::U32,
@@ -219,42 +228,42 @@ impl FunctionLowering<'_, '_> {
             (Add, BF16) | (Min | Max, BF16) if noftz => AtomType::Bf16,
             (Add, F16x2) | (Min | Max, F16x2) if noftz => AtomType::F16x2,
             (Add, BF16x2) | (Min | Max, BF16x2) if noftz => AtomType::Bf16x2,
-            _ => return Err(w.error("this operation is not implemented for this type")),
+            _ => return Err(words.error("this operation is not implemented for this type")),
         };
         let half = matches!(
             atom_type,
             AtomType::F16 | AtomType::Bf16 | AtomType::F16x2 | AtomType::Bf16x2
         );
         if noftz && !half {
-            return Err(w.error(".noftz is for 16-bit floats"));
+            return Err(words.error(".noftz is for 16-bit floats"));
         }
         if op != Add && half && count == 1 {
-            return Err(w.error("min and max of 16-bit floats have vector forms only"));
+            return Err(words.error("min and max of 16-bit floats have vector forms only"));
         }
         if count > 1 {
             let ok = (ty == F32 && op == Add && count <= 4)
                 || matches!(ty, F16 | BF16)
                 || matches!(ty, F16x2 | BF16x2) && count <= 4;
             if !ok || space != MemSpace::Global && space != MemSpace::Generic {
-                return Err(w.error("this vector form is not implemented"));
+                return Err(words.error("this vector form is not implemented"));
             }
         }
         if red && matches!(op, Exch | Cas) {
-            return Err(w.error("red has no exch and no cas"));
+            return Err(words.error("red has no exch and no cas"));
         }
         let n = 2 + usize::from(!red) + usize::from(op == Cas) + usize::from(policy);
-        let o = Self::operands(w, n..=n)?;
+        let o = Self::operands(words, n..=n)?;
         let (dst, rest) = if red {
             (None, o)
         } else {
             (Some(&o[0]), &o[1..])
         };
-        let address = self.address(&rest[0], space, w)?;
+        let address = self.address(&rest[0], space, words)?;
         if !matches!(
             address.space,
             MemSpace::Global | MemSpace::Shared | MemSpace::Generic
         ) {
-            return Err(w.error("atomics work on global and shared memory"));
+            return Err(words.error("atomics work on global and shared memory"));
         }
         let list = |operand: &Operand| match operand {
             Operand::Vector(v) => v.clone(),
@@ -272,25 +281,27 @@ impl FunctionLowering<'_, '_> {
         };
         let sources = list(&rest[1]);
         if sources.len() != count as usize {
-            return Err(w.error(format_args!("{count} source registers were expected")));
+            return Err(words.error(format_args!("{count} source registers were expected")));
         }
         for (slot, operand) in atom.b.iter_mut().zip(&sources) {
-            *slot = self.src(operand, ty, w)?;
+            *slot = self.src(operand, ty, words)?;
         }
         if op == Cas {
-            atom.c = self.src(&rest[2], ty, w)?;
+            atom.c = self.src(&rest[2], ty, words)?;
         }
         if policy {
-            self.src64(&rest[rest.len() - 1], B64, w)?;
+            self.src64(&rest[rest.len() - 1], B64, words)?;
         }
         if let Some(dst) = dst {
             let dst = list(dst);
             if dst.len() != count as usize && dst != [Operand::Sink] {
-                return Err(w.error(format_args!("{count} destination registers were expected")));
+                return Err(
+                    words.error(format_args!("{count} destination registers were expected"))
+                );
             }
             for (slot, operand) in atom.d.iter_mut().zip(&dst) {
                 if *operand != Operand::Sink {
-                    *slot = self.dst(operand, ty, w)?;
+                    *slot = self.dst(operand, ty, words)?;
                 }
             }
         }
@@ -299,28 +310,28 @@ impl FunctionLowering<'_, '_> {
     }
 
     /// `cp.async…`; the bulk and tensor forms belong to sm_90.
-    pub(crate) fn cp(&mut self, w: &mut Words<'_>) -> Result<()> {
-        if !w.flag("async") {
-            return Err(w.error("only cp.async is implemented"));
+    pub(crate) fn cp(&mut self, words: &mut Words<'_>) -> Result<()> {
+        if !words.flag("async") {
+            return Err(words.error("only cp.async is implemented"));
         }
-        if w.flag("commit_group") {
-            Self::operands(w, 0..=0)?;
+        if words.flag("commit_group") {
+            Self::operands(words, 0..=0)?;
             self.slow(Slow::CpAsyncCommit);
             return Ok(());
         }
-        if w.flag("wait_all") {
-            Self::operands(w, 0..=0)?;
+        if words.flag("wait_all") {
+            Self::operands(words, 0..=0)?;
             self.slow(Slow::CpAsyncWait {
                 pending: 0,
                 all: true,
             });
             return Ok(());
         }
-        if w.flag("wait_group") {
-            let o = Self::operands(w, 1..=1)?;
+        if words.flag("wait_group") {
+            let o = Self::operands(words, 1..=1)?;
             let Operand::Immediate(crate::ptx::ast::Immediate::Integer(n @ 0..=0xffff)) = o[0]
             else {
-                return Err(w.error("the number of pending groups is an immediate"));
+                return Err(words.error("the number of pending groups is an immediate"));
             };
             self.slow(Slow::CpAsyncWait {
                 pending: n as u32,
@@ -328,29 +339,29 @@ impl FunctionLowering<'_, '_> {
             });
             return Ok(());
         }
-        let cg = match w.one_of(&[("ca", false), ("cg", true)]) {
+        let cg = match words.one_of(&[("ca", false), ("cg", true)]) {
             Some(cg) => cg,
-            None => return Err(w.error("this form of cp.async is not implemented")),
+            None => return Err(words.error("this form of cp.async is not implemented")),
         };
-        let shared = w.flag("shared") || w.flag("shared::cta");
-        let global = w.flag("global");
+        let shared = words.flag("shared") || words.flag("shared::cta");
+        let global = words.flag("global");
         if !shared || !global {
-            return Err(w.error("cp.async copies from .global to .shared"));
+            return Err(words.error("cp.async copies from .global to .shared"));
         }
-        let policy = w.cache_hints();
+        let policy = words.cache_hints();
         let n = usize::from(policy);
-        let o = Self::operands(w, 3 + n..=4 + n)?;
-        let dst = self.address(&o[0], MemSpace::Shared, w)?;
-        let src = self.address(&o[1], MemSpace::Global, w)?;
+        let o = Self::operands(words, 3 + n..=4 + n)?;
+        let dst = self.address(&o[0], MemSpace::Shared, words)?;
+        let src = self.address(&o[1], MemSpace::Global, words)?;
         let Operand::Immediate(crate::ptx::ast::Immediate::Integer(size)) = o[2] else {
-            return Err(w.error("the size is an immediate"));
+            return Err(words.error("the size is an immediate"));
         };
         let allowed: &[i64] = if cg { &[16] } else { &[4, 8, 16] };
         if !allowed.contains(&size) {
-            return Err(w.error(format_args!("the size is one of {allowed:?}, not {size}")));
+            return Err(words.error(format_args!("the size is one of {allowed:?}, not {size}")));
         }
         if policy {
-            self.src64(&o[o.len() - 1], Type::B64, w)?;
+            self.src64(&o[o.len() - 1], Type::B64, words)?;
         }
         let mut copy = CpAsync {
             dst,
@@ -362,10 +373,10 @@ impl FunctionLowering<'_, '_> {
         if o.len() == 4 + n {
             match &o[3] {
                 Operand::Register(id) if matches!(self.reg(*id), Reg::P(_)) => {
-                    copy.ignore = Some(self.pred(&o[3], w)?);
+                    copy.ignore = Some(self.pred(&o[3], words)?);
                 }
-                Operand::NotRegister(_) => copy.ignore = Some(self.pred(&o[3], w)?),
-                other => copy.src_size = self.src32(other, Type::U32, w)?,
+                Operand::NotRegister(_) => copy.ignore = Some(self.pred(&o[3], words)?),
+                other => copy.src_size = self.src32(other, Type::U32, words)?,
             }
         }
         self.slow(Slow::CpAsync(copy));
@@ -373,72 +384,72 @@ impl FunctionLowering<'_, '_> {
     }
 
     /// Hints: the address is not even looked at, as on hardware an invalid one is dropped.
-    pub(crate) fn prefetch(&mut self, w: &mut Words<'_>) -> Result<()> {
-        if !w.flag("L1")
-            && !w.flag("L2")
-            && !w.flag("L2::evict_last")
-            && !w.flag("L2::evict_normal")
+    pub(crate) fn prefetch(&mut self, words: &mut Words<'_>) -> Result<()> {
+        if !words.flag("L1")
+            && !words.flag("L2")
+            && !words.flag("L2::evict_last")
+            && !words.flag("L2::evict_normal")
         {
-            return Err(w.error("this prefetch is not implemented"));
+            return Err(words.error("this prefetch is not implemented"));
         }
-        let space = w.one_of(&SPACES[..6]).unwrap_or(MemSpace::Generic);
-        let o = Self::operands(w, 1..=1)?;
-        self.address(&o[0], space, w)?;
+        let space = words.one_of(&SPACES[..6]).unwrap_or(MemSpace::Generic);
+        let o = Self::operands(words, 1..=1)?;
+        self.address(&o[0], space, words)?;
         self.slow(Slow::Prefetch);
         Ok(())
     }
 
     /// `discard.global.L2 [a], 128`: a weak write of values that nobody knows.
-    pub(crate) fn discard(&mut self, w: &mut Words<'_>) -> Result<()> {
-        let space = w.one_of(&SPACES[..1]).unwrap_or(MemSpace::Generic);
-        let o = Self::operands(w, 2..=2)?;
+    pub(crate) fn discard(&mut self, words: &mut Words<'_>) -> Result<()> {
+        let space = words.one_of(&SPACES[..1]).unwrap_or(MemSpace::Generic);
+        let o = Self::operands(words, 2..=2)?;
         let size = Operand::Immediate(crate::ptx::ast::Immediate::Integer(128));
-        if !w.flag("L2") || o[1] != size {
-            return Err(w.error("discard has .L2 and the size 128"));
+        if !words.flag("L2") || o[1] != size {
+            return Err(words.error("discard has .L2 and the size 128"));
         }
-        let address = self.address(&o[0], space, w)?;
+        let address = self.address(&o[0], space, words)?;
         self.slow(Slow::Discard { address });
         Ok(())
     }
 
     /// `applypriority.global.L2::evict_normal [a], 128`.
-    pub(crate) fn apply_priority(&mut self, w: &mut Words<'_>) -> Result<()> {
-        if !w.flag("L2::evict_normal") {
-            return Err(w.error("applypriority needs .L2::evict_normal"));
+    pub(crate) fn apply_priority(&mut self, words: &mut Words<'_>) -> Result<()> {
+        if !words.flag("L2::evict_normal") {
+            return Err(words.error("applypriority needs .L2::evict_normal"));
         }
-        let space = w.one_of(&SPACES[..1]).unwrap_or(MemSpace::Generic);
-        let o = Self::operands(w, 2..=2)?;
-        self.address(&o[0], space, w)?;
+        let space = words.one_of(&SPACES[..1]).unwrap_or(MemSpace::Generic);
+        let o = Self::operands(words, 2..=2)?;
+        self.address(&o[0], space, words)?;
         self.slow(Slow::Prefetch);
         Ok(())
     }
 
-    pub(crate) fn createpolicy(&mut self, w: &mut Words<'_>) -> Result<()> {
-        let kind = w.one_of(&[("fractional", 'f'), ("range", 'r'), ("cvt", 'c')]);
-        w.cache_hints();
-        let ty = w.one_type()?;
+    pub(crate) fn createpolicy(&mut self, words: &mut Words<'_>) -> Result<()> {
+        let kind = words.one_of(&[("fractional", 'f'), ("range", 'r'), ("cvt", 'c')]);
+        words.cache_hints();
+        let ty = words.one_type()?;
         if ty != Type::B64 {
-            return Err(w.error("a policy has 64 bits"));
+            return Err(words.error("a policy has 64 bits"));
         }
         let o = match kind {
-            Some('f') => Self::operands(w, 1..=2)?,
-            Some('r') => Self::operands(w, 4..=4)?,
-            Some('c') if w.flag("L2") => Self::operands(w, 2..=2)?,
-            _ => return Err(w.error("createpolicy is .fractional, .range or .cvt.L2")),
+            Some('f') => Self::operands(words, 1..=2)?,
+            Some('r') => Self::operands(words, 4..=4)?,
+            Some('c') if words.flag("L2") => Self::operands(words, 2..=2)?,
+            _ => return Err(words.error("createpolicy is .fractional, .range or .cvt.L2")),
         };
-        let d = self.dst(&o[0], ty, w)?;
+        let d = self.dst(&o[0], ty, words)?;
         match (kind, &o[1..]) {
             (Some('f'), [fraction]) => {
-                self.src32(fraction, Type::F32, w)?;
+                self.src32(fraction, Type::F32, words)?;
             }
             (Some('r'), [address, primary, total]) => {
-                let space = w.one_of(&SPACES[..1]).unwrap_or(MemSpace::Generic);
-                self.address(address, space, w)?;
-                self.src32(primary, Type::B32, w)?;
-                self.src32(total, Type::B32, w)?;
+                let space = words.one_of(&SPACES[..1]).unwrap_or(MemSpace::Generic);
+                self.address(address, space, words)?;
+                self.src32(primary, Type::B32, words)?;
+                self.src32(total, Type::B32, words)?;
             }
             (Some('c'), [property]) => {
-                self.src64(property, ty, w)?;
+                self.src64(property, ty, words)?;
             }
             _ => {}
         }
@@ -446,15 +457,19 @@ impl FunctionLowering<'_, '_> {
         Ok(())
     }
 
-    pub(crate) fn ldmatrix(&mut self, w: &mut Words<'_>, store: bool) -> Result<()> {
-        let matrices = w.one_of(&[("x1", 1), ("x2", 2), ("x4", 4)]);
-        let trans = w.flag("trans");
-        let words = [w.flag("sync"), w.flag("aligned"), w.flag("m8n8")];
-        let shared = w.flag("shared") || w.flag("shared::cta");
-        let ty = w.one_type()?;
-        let (Some(matrices), [true, true, true], Type::B16) = (matrices, words, ty) else {
+    pub(crate) fn ldmatrix(&mut self, words: &mut Words<'_>, store: bool) -> Result<()> {
+        let matrices = words.one_of(&[("x1", 1), ("x2", 2), ("x4", 4)]);
+        let trans = words.flag("trans");
+        let required = [
+            words.flag("sync"),
+            words.flag("aligned"),
+            words.flag("m8n8"),
+        ];
+        let shared = words.flag("shared") || words.flag("shared::cta");
+        let ty = words.one_type()?;
+        let (Some(matrices), [true, true, true], Type::B16) = (matrices, required, ty) else {
             return Err(
-                w.error("only .sync.aligned.m8n8 with .x1, .x2 or .x4 and .b16 is implemented")
+                words.error("only .sync.aligned.m8n8 with .x1, .x2 or .x4 and .b16 is implemented")
             );
         };
         let space = if shared {
@@ -462,26 +477,26 @@ impl FunctionLowering<'_, '_> {
         } else {
             MemSpace::Generic
         };
-        let o = Self::operands(w, 2..=2)?;
+        let o = Self::operands(words, 2..=2)?;
         let (address, list) = if store {
             (&o[0], &o[1])
         } else {
             (&o[1], &o[0])
         };
-        let address = self.address(address, space, w)?;
+        let address = self.address(address, space, words)?;
         let one = std::slice::from_ref(list);
         let list = match list {
             Operand::Vector(v) => v.as_slice(),
             _ => one,
         };
         if list.len() != matrices as usize {
-            return Err(w.error(format_args!("{matrices} registers were expected")));
+            return Err(words.error(format_args!("{matrices} registers were expected")));
         }
         let mut regs = [NONE; 4];
         for (slot, operand) in regs.iter_mut().zip(list) {
             *slot = match store {
-                false => self.dst(operand, Type::B32, w)?,
-                true => self.src32(operand, Type::B32, w)?,
+                false => self.dst(operand, Type::B32, words)?,
+                true => self.src32(operand, Type::B32, words)?,
             };
         }
         let op = Matrices {
@@ -496,20 +511,20 @@ impl FunctionLowering<'_, '_> {
         Ok(())
     }
 
-    pub(crate) fn movmatrix(&mut self, w: &mut Words<'_>) -> Result<()> {
-        let words = [
-            w.flag("sync"),
-            w.flag("aligned"),
-            w.flag("m8n8"),
-            w.flag("trans"),
+    pub(crate) fn movmatrix(&mut self, words: &mut Words<'_>) -> Result<()> {
+        let required = [
+            words.flag("sync"),
+            words.flag("aligned"),
+            words.flag("m8n8"),
+            words.flag("trans"),
         ];
-        let ty = w.one_type()?;
-        if words != [true; 4] || ty != Type::B16 {
-            return Err(w.error("only movmatrix.sync.aligned.m8n8.trans.b16 is implemented"));
+        let ty = words.one_type()?;
+        if required != [true; 4] || ty != Type::B16 {
+            return Err(words.error("only movmatrix.sync.aligned.m8n8.trans.b16 is implemented"));
         }
-        let o = Self::operands(w, 2..=2)?;
-        let a = self.src32(&o[1], Type::B32, w)?;
-        let d = self.dst(&o[0], Type::B32, w)?;
+        let o = Self::operands(words, 2..=2)?;
+        let a = self.src32(&o[1], Type::B32, words)?;
+        let d = self.dst(&o[0], Type::B32, words)?;
         self.slow(Slow::Movmatrix { d, a });
         Ok(())
     }

@@ -8,35 +8,35 @@ use crate::numeric::wmma::{Fragment, Role, Shape};
 use crate::ptx::ast::{Operand, Type};
 
 impl FunctionLowering<'_, '_> {
-    fn need_sync(w: &mut Words<'_>) -> Result<()> {
-        if w.flag("sync") {
+    fn need_sync(words: &mut Words<'_>) -> Result<()> {
+        if words.flag("sync") {
             Ok(())
         } else {
-            Err(w.error("the form without .sync does not exist on sm_70 and later"))
+            Err(words.error("the form without .sync does not exist on sm_70 and later"))
         }
     }
 
-    pub(crate) fn shfl(&mut self, w: &mut Words<'_>) -> Result<()> {
-        Self::need_sync(w)?;
-        let mode = w.one_of(&[
+    pub(crate) fn shfl(&mut self, words: &mut Words<'_>) -> Result<()> {
+        Self::need_sync(words)?;
+        let mode = words.one_of(&[
             ("up", ShflMode::Up),
             ("down", ShflMode::Down),
             ("bfly", ShflMode::Bfly),
             ("idx", ShflMode::Idx),
         ]);
-        let ty = w.one_type()?;
+        let ty = words.one_type()?;
         let (Some(mode), Type::B32) = (mode, ty) else {
-            return Err(w.error("shfl.sync has a mode and .b32"));
+            return Err(words.error("shfl.sync has a mode and .b32"));
         };
-        let o = Self::operands(w, 5..=5)?;
-        let a = self.src32(&o[1], ty, w)?;
-        let lane = self.src32(&o[2], ty, w)?;
-        let clamp = self.src32(&o[3], ty, w)?;
-        let members = self.src32(&o[4], ty, w)?;
+        let o = Self::operands(words, 5..=5)?;
+        let a = self.src32(&o[1], ty, words)?;
+        let lane = self.src32(&o[2], ty, words)?;
+        let clamp = self.src32(&o[3], ty, words)?;
+        let members = self.src32(&o[4], ty, words)?;
         let (d, p) = Self::split_pair(&o[0]);
-        let d = self.dst(d, ty, w)?;
+        let d = self.dst(d, ty, words)?;
         let p = match p {
-            Some(p) => self.dst_pred(p, w)?,
+            Some(p) => self.dst_pred(p, words)?,
             None => NONE,
         };
         self.slow(Slow::Shfl {
@@ -51,24 +51,24 @@ impl FunctionLowering<'_, '_> {
         Ok(())
     }
 
-    pub(crate) fn vote(&mut self, w: &mut Words<'_>) -> Result<()> {
-        Self::need_sync(w)?;
-        let mode = w.one_of(&[
+    pub(crate) fn vote(&mut self, words: &mut Words<'_>) -> Result<()> {
+        Self::need_sync(words)?;
+        let mode = words.one_of(&[
             ("all", VoteMode::All),
             ("any", VoteMode::Any),
             ("uni", VoteMode::Uni),
             ("ballot", VoteMode::Ballot),
         ]);
-        let ty = w.one_type()?;
-        let o = Self::operands(w, 3..=3)?;
-        let a = self.pred(&o[1], w)?;
-        let members = self.src32(&o[2], Type::B32, w)?;
+        let ty = words.one_type()?;
+        let o = Self::operands(words, 3..=3)?;
+        let a = self.pred(&o[1], words)?;
+        let members = self.src32(&o[2], Type::B32, words)?;
         let (mode, d) = match (mode, ty) {
-            (Some(VoteMode::Ballot), Type::B32) => (VoteMode::Ballot, self.dst(&o[0], ty, w)?),
+            (Some(VoteMode::Ballot), Type::B32) => (VoteMode::Ballot, self.dst(&o[0], ty, words)?),
             (Some(mode), Type::Pred) if mode != VoteMode::Ballot => {
-                (mode, self.dst_pred(&o[0], w)?)
+                (mode, self.dst_pred(&o[0], words)?)
             }
-            _ => return Err(w.error("vote.sync is .all, .any, .uni with .pred or .ballot.b32")),
+            _ => return Err(words.error("vote.sync is .all, .any, .uni with .pred or .ballot.b32")),
         };
         self.slow(Slow::Vote {
             mode,
@@ -79,21 +79,21 @@ impl FunctionLowering<'_, '_> {
         Ok(())
     }
 
-    pub(crate) fn match_(&mut self, w: &mut Words<'_>) -> Result<()> {
-        Self::need_sync(w)?;
-        let all = w.one_of(&[("any", false), ("all", true)]);
-        let ty = w.one_type()?;
+    pub(crate) fn match_(&mut self, words: &mut Words<'_>) -> Result<()> {
+        Self::need_sync(words)?;
+        let all = words.one_of(&[("any", false), ("all", true)]);
+        let ty = words.one_type()?;
         let (Some(all), Type::B32 | Type::B64) = (all, ty) else {
-            return Err(w.error("match.sync has .any or .all, and .b32 or .b64"));
+            return Err(words.error("match.sync has .any or .all, and .b32 or .b64"));
         };
-        let o = Self::operands(w, 3..=3)?;
-        let a = self.src(&o[1], ty, w)?;
-        let members = self.src32(&o[2], Type::B32, w)?;
+        let o = Self::operands(words, 3..=3)?;
+        let a = self.src(&o[1], ty, words)?;
+        let members = self.src32(&o[2], Type::B32, words)?;
         let (d, p) = Self::split_pair(&o[0]);
-        let d = self.dst(d, Type::B32, w)?;
+        let d = self.dst(d, Type::B32, words)?;
         let p = match p {
-            Some(p) if all => self.dst_pred(p, w)?,
-            Some(_) => return Err(w.error("match.any has no predicate")),
+            Some(p) if all => self.dst_pred(p, words)?,
+            Some(_) => return Err(words.error("match.any has no predicate")),
             None => NONE,
         };
         self.slow(Slow::Match {
@@ -107,14 +107,14 @@ impl FunctionLowering<'_, '_> {
         Ok(())
     }
 
-    pub(crate) fn redux(&mut self, w: &mut Words<'_>) -> Result<()> {
-        Self::need_sync(w)?;
-        let name = w.find(|word| {
+    pub(crate) fn redux(&mut self, words: &mut Words<'_>) -> Result<()> {
+        Self::need_sync(words)?;
+        let name = words.find(|word| {
             ["add", "min", "max", "and", "or", "xor"]
                 .into_iter()
                 .find(|n| *n == word)
         });
-        let ty = w.one_type()?;
+        let ty = words.one_type()?;
         let op = match (name, ty) {
             (Some("add"), Type::U32 | Type::S32) => ReduxOp::Add,
             (Some("min"), Type::U32) => ReduxOp::MinU,
@@ -124,50 +124,50 @@ impl FunctionLowering<'_, '_> {
             (Some("and"), Type::B32) => ReduxOp::And,
             (Some("or"), Type::B32) => ReduxOp::Or,
             (Some("xor"), Type::B32) => ReduxOp::Xor,
-            _ => return Err(w.error("this reduction is not implemented for this type")),
+            _ => return Err(words.error("this reduction is not implemented for this type")),
         };
-        let o = Self::operands(w, 3..=3)?;
-        let a = self.src32(&o[1], ty, w)?;
-        let members = self.src32(&o[2], Type::B32, w)?;
-        let d = self.dst(&o[0], ty, w)?;
+        let o = Self::operands(words, 3..=3)?;
+        let a = self.src32(&o[1], ty, words)?;
+        let members = self.src32(&o[2], Type::B32, words)?;
+        let d = self.dst(&o[0], ty, words)?;
         self.slow(Slow::Redux { op, d, a, members });
         Ok(())
     }
 
-    pub(crate) fn activemask(&mut self, w: &mut Words<'_>) -> Result<()> {
-        let ty = w.one_type()?;
-        let o = Self::operands(w, 1..=1)?;
-        let d = self.dst(&o[0], ty, w)?;
+    pub(crate) fn activemask(&mut self, words: &mut Words<'_>) -> Result<()> {
+        let ty = words.one_type()?;
+        let o = Self::operands(words, 1..=1)?;
+        let d = self.dst(&o[0], ty, words)?;
         if ty != Type::B32 {
-            return Err(w.error("activemask is b32"));
+            return Err(words.error("activemask is b32"));
         }
         self.slow(Slow::Activemask { d });
         Ok(())
     }
 
-    pub(crate) fn elect(&mut self, w: &mut Words<'_>) -> Result<()> {
-        Self::need_sync(w)?;
-        let o = Self::operands(w, 2..=2)?;
+    pub(crate) fn elect(&mut self, words: &mut Words<'_>) -> Result<()> {
+        Self::need_sync(words)?;
+        let o = Self::operands(words, 2..=2)?;
         let Operand::Pair(d, p) = &o[0] else {
-            return Err(w.error("elect.sync has the destination d|p"));
+            return Err(words.error("elect.sync has the destination d|p"));
         };
-        let members = self.src32(&o[1], Type::B32, w)?;
-        let d = self.dst(d, Type::B32, w)?;
-        let p = self.dst_pred(p, w)?;
+        let members = self.src32(&o[1], Type::B32, words)?;
+        let d = self.dst(d, Type::B32, words)?;
+        let p = self.dst_pred(p, words)?;
         self.slow(Slow::Elect { d, p, members });
         Ok(())
     }
 
     /// `mma.sync.aligned.mMnNkK.row.col.{d a b c}`.
-    pub(crate) fn mma(&mut self, w: &mut Words<'_>) -> Result<()> {
+    pub(crate) fn mma(&mut self, words: &mut Words<'_>) -> Result<()> {
         use Type::*;
-        let words = [
-            w.flag("sync"),
-            w.flag("aligned"),
-            w.flag("row"),
-            w.flag("col"),
+        let required = [
+            words.flag("sync"),
+            words.flag("aligned"),
+            words.flag("row"),
+            words.flag("col"),
         ];
-        let shape = w.one_of(&[
+        let shape = words.one_of(&[
             ("m16n8k4", (16, 4)),
             ("m16n8k8", (16, 8)),
             ("m16n8k16", (16, 16)),
@@ -175,11 +175,11 @@ impl FunctionLowering<'_, '_> {
             ("m8n8k16", (8, 16)),
             ("m8n8k4", (8, 4)),
         ]);
-        let saturate = w.flag("satfinite");
-        let types = w.types();
-        let ([true, true, true, true], Some((m, k)), &[d, a, b, c]) = (words, shape, &types[..])
+        let saturate = words.flag("satfinite");
+        let types = words.types();
+        let ([true, true, true, true], Some((m, k)), &[d, a, b, c]) = (required, shape, &types[..])
         else {
-            return Err(w.error("this shape or layout of mma is not implemented"));
+            return Err(words.error("this shape or layout of mma is not implemented"));
         };
         let input = |ty| match ty {
             F16 => Some(Input::F16),
@@ -200,10 +200,10 @@ impl FunctionLowering<'_, '_> {
                 f16_d,
             }))
         };
-        let rounding = match (a, w.rounding()) {
+        let rounding = match (a, words.rounding()) {
             (F64, rounding) => rounding.unwrap_or(Rounding::Near),
             (_, None) => Rounding::Near,
-            _ => return Err(w.error("a rounding is for f64")),
+            _ => return Err(words.error("a rounding is for f64")),
         };
         let kind = match (a, b, m, k) {
             (F16, F16, 16, 8 | 16) if d == c && matches!(c, F16 | F32) => float(),
@@ -225,7 +225,7 @@ impl FunctionLowering<'_, '_> {
             _ => None,
         };
         let Some(kind) = kind else {
-            return Err(w.error("these types are not implemented for this shape of mma"));
+            return Err(words.error("these types are not implemented for this shape of mma"));
         };
         let ([a, b, c, d], ty) = match kind {
             MmaKind::Float(f) => (f.registers(), B32),
@@ -234,12 +234,12 @@ impl FunctionLowering<'_, '_> {
         };
         let counts = [d, a, b, c];
         if saturate && !matches!(kind, MmaKind::Integer(_)) {
-            return Err(w.error(".satfinite is for integers"));
+            return Err(words.error(".satfinite is for integers"));
         }
-        let o = Self::operands(w, 4..=4)?;
+        let o = Self::operands(words, 4..=4)?;
         let mut registers: [Vec<u32>; 4] = Default::default();
         for (i, operand) in o.iter().enumerate() {
-            registers[i] = self.fragment(operand, counts[i], ty, i == 0, w)?;
+            registers[i] = self.fragment(operand, counts[i], ty, i == 0, words)?;
         }
         self.slow(Slow::Mma(Mma { kind, registers }));
         Ok(())
@@ -252,7 +252,7 @@ impl FunctionLowering<'_, '_> {
         count: usize,
         ty: Type,
         written: bool,
-        w: &Words<'_>,
+        words: &Words<'_>,
     ) -> Result<Vec<u32>> {
         let one = std::slice::from_ref(operand);
         let list = match operand {
@@ -260,23 +260,23 @@ impl FunctionLowering<'_, '_> {
             _ => one,
         };
         if list.len() != count {
-            return Err(w.error(format_args!(
+            return Err(words.error(format_args!(
                 "a fragment of {count} registers was expected, {} are given",
                 list.len()
             )));
         }
         let mut slot = |r: &Operand| match written {
-            true => self.dst(r, ty, w),
-            false => self.src(r, ty, w),
+            true => self.dst(r, ty, words),
+            false => self.src(r, ty, words),
         };
         list.iter().map(&mut slot).collect()
     }
 
     /// `wmma.load`, `wmma.store` and `wmma.mma`.
-    pub(crate) fn wmma(&mut self, w: &mut Words<'_>) -> Result<()> {
-        let what = w.one_of(&[("load", 'l'), ("store", 's'), ("mma", 'm')]);
-        let together = [w.flag("sync"), w.flag("aligned")];
-        let shape = w.one_of(&[
+    pub(crate) fn wmma(&mut self, words: &mut Words<'_>) -> Result<()> {
+        let what = words.one_of(&[("load", 'l'), ("store", 's'), ("mma", 'm')]);
+        let together = [words.flag("sync"), words.flag("aligned")];
+        let shape = words.one_of(&[
             ("m16n16k16", Shape::M16N16K16),
             ("m8n32k16", Shape::M8N32K16),
             ("m32n8k16", Shape::M32N8K16),
@@ -284,29 +284,29 @@ impl FunctionLowering<'_, '_> {
             ("m8n8k4", Shape::M8N8K4),
         ]);
         match (what, shape, together) {
-            (Some('m'), Some(shape), [true, true]) => self.wmma_mma(shape, w),
-            (Some(what), Some(shape), [true, true]) => self.wmma_memory(shape, what == 's', w),
-            _ => Err(w.error("this operation or shape of wmma is not implemented")),
+            (Some('m'), Some(shape), [true, true]) => self.wmma_mma(shape, words),
+            (Some(what), Some(shape), [true, true]) => self.wmma_memory(shape, what == 's', words),
+            _ => Err(words.error("this operation or shape of wmma is not implemented")),
         }
     }
 
-    fn wmma_memory(&mut self, shape: Shape, store: bool, w: &mut Words<'_>) -> Result<()> {
+    fn wmma_memory(&mut self, shape: Shape, store: bool, words: &mut Words<'_>) -> Result<()> {
         use Type::*;
         let role = match store {
-            true => w.flag("d").then_some(Role::Sum),
-            false => w.one_of(&[("a", Role::Left), ("b", Role::Right), ("c", Role::Sum)]),
+            true => words.flag("d").then_some(Role::Sum),
+            false => words.one_of(&[("a", Role::Left), ("b", Role::Right), ("c", Role::Sum)]),
         };
-        let by_rows = w.one_of(&[("row", true), ("col", false)]);
-        let space = w
+        let by_rows = words.one_of(&[("row", true), ("col", false)]);
+        let space = words
             .one_of(&[
                 ("global", MemSpace::Global),
                 ("shared", MemSpace::Shared),
                 ("shared::cta", MemSpace::Shared),
             ])
             .unwrap_or(MemSpace::Generic);
-        let ty = w.one_type()?;
+        let ty = words.one_type()?;
         let (Some(role), Some(by_rows)) = (role, by_rows) else {
-            return Err(w.error("the matrix or its layout is missing"));
+            return Err(words.error("the matrix or its layout is missing"));
         };
         let sum = role == Role::Sum;
         let allowed = match shape {
@@ -318,7 +318,7 @@ impl FunctionLowering<'_, '_> {
             Shape::M8N8K4 => ty == F64,
         };
         if !allowed {
-            return Err(w.error("this matrix of this shape has no such type"));
+            return Err(words.error("this matrix of this shape has no such type"));
         }
         // tf32 numbers are f32 ones in memory.
         let fragment = Fragment {
@@ -327,19 +327,19 @@ impl FunctionLowering<'_, '_> {
             element_bytes: ty.size() as usize,
             repeats: ty == F16 && !sum,
         };
-        let o = Self::operands(w, 2..=3)?;
+        let o = Self::operands(words, 2..=3)?;
         let (address, list) = if store {
             (&o[0], &o[1])
         } else {
             (&o[1], &o[0])
         };
-        let address = self.address(address, space, w)?;
+        let address = self.address(address, space, words)?;
         let stride = match o.get(2) {
-            Some(stride) => self.src32(stride, B32, w)?,
+            Some(stride) => self.src32(stride, B32, words)?,
             None => self.constant32(fragment.width(by_rows) as u32),
         };
         let file = if ty == F64 { F64 } else { B32 };
-        let registers = self.fragment(list, fragment.registers(), file, !store, w)?;
+        let registers = self.fragment(list, fragment.registers(), file, !store, words)?;
         self.slow(Slow::WmmaMemory(WmmaMemory {
             fragment,
             by_rows,
@@ -352,21 +352,21 @@ impl FunctionLowering<'_, '_> {
     }
 
     /// The product of whole matrices as `mma` of 16 by 8 tiles.
-    fn wmma_mma(&mut self, shape: Shape, w: &mut Words<'_>) -> Result<()> {
+    fn wmma_mma(&mut self, shape: Shape, words: &mut Words<'_>) -> Result<()> {
         use Type::*;
         for _ in 0..2 {
             // Fragments are the same for both layouts.
-            if w.one_of(&[("row", ()), ("col", ())]).is_none() {
-                return Err(w.error("the layouts of A and B are missing"));
+            if words.one_of(&[("row", ()), ("col", ())]).is_none() {
+                return Err(words.error("the layouts of A and B are missing"));
             }
         }
-        let rounding = w.rounding();
-        let saturate = w.flag("satfinite");
-        let types = w.types();
+        let rounding = words.rounding();
+        let saturate = words.flag("satfinite");
+        let types = words.types();
         let (d, a, b, c) = match types[..] {
             [d, c] => (d, F16, F16, c),
             [d, a, b, c] if a != F16 => (d, a, b, c),
-            _ => return Err(w.error("wmma.mma has the types of D and C, or of D, A, B and C")),
+            _ => return Err(words.error("wmma.mma has the types of D and C, or of D, A, B and C")),
         };
         let k = shape.sizes()[2];
         let float = |input| {
@@ -387,7 +387,7 @@ impl FunctionLowering<'_, '_> {
             }),
             (Shape::M16N16K8, TF32) if sums(F32) => float(Input::Tf32),
             (Shape::M16N16K8 | Shape::M8N8K4, _) => {
-                return Err(w.error("these types are not for this shape"));
+                return Err(words.error("these types are not for this shape"));
             }
             (_, F16) if matches!(d, F16 | F32) && matches!(c, F16 | F32) => float(Input::F16),
             (_, BF16) if sums(F32) => float(Input::Bf16),
@@ -398,14 +398,14 @@ impl FunctionLowering<'_, '_> {
                 b_signed: a == S8,
                 saturate,
             }),
-            _ => return Err(w.error("these types are not implemented for wmma.mma")),
+            _ => return Err(words.error("these types are not implemented for wmma.mma")),
         };
         let double = matches!(kind, MmaKind::Double(_));
         let integer = matches!(kind, MmaKind::Integer(_));
         if a != b || saturate && !integer || rounding.is_some() && !double {
-            return Err(w.error("these modifiers do not go together"));
+            return Err(words.error("these modifiers do not go together"));
         }
-        let o = Self::operands(w, 4..=4)?;
+        let o = Self::operands(words, 4..=4)?;
         let file = if double { F64 } else { B32 };
         let mut whole: [Vec<u32>; 4] = Default::default();
         for (i, (role, ty)) in [
@@ -423,7 +423,7 @@ impl FunctionLowering<'_, '_> {
                 element_bytes: ty.size() as usize,
                 repeats: ty == F16 && role != Role::Sum,
             };
-            whole[i] = self.fragment(&o[i], fragment.registers(), file, i == 0, w)?;
+            whole[i] = self.fragment(&o[i], fragment.registers(), file, i == 0, words)?;
             // Copies of elements take no part.
             whole[i].truncate(fragment.different());
         }

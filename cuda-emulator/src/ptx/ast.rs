@@ -209,6 +209,12 @@ pub struct Directives {
     pub noreturn: bool,
 }
 
+/// The product of three dimensions: threads per block, blocks per grid or cluster. As much as fits, where it does not.
+pub fn volume(dimensions: [u32; 3]) -> u64 {
+    let product = |volume: u64, size| volume.saturating_mul(u64::from(size));
+    dimensions.into_iter().fold(1, product)
+}
+
 /// A register of a function.
 #[derive(Debug, Clone)]
 pub struct Register {

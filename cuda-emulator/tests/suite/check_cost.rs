@@ -1,4 +1,5 @@
-//! What checking costs, in processor time. Timings are for people: `cargo test --release -p cuda-emulator --test suite check_cost -- --ignored --nocapture`.
+//! What checking costs, in processor time. Timings are for people:
+//! `cargo test --release -p cuda-emulator --test suite check_cost -- --ignored --nocapture`.
 
 use std::time::Duration;
 

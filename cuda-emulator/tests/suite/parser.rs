@@ -91,7 +91,8 @@ fn modifiers_keep_their_order_and_colons() {
 #[test]
 fn triton_spacing() {
     let all = instructions(
-        ".reg .pred %p<2>; .reg .b32 %r<5>; .reg .b64 %rd<3>;\n@%p1 ld.global.b32 { %r1 }, [ %rd1 + 0 ];\n@!%p1 st.global.b32 [ %rd1 + -8 ], { %r1 };",
+        ".reg .pred %p<2>; .reg .b32 %r<5>; .reg .b64 %rd<3>;\n@%p1 ld.global.b32 { %r1 }, [ %rd1 + 0 ];\n\
+         @!%p1 st.global.b32 [ %rd1 + -8 ], { %r1 };",
     );
     let (p, r, rd) = (RegId(0), reg(1), RegId(2));
     assert_eq!(
@@ -179,7 +180,8 @@ fn a_label_of_an_inner_scope_is_not_seen_outside() {
 
 #[test]
 fn a_local_variable_does_not_capture_a_global_name() {
-    let text = ".version 9.5 .target sm_80 .global .b32 x; .entry k() { .reg .b32 r; { .local .b32 x; ld.local.b32 r, [x]; } ld.global.b32 r, [x]; }";
+    let text = ".version 9.5 .target sm_80 .global .b32 x; .entry k() { .reg .b32 r; { .local .b32 x; ld.local.b32 r, [x]; \
+        } ld.global.b32 r, [x]; }";
     let function = &parse(text).unwrap().functions[0];
     let code = function.body.as_ref().unwrap();
     let symbol = |i: &Instruction| match &i.operands[1] {
@@ -469,7 +471,8 @@ fn wrong_initial_values() {
 #[test]
 fn debugging_data_is_skipped() {
     let text = ".version 9.5\n.target sm_80, debug\n.file 1 \"a b.cu\", 123, 45\n.entry k() {\n.loc 1 2 3\nret;\n\
-        .loc 1 5 0, function_name $L__s+4, inlined_at 1 9 1\n$L__tmp: }\n.section .debug_str {\n$L__s: .b8 1,2\n.b64 $L__tmp+3\n}\n.section .debug_macinfo { }";
+        .loc 1 5 0, function_name $L__s+4, inlined_at 1 9 1\n$L__tmp: }\n.section .debug_str {\n$L__s: .b8 1,2\n.b64 $L__tmp+3\n\
+        }\n.section .debug_macinfo { }";
     let module = parse(text).unwrap();
     assert_eq!(module.functions[0].body.as_ref().unwrap().len(), 1);
     assert_eq!(module.functions[0].labels, [1]);

@@ -511,7 +511,8 @@ fn matrices() {
          add.u64 %x1, %b, %x1;
          ld.global.v2.b32 {%r17, %r18}, [%x1];
          mov.b32 %r21, 0f3F800000;
-         mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%r22, %r23, %r24, %r25}, {%r12, %r13, %r14, %r15}, {%r17, %r18}, {%r21, %r21, %r21, %r21};
+         mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%r22, %r23, %r24, %r25}, {%r12, %r13, %r14, %r15}, {%r17, %r18}, \
+         {%r21, %r21, %r21, %r21};
          shl.b32 %r16, %t, 4;
          cvt.u64.u32 %x1, %r16;
          add.u64 %x1, %a, %x1;

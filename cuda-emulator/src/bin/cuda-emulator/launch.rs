@@ -11,7 +11,7 @@ use cuda_emulator::engine::{self, Kernel, Launch, Report};
 use cuda_emulator::memory::DeviceMemory;
 use cuda_emulator::module_text;
 use cuda_emulator::options::{Check, Options};
-use cuda_emulator::ptx::ast::Module;
+use cuda_emulator::ptx::ast::{Module, volume};
 use cuda_emulator::ptx::parse;
 use cuda_emulator::report::{counters_json, finding_json, finding_text};
 use serde_json::{Value, json};
@@ -301,12 +301,9 @@ fn check_shape(
             }
         }
     }
-    let threads: u32 = block.iter().product();
-    let named = kernel
-        .directives
-        .maxntid
-        .map(|most| most.iter().product::<u32>());
-    let most = named.unwrap_or(u32::MAX).min(device.max_threads_per_block);
+    let threads = volume(block);
+    let named = kernel.directives.maxntid.map_or(u64::MAX, volume);
+    let most = named.min(u64::from(device.max_threads_per_block));
     if threads > most {
         return Err(format!(
             "a block of {threads} threads, at most {most} are allowed"

@@ -13,21 +13,21 @@ use crate::driver::state::entry;
 /// Starts to capture a stream.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamBeginCapture_v2(stream: Handle, mode: u32) -> CUresult {
-    entry("cuStreamBeginCapture", |d| {
+    entry("cuStreamBeginCapture", |driver| {
         let mode = Mode::from_number(mode)?;
-        let stream = d.stream(stream)?;
-        let context = d.streams.get(&stream).map_or(0, |s| s.context);
-        if d.context(context)?.legacy == stream {
+        let stream = driver.stream(stream)?;
+        let context = driver.streams.get(&stream).map_or(0, |s| s.context);
+        if driver.context(context)?.legacy == stream {
             let message = "the legacy default stream cannot be captured: create a stream";
             return fail(CUresult::STREAM_CAPTURE_UNSUPPORTED, message);
         }
-        if is_capturing(d, stream) {
+        if is_capturing(driver, stream) {
             return fail(
                 CUresult::ILLEGAL_STATE,
                 "the stream is being captured already",
             );
         }
-        let capture = d.handle(Kind::Capture);
+        let capture = driver.handle(Kind::Capture);
         let thread = std::thread::current().id();
         let new = Capture {
             context,
@@ -37,8 +37,8 @@ pub(super) extern "C" fn cuStreamBeginCapture_v2(stream: Handle, mode: u32) -> C
             nodes: Vec::new(),
             invalid: false,
         };
-        d.captures.insert(capture, new);
-        if let Some(s) = d.streams.get_mut(&stream) {
+        driver.captures.insert(capture, new);
+        if let Some(s) = driver.streams.get_mut(&stream) {
             s.capture = Some(StreamCapture {
                 capture,
                 frontier: Vec::new(),
@@ -57,20 +57,20 @@ pub(super) extern "C" fn cuStreamBeginCapture(stream: Handle) -> CUresult {
 /// Ends a capture and returns its graph.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamEndCapture(stream: Handle, graph: Out<'_, Handle>) -> CUresult {
-    entry("cuStreamEndCapture", |d| {
+    entry("cuStreamEndCapture", |driver| {
         let graph = graph.need("phGraph")?;
         graph.write(0);
-        let stream = d.stream(stream)?;
-        let Some(part) = d.streams.get(&stream).and_then(|s| s.capture.clone()) else {
+        let stream = driver.stream(stream)?;
+        let Some(part) = driver.streams.get(&stream).and_then(|s| s.capture.clone()) else {
             return fail(CUresult::ILLEGAL_STATE, "the stream is not being captured");
         };
-        let capture = d.captures.get(&part.capture);
+        let capture = driver.captures.get(&part.capture);
         if let Some(c) = capture.filter(|c| c.origin != stream && !c.invalid) {
             let message = format!(
                 "the capture began in stream {:#x}, not in {stream:#x}",
                 c.origin
             );
-            invalidate(d, part.capture);
+            invalidate(driver, part.capture);
             return fail(CUresult::STREAM_CAPTURE_UNMATCHED, message);
         }
         if capture
@@ -79,7 +79,7 @@ pub(super) extern "C" fn cuStreamEndCapture(stream: Handle, graph: Out<'_, Handl
             let message = "the capture was begun by another thread and is not in relaxed mode";
             return fail(CUresult::STREAM_CAPTURE_WRONG_THREAD, message);
         }
-        for s in d.streams.values_mut() {
+        for s in driver.streams.values_mut() {
             if s.capture
                 .as_ref()
                 .is_some_and(|p| p.capture == part.capture)
@@ -87,7 +87,7 @@ pub(super) extern "C" fn cuStreamEndCapture(stream: Handle, graph: Out<'_, Handl
                 s.capture = None;
             }
         }
-        let Some(capture) = d.captures.remove(&part.capture).filter(|c| !c.invalid) else {
+        let Some(capture) = driver.captures.remove(&part.capture).filter(|c| !c.invalid) else {
             return fail(
                 CUresult::STREAM_CAPTURE_INVALIDATED,
                 "an earlier call has invalidated the capture",
@@ -111,8 +111,8 @@ pub(super) extern "C" fn cuStreamEndCapture(stream: Handle, graph: Out<'_, Handl
             );
             return fail(CUresult::STREAM_CAPTURE_UNJOINED, message);
         }
-        let handle = d.handle(Kind::Graph);
-        d.graphs.insert(
+        let handle = driver.handle(Kind::Graph);
+        driver.graphs.insert(
             handle,
             Graph {
                 context: capture.context,
@@ -127,11 +127,11 @@ pub(super) extern "C" fn cuStreamEndCapture(stream: Handle, graph: Out<'_, Handl
 /// Whether the stream is being captured.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamIsCapturing(stream: Handle, out: Out<'_, u32>) -> CUresult {
-    entry("cuStreamIsCapturing", |d| {
+    entry("cuStreamIsCapturing", |driver| {
         let out = out.need("captureStatus")?;
-        let stream = d.stream(stream)?;
-        check_legacy(d, stream)?;
-        out.write(status(d, stream).0);
+        let stream = driver.stream(stream)?;
+        check_legacy(driver, stream)?;
+        out.write(status(driver, stream).0);
         Ok(())
     })
 }
@@ -146,13 +146,13 @@ pub(super) extern "C" fn cuStreamGetCaptureInfo_v2(
     dependencies: Out<'_, *const Handle>,
     count: Out<'_, usize>,
 ) -> CUresult {
-    entry("cuStreamGetCaptureInfo", |d| {
+    entry("cuStreamGetCaptureInfo", |driver| {
         let out = out.need("captureStatus_out")?;
         if graph.is_some() || dependencies.is_some() || count.is_some() {
             return unsupported("the graph of a capture that goes on is not given out");
         }
-        let stream = d.stream(stream)?;
-        let (status, number) = status(d, stream);
+        let stream = driver.stream(stream)?;
+        let (status, number) = status(driver, stream);
         out.write(status);
         id.map(|id| id.write(number));
         Ok(())

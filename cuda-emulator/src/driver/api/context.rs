@@ -57,10 +57,10 @@ fn ask<T>(
     device: c_int,
     answer: impl FnOnce(&mut Driver) -> Outcome<T>,
 ) -> CUresult {
-    entry(name, |d| {
+    entry(name, |driver| {
         let out = out.need("the result")?;
         check_device(device)?;
-        out.write(answer(d)?);
+        out.write(answer(driver)?);
         Ok(())
     })
 }
@@ -80,9 +80,9 @@ pub(super) extern "C" fn cuDeviceGetCount(out: Out<'_, c_int>) -> CUresult {
 /// The card's name with a mark that it is emulated.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuDeviceGetName(name: HostPtr, length: c_int, device: c_int) -> CUresult {
-    entry("cuDeviceGetName", |d| {
+    entry("cuDeviceGetName", |driver| {
         check_device(device)?;
-        let full = format!("{} (emulated)", d.device.name);
+        let full = format!("{} (emulated)", driver.device.name);
         write_string(name, length, &full)
     })
 }
@@ -100,9 +100,9 @@ fn write_string(buffer: HostPtr, length: c_int, text: &str) -> Outcome {
 /// Bytes that name the imitated card; the same in every process.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuDeviceGetUuid_v2(out: Out<'_, [u8; 16]>, device: c_int) -> CUresult {
-    ask("cuDeviceGetUuid", out, device, |d| {
+    ask("cuDeviceGetUuid", out, device, |driver| {
         let mut uuid = *b"emulated\0\0\0\0\0\0\0\0";
-        for (to, from) in uuid[8..].iter_mut().zip(d.device.key.bytes()) {
+        for (to, from) in uuid[8..].iter_mut().zip(driver.device.key.bytes()) {
             *to = from;
         }
         Ok(uuid)
@@ -131,8 +131,8 @@ pub(super) extern "C" fn cuDeviceGetPCIBusId(
 /// Bytes of device memory.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuDeviceTotalMem_v2(out: Out<'_, usize>, device: c_int) -> CUresult {
-    ask("cuDeviceTotalMem", out, device, |d| {
-        Ok(d.memory.capacity() as usize)
+    ask("cuDeviceTotalMem", out, device, |driver| {
+        Ok(driver.memory.capacity() as usize)
     })
 }
 
@@ -143,8 +143,8 @@ pub(super) extern "C" fn cuDeviceGetAttribute(
     attribute: c_int,
     device: c_int,
 ) -> CUresult {
-    ask("cuDeviceGetAttribute", out, device, |d| {
-        match d.device.attribute(attribute) {
+    ask("cuDeviceGetAttribute", out, device, |driver| {
+        match driver.device.attribute(attribute) {
             Some(value) => Ok(value),
             None => invalid(format!("{attribute} is no CUdevice_attribute")),
         }
@@ -158,11 +158,11 @@ pub(super) extern "C" fn cuDeviceComputeCapability(
     minor: Out<'_, c_int>,
     device: c_int,
 ) -> CUresult {
-    entry("cuDeviceComputeCapability", |d| {
+    entry("cuDeviceComputeCapability", |driver| {
         let (major, minor) = (major.need("major")?, minor.need("minor")?);
         check_device(device)?;
-        major.write(d.device.compute_capability.0 as c_int);
-        minor.write(d.device.compute_capability.1 as c_int);
+        major.write(driver.device.compute_capability.0 as c_int);
+        minor.write(driver.device.compute_capability.1 as c_int);
         Ok(())
     })
 }
@@ -207,16 +207,16 @@ pub(super) extern "C" fn cuCtxEnablePeerAccess(_context: Handle, _flags: u32) ->
 /// Makes the primary context, or takes another hold of it.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuDevicePrimaryCtxRetain(out: Out<'_, Handle>, device: c_int) -> CUresult {
-    ask("cuDevicePrimaryCtxRetain", out, device, |d| {
-        let context = match d.primary.context {
+    ask("cuDevicePrimaryCtxRetain", out, device, |driver| {
+        let context = match driver.primary.context {
             Some(context) => context,
             None => {
-                let context = d.new_context(d.primary.flags, true);
-                d.primary.context = Some(context);
+                let context = driver.new_context(driver.primary.flags, true);
+                driver.primary.context = Some(context);
                 context
             }
         };
-        d.primary.retained += 1;
+        driver.primary.retained += 1;
         Ok(context)
     })
 }
@@ -224,18 +224,22 @@ pub(super) extern "C" fn cuDevicePrimaryCtxRetain(out: Out<'_, Handle>, device: 
 /// Lets a hold of the primary context go; with the last one it is destroyed.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> CUresult {
-    entry("cuDevicePrimaryCtxRelease", |d| {
+    entry("cuDevicePrimaryCtxRelease", |driver| {
         check_device(device)?;
-        let Some(context) = d.primary.context.filter(|_| d.primary.retained > 0) else {
+        let Some(context) = driver
+            .primary
+            .context
+            .filter(|_| driver.primary.retained > 0)
+        else {
             return fail(
                 CUresult::INVALID_CONTEXT,
                 "the primary context is not retained",
             );
         };
-        d.primary.retained -= 1;
-        if d.primary.retained == 0 {
-            d.primary.context = None;
-            destroy(d, context);
+        driver.primary.retained -= 1;
+        if driver.primary.retained == 0 {
+            driver.primary.context = None;
+            destroy(driver, context);
         }
         Ok(())
     })
@@ -250,11 +254,11 @@ pub(super) extern "C" fn cuDevicePrimaryCtxRelease(device: c_int) -> CUresult {
 /// Destroys the primary context whoever holds it.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuDevicePrimaryCtxReset_v2(device: c_int) -> CUresult {
-    entry("cuDevicePrimaryCtxReset", |d| {
+    entry("cuDevicePrimaryCtxReset", |driver| {
         check_device(device)?;
-        d.primary.retained = 0;
-        if let Some(context) = d.primary.context.take() {
-            destroy(d, context);
+        driver.primary.retained = 0;
+        if let Some(context) = driver.primary.context.take() {
+            destroy(driver, context);
         }
         Ok(())
     })
@@ -271,10 +275,10 @@ fn check_flags(flags: u32) -> Outcome {
 /// Flags of the primary context.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuDevicePrimaryCtxSetFlags_v2(device: c_int, flags: u32) -> CUresult {
-    entry("cuDevicePrimaryCtxSetFlags", |d| {
+    entry("cuDevicePrimaryCtxSetFlags", |driver| {
         check_device(device)?;
         check_flags(flags)?;
-        d.primary.flags = flags;
+        driver.primary.flags = flags;
         Ok(())
     })
 }
@@ -286,19 +290,19 @@ pub(super) extern "C" fn cuDevicePrimaryCtxGetState(
     flags: Out<'_, u32>,
     active: Out<'_, c_int>,
 ) -> CUresult {
-    entry("cuDevicePrimaryCtxGetState", |d| {
+    entry("cuDevicePrimaryCtxGetState", |driver| {
         let (flags, active) = (flags.need("flags")?, active.need("active")?);
         check_device(device)?;
-        flags.write(d.primary.flags);
-        active.write(c_int::from(d.primary.context.is_some()));
+        flags.write(driver.primary.flags);
+        active.write(c_int::from(driver.primary.context.is_some()));
         Ok(())
     })
 }
 
 fn create(out: Out<'_, Handle>, flags: u32, device: c_int) -> CUresult {
-    ask("cuCtxCreate", out, device, |d| {
+    ask("cuCtxCreate", out, device, |driver| {
         check_flags(flags)?;
-        let context = d.new_context(flags, false);
+        let context = driver.new_context(flags, false);
         push_current(context);
         Ok(context)
     })
@@ -348,39 +352,42 @@ pub(super) extern "C" fn cuCtxCreate_v4(
 /// Ends a context and everything in it.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxDestroy_v2(context: Handle) -> CUresult {
-    entry("cuCtxDestroy", |d| {
-        if d.context(context)?.primary {
+    entry("cuCtxDestroy", |driver| {
+        if driver.context(context)?.primary {
             let message = "this is the primary context: cuDevicePrimaryCtxRelease";
             return fail(CUresult::INVALID_CONTEXT, message);
         }
         if current_handle() == context {
             pop_current();
         }
-        destroy(d, context);
+        destroy(driver, context);
         Ok(())
     })
 }
 
 /// Does a context's submitted work, reports what it leaks, and takes everything in it away.
-fn destroy(d: &mut Locked, context: Handle) {
+fn destroy(driver: &mut Locked, context: Handle) {
     // A broken context is destroyed all the same.
-    let _ = finish_context(d, context);
+    let _ = finish_context(driver, context);
     let own = |c: &Handle| *c == context;
-    let modules: Vec<_> = d
+    let modules: Vec<_> = driver
         .modules
         .iter()
         .filter(|(_, m)| own(&m.context))
         .map(|(&h, _)| h)
         .collect();
-    modules.into_iter().for_each(|m| d.remove_module(m));
-    let left: Vec<_> = d
+    modules.into_iter().for_each(|m| driver.remove_module(m));
+    let left: Vec<_> = driver
         .allocations
         .iter()
         .filter(|(_, a)| own(&a.context))
         .map(|(&at, a)| (at, *a))
         .collect();
-    let report = d.options.check != Check::Off
-        && d.contexts.get(&context).is_some_and(|c| c.broken.is_none());
+    let report = driver.options.check != Check::Off
+        && driver
+            .contexts
+            .get(&context)
+            .is_some_and(|c| c.broken.is_none());
     for (address, a) in left {
         if report {
             let what = if a.host.is_some() {
@@ -392,27 +399,33 @@ fn destroy(d: &mut Locked, context: Handle) {
                 "{} bytes of {what} memory were not freed before the context ended",
                 a.bytes
             );
-            d.report
+            driver
+                .report
                 .find(&Finding::of_host(FindingKind::Leak, message, Some(address)));
         }
-        d.allocations.remove(&address);
+        driver.allocations.remove(&address);
         // It is live: it was in the table.
-        let _ = d.memory.free(address);
+        let _ = driver.memory.free(address);
     }
-    let d = &mut **d;
-    d.pinned.retain(|_, p| p.context != context);
-    d.events.retain(|_, e| e.context != context);
-    d.streams.retain(|_, s| s.context != context);
-    d.host_clock.forget_all_but(|s| d.streams.contains_key(s));
-    d.functions.retain(|_, f| f.context != context);
-    d.graphs.retain(|_, g| g.context != context);
-    d.nodes.retain(|_, (g, _)| d.graphs.contains_key(g));
-    d.executables.retain(|_, e| e.context != context);
-    d.captures.retain(|_, c| c.context != context);
-    d.contexts.remove(&context);
+    let driver = &mut **driver;
+    driver.pinned.retain(|_, p| p.context != context);
+    driver.events.retain(|_, e| e.context != context);
+    driver.streams.retain(|_, s| s.context != context);
+    driver
+        .host_clock
+        .forget_all_but(|s| driver.streams.contains_key(s));
+    driver.functions.retain(|_, f| f.context != context);
+    driver.graphs.retain(|_, g| g.context != context);
+    driver
+        .nodes
+        .retain(|_, (g, _)| driver.graphs.contains_key(g));
+    driver.executables.retain(|_, e| e.context != context);
+    driver.captures.retain(|_, c| c.context != context);
+    driver.contexts.remove(&context);
     debug_assert!(
-        !d.contexts.is_empty()
-            || d.memory
+        !driver.contexts.is_empty()
+            || driver
+                .memory
                 .live()
                 .iter()
                 .all(|a| a.kind == AllocationKind::Internal)
@@ -422,9 +435,9 @@ fn destroy(d: &mut Locked, context: Handle) {
 /// Makes a context current to the calling thread; null takes the current one away.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxSetCurrent(context: Handle) -> CUresult {
-    entry("cuCtxSetCurrent", |d| {
+    entry("cuCtxSetCurrent", |driver| {
         if context != 0 {
-            d.context(context)?;
+            driver.context(context)?;
         }
         set_current(context);
         Ok(())
@@ -443,8 +456,8 @@ pub(super) extern "C" fn cuCtxGetCurrent(out: Out<'_, Handle>) -> CUresult {
 /// Puts a context on the calling thread's stack.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxPushCurrent_v2(context: Handle) -> CUresult {
-    entry("cuCtxPushCurrent", |d| {
-        d.context(context)?;
+    entry("cuCtxPushCurrent", |driver| {
+        driver.context(context)?;
         push_current(context);
         Ok(())
     })
@@ -469,51 +482,51 @@ pub(super) extern "C" fn cuCtxPopCurrent_v2(out: Out<'_, Handle>) -> CUresult {
 /// The device of the current context.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxGetDevice(out: Out<'_, c_int>) -> CUresult {
-    ask("cuCtxGetDevice", out, 0, |d| {
-        d.context(current_handle()).map(|_| 0)
+    ask("cuCtxGetDevice", out, 0, |driver| {
+        driver.context(current_handle()).map(|_| 0)
     })
 }
 
 /// A number for a context that no other gets.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxGetId(context: Handle, out: Out<'_, u64>) -> CUresult {
-    ask("cuCtxGetId", out, 0, |d| {
+    ask("cuCtxGetId", out, 0, |driver| {
         let context = if context == 0 {
             current_handle()
         } else {
             context
         };
-        d.context(context).map(|_| context)
+        driver.context(context).map(|_| context)
     })
 }
 
 /// The interface version that a context was made for.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxGetApiVersion(context: Handle, out: Out<'_, u32>) -> CUresult {
-    ask("cuCtxGetApiVersion", out, 0, |d| {
+    ask("cuCtxGetApiVersion", out, 0, |driver| {
         let context = if context == 0 {
             current_handle()
         } else {
             context
         };
-        d.context(context).map(|_| 3020)
+        driver.context(context).map(|_| 3020)
     })
 }
 
 /// The current context's flags.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxGetFlags(out: Out<'_, u32>) -> CUresult {
-    ask("cuCtxGetFlags", out, 0, |d| {
-        Ok(d.context(current_handle())?.flags)
+    ask("cuCtxGetFlags", out, 0, |driver| {
+        Ok(driver.context(current_handle())?.flags)
     })
 }
 
 /// Sets the current context's flags.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxSetFlags(flags: u32) -> CUresult {
-    entry("cuCtxSetFlags", |d| {
+    entry("cuCtxSetFlags", |driver| {
         check_flags(flags)?;
-        d.context(current_handle())?.flags = flags;
+        driver.context(current_handle())?.flags = flags;
         Ok(())
     })
 }
@@ -521,10 +534,10 @@ pub(super) extern "C" fn cuCtxSetFlags(flags: u32) -> CUresult {
 /// Waits for everything submitted in the current context.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxSynchronize() -> CUresult {
-    entry("cuCtxSynchronize", |d| {
-        let context = d.current()?;
-        capture::refuse_in_context(d, context)?;
-        finish_context(d, context)
+    entry("cuCtxSynchronize", |driver| {
+        let context = driver.current()?;
+        capture::refuse_in_context(driver, context)?;
+        finish_context(driver, context)
     })
 }
 
@@ -534,9 +547,9 @@ const LIMITS: [(u32, usize); 5] = [(0, 1024), (1, 1 << 20), (2, 8 << 20), (5, 64
 /// A limit; those that can be set are kept, though nothing here depends on them.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxGetLimit(out: Out<'_, usize>, limit: u32) -> CUresult {
-    ask("cuCtxGetLimit", out, 0, |d| {
-        let context = d.current()?;
-        let set = d.context(context)?.limits.get(&limit).copied();
+    ask("cuCtxGetLimit", out, 0, |driver| {
+        let context = driver.current()?;
+        let set = driver.context(context)?.limits.get(&limit).copied();
         match set.or_else(|| LIMITS.iter().find(|l| l.0 == limit).map(|l| l.1)) {
             Some(value) => Ok(value),
             None => fail(CUresult::UNSUPPORTED_LIMIT, format!("limit {limit}")),
@@ -547,12 +560,12 @@ pub(super) extern "C" fn cuCtxGetLimit(out: Out<'_, usize>, limit: u32) -> CUres
 /// Sets a limit; nothing here depends on it.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxSetLimit(limit: u32, value: usize) -> CUresult {
-    entry("cuCtxSetLimit", |d| {
-        let context = d.current()?;
+    entry("cuCtxSetLimit", |driver| {
+        let context = driver.current()?;
         if !LIMITS.iter().any(|l| l.0 == limit) {
             return fail(CUresult::UNSUPPORTED_LIMIT, format!("limit {limit}"));
         }
-        d.context(context)?.limits.insert(limit, value);
+        driver.context(context)?.limits.insert(limit, value);
         Ok(())
     })
 }
@@ -560,19 +573,19 @@ pub(super) extern "C" fn cuCtxSetLimit(limit: u32, value: usize) -> CUresult {
 /// A preference that nothing depends on.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxGetCacheConfig(out: Out<'_, u32>) -> CUresult {
-    ask("cuCtxGetCacheConfig", out, 0, |d| {
-        let context = d.current()?;
-        Ok(d.context(context)?.cache_config)
+    ask("cuCtxGetCacheConfig", out, 0, |driver| {
+        let context = driver.current()?;
+        Ok(driver.context(context)?.cache_config)
     })
 }
 
 /// A preference that nothing depends on.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxSetCacheConfig(config: u32) -> CUresult {
-    entry("cuCtxSetCacheConfig", |d| {
-        let context = d.current()?;
+    entry("cuCtxSetCacheConfig", |driver| {
+        let context = driver.current()?;
         match config {
-            0..=3 => d.context(context)?.cache_config = config,
+            0..=3 => driver.context(context)?.cache_config = config,
             _ => return invalid(format!("{config} is no CUfunc_cache (0 to 3)")),
         }
         Ok(())
@@ -585,8 +598,8 @@ pub(super) extern "C" fn cuCtxGetStreamPriorityRange(
     least: Out<'_, c_int>,
     greatest: Out<'_, c_int>,
 ) -> CUresult {
-    entry("cuCtxGetStreamPriorityRange", |d| {
-        d.current()?;
+    entry("cuCtxGetStreamPriorityRange", |driver| {
+        driver.current()?;
         // Either may be left out.
         least.map(|l| l.write(PRIORITIES.0));
         greatest.map(|g| g.write(PRIORITIES.1));

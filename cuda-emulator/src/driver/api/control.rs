@@ -29,8 +29,8 @@ pub(super) extern "C" fn cudaEmulatorBuild() -> *const c_char {
 pub(super) extern "C" fn cudaEmulatorSetOption(name: Text, value: Option<&c_char>) -> CUresult {
     guarded("cudaEmulatorSetOption", || {
         let name = name.get("name")?.to_owned();
-        let mut d = Locked::lock_or_init()?;
-        let mut overrides = d.overrides.clone();
+        let mut driver = Locked::lock_or_init()?;
+        let mut overrides = driver.overrides.clone();
         match value {
             None => _ = overrides.remove(&name),
             Some(first) => {
@@ -55,17 +55,17 @@ pub(super) extern "C" fn cudaEmulatorSetOption(name: Text, value: Option<&c_char
                 .or_else(|| std::env::var(name).ok())
         };
         let options = Options::from_variables(get).or_else(invalid)?;
-        if options.check == Check::All && !d.memory.tracks_defined() {
-            if !d.memory.live().is_empty() {
+        if options.check == Check::All && !driver.memory.tracks_defined() {
+            if !driver.memory.live().is_empty() {
                 return invalid("CUDA_EMULATOR_CHECK=all must come before the first allocation");
             }
-            d.memory = reserve(d.device.memory_bytes, &options)?.into();
+            driver.memory = reserve(driver.device.memory_bytes, &options)?.into();
         }
-        if options.seed != d.options.seed {
-            d.random = options.seed.map(Random::new);
+        if options.seed != driver.options.seed {
+            driver.random = options.seed.map(Random::new);
         }
-        d.options = options;
-        d.overrides = overrides;
+        driver.options = options;
+        driver.overrides = overrides;
         Ok(())
     })
 }
@@ -75,9 +75,9 @@ pub(super) extern "C" fn cudaEmulatorSetOption(name: Text, value: Option<&c_char
 fn give(buffer: HostPtr, room: usize, lines: impl FnOnce(&Locked) -> Vec<String>) -> usize {
     let mut needed = 0;
     guarded("cudaEmulatorFindings", || {
-        let d = Locked::lock_or_init()?;
+        let driver = Locked::lock_or_init()?;
         let mut text: Vec<u8> = Vec::new();
-        for line in lines(&d) {
+        for line in lines(&driver) {
             text.extend_from_slice(line.as_bytes());
             text.push(b'\n');
         }
@@ -95,13 +95,13 @@ fn give(buffer: HostPtr, room: usize, lines: impl FnOnce(&Locked) -> Vec<String>
 /// Findings so far, a JSON object a line. Returns the bytes needed; writes if `room` is enough.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cudaEmulatorFindings(buffer: HostPtr, room: usize) -> usize {
-    give(buffer, room, |d| d.report.findings.clone())
+    give(buffer, room, |driver| driver.report.findings.clone())
 }
 
 /// Counters of the launches so far, a JSON object a line. Returns the bytes needed; writes if `room` is enough.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cudaEmulatorCounters(buffer: HostPtr, room: usize) -> usize {
-    give(buffer, room, |d| d.report.counters.clone())
+    give(buffer, room, |driver| driver.report.counters.clone())
 }
 
 /// Forgets findings and counters.

@@ -8,27 +8,47 @@ use crate::driver::state::{Driver, Locked, entry};
 use crate::driver::work::{Copy, Fill, Side, Work};
 
 /// The address in device memory of what a program calls a device pointer: also pinned host memory by its host address.
-fn device_address(d: &Driver, address: u64, bytes: usize) -> Outcome<u64> {
-    let address = match d.pinned_at(address as usize) {
+fn device_address(driver: &Driver, address: u64, bytes: usize) -> Outcome<u64> {
+    let address = match driver.pinned_at(address as usize) {
         Some((base, p)) if p.device.is_some() => p.device.unwrap_or(0) + (address - base as u64),
         _ => address,
     };
-    match d.memory.check_range(address, bytes as u64) {
+    match driver.memory.check_range(address, bytes as u64) {
         None => Ok(address),
         Some(e) => invalid(e.message),
     }
 }
 
 /// Whether the range is page-locked, so that copies may touch it later.
-fn is_pinned(d: &Driver, pointer: HostPtr, bytes: usize) -> bool {
-    d.pinned_at(pointer.0)
-        .is_some_and(|(base, p)| pointer.0 + bytes <= base + p.bytes)
+fn is_pinned(driver: &Driver, pointer: HostPtr, bytes: usize) -> bool {
+    driver
+        .pinned_at(pointer.0)
+        .is_some_and(|(base, p)| bytes <= base + p.bytes - pointer.0)
+}
+
+/// Refuses what is no memory of the program's: null, and what was pinned memory or lies beyond it.
+fn check_host(driver: &Driver, pointer: HostPtr, bytes: usize) -> Outcome {
+    if pointer.is_null() {
+        return invalid("the host pointer is null");
+    }
+    if driver.memory.overlaps_arena(pointer.0, bytes) && !is_pinned(driver, pointer, bytes) {
+        return invalid(format!(
+            "{bytes} bytes at {:#x} are not inside one live allocation of pinned memory",
+            pointer.0
+        ));
+    }
+    Ok(())
 }
 
 /// Whether it is host memory by its device address.
-fn is_host(d: &Driver, address: u64) -> bool {
-    let allocation = d.memory.allocation_at(address);
-    allocation.is_some_and(|(base, _)| d.allocations.get(&base).is_some_and(|a| a.host.is_some()))
+fn is_host(driver: &Driver, address: u64) -> bool {
+    let allocation = driver.memory.allocation_at(address);
+    allocation.is_some_and(|(base, _)| {
+        driver
+            .allocations
+            .get(&base)
+            .is_some_and(|a| a.host.is_some())
+    })
 }
 
 /// What a copy waits for before the call returns.
@@ -42,20 +62,22 @@ enum Return {
 
 impl Return {
     /// Refuses a synchronous function in a stream that is captured, as the calling thread's default stream may be.
-    fn check_capture(self, d: &mut Driver, stream: Handle) -> Outcome {
+    fn check_capture(self, driver: &mut Driver, stream: Handle) -> Outcome {
         match self {
-            Self::Synchronous => capture::refuse_on(d, stream, "copies or fills synchronously in"),
+            Self::Synchronous => {
+                capture::refuse_on(driver, stream, "copies or fills synchronously in")
+            }
             Self::Asynchronous => Ok(()),
         }
     }
 }
 
-fn copy(d: &mut Locked, stream: Handle, mut copy: Copy, until: Return) -> Outcome {
+fn copy(driver: &mut Locked, stream: Handle, mut copy: Copy, until: Return) -> Outcome {
     if copy.width == 0 || copy.height == 0 {
-        return d.stream(stream).map(|_| ());
+        return driver.stream(stream).map(|_| ());
     }
-    let stream = d.stream(stream)?;
-    until.check_capture(d, stream)?;
+    let stream = driver.stream(stream)?;
+    until.check_capture(driver, stream)?;
     for (pitch, name) in [(copy.to_pitch, "destination"), (copy.from_pitch, "source")] {
         if copy.height > 1 && pitch < copy.width {
             return invalid(format!(
@@ -66,21 +88,23 @@ fn copy(d: &mut Locked, stream: Handle, mut copy: Copy, until: Return) -> Outcom
     }
     let extents = copy.extent(copy.to_pitch).zip(copy.extent(copy.from_pitch));
     let (to_bytes, from_bytes) = extents.need("the size, which overflows,")?;
-    let capturing = capture::is_capturing(d, stream);
+    let capturing = capture::is_capturing(driver, stream);
     let (mut into_host, mut from_host, mut into_pageable) = (true, true, false);
     if let Side::Device(address) = copy.from {
-        let address = device_address(d, address, from_bytes)?;
-        from_host = is_host(d, address);
+        let address = device_address(driver, address, from_bytes)?;
+        from_host = is_host(driver, address);
         copy.from = Side::Device(address);
     }
     match copy.to {
         Side::Device(address) => {
-            let address = device_address(d, address, to_bytes)?;
-            into_host = is_host(d, address);
+            let address = device_address(driver, address, to_bytes)?;
+            into_host = is_host(driver, address);
             copy.to = Side::Device(address);
         }
-        Side::Host(pointer) if pointer.is_null() => return invalid("the host pointer is null"),
-        Side::Host(pointer) => into_pageable = !is_pinned(d, pointer, to_bytes),
+        Side::Host(pointer) => {
+            check_host(driver, pointer, to_bytes)?;
+            into_pageable = !is_pinned(driver, pointer, to_bytes);
+        }
         Side::Staged(_) => {}
     }
     // What the documentation calls synchronous goes by the memory, not by the function's name.
@@ -89,19 +113,18 @@ fn copy(d: &mut Locked, stream: Handle, mut copy: Copy, until: Return) -> Outcom
         Return::Asynchronous => (into_pageable || into_host && from_host) && !capturing,
     };
     if wait && until == Return::Synchronous {
-        capture::refuse_unsafe(d)?;
+        capture::refuse_unsafe(driver)?;
     }
-    if let Side::Host(pointer) = copy.from
-        && (pointer.is_null() || !capturing && !is_pinned(d, pointer, from_bytes))
-    {
-        let mut data = vec![0; from_bytes];
-        pointer.read(&mut data)?;
-        copy.from = Side::Staged(data.into());
+    if let Side::Host(pointer) = copy.from {
+        check_host(driver, pointer, from_bytes)?;
+        if !capturing && !is_pinned(driver, pointer, from_bytes) {
+            copy.stage(pointer)?;
+        }
     }
-    submit(d, stream, Work::Copy(copy))?;
+    submit(driver, stream, Work::Copy(copy))?;
     if wait {
-        let position = d.streams.get(&stream).map_or(0, |s| s.submitted);
-        schedule::finish(d, stream, position)?;
+        let position = driver.streams.get(&stream).map_or(0, |s| s.submitted);
+        schedule::finish(driver, stream, position)?;
     }
     Ok(())
 }
@@ -114,8 +137,8 @@ fn linear(
     bytes: usize,
     until: Return,
 ) -> CUresult {
-    entry(name, |d| {
-        copy(d, stream, Copy::linear(to, from, bytes), until)
+    entry(name, |driver| {
+        copy(driver, stream, Copy::linear(to, from, bytes), until)
     })
 }
 
@@ -216,8 +239,8 @@ pub(super) extern "C" fn cuMemcpyDtoDAsync_v2(
 }
 
 /// Host or device by the address.
-fn either(d: &Driver, address: u64) -> Side {
-    match d.memory.allocation_at(address) {
+fn either(driver: &Driver, address: u64) -> Side {
+    match driver.memory.allocation_at(address) {
         Some(_) => Side::Device(address),
         None if address >= crate::memory::GLOBAL_BASE
             && address >> 40 == crate::memory::GLOBAL_BASE >> 40 =>
@@ -232,9 +255,14 @@ fn either(d: &Driver, address: u64) -> Side {
 /// Either way, by the addresses; done on return unless both are on the device.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemcpy(to: u64, from: u64, bytes: usize) -> CUresult {
-    entry("cuMemcpy", |d| {
-        let (to, from) = (either(d, to), either(d, from));
-        copy(d, 0, Copy::linear(to, from, bytes), Return::Synchronous)
+    entry("cuMemcpy", |driver| {
+        let (to, from) = (either(driver, to), either(driver, from));
+        copy(
+            driver,
+            0,
+            Copy::linear(to, from, bytes),
+            Return::Synchronous,
+        )
     })
 }
 
@@ -246,10 +274,10 @@ pub(super) extern "C" fn cuMemcpyAsync(
     bytes: usize,
     stream: Handle,
 ) -> CUresult {
-    entry("cuMemcpyAsync", |d| {
-        let (to, from) = (either(d, to), either(d, from));
+    entry("cuMemcpyAsync", |driver| {
+        let (to, from) = (either(driver, to), either(driver, from));
         copy(
-            d,
+            driver,
             stream,
             Copy::linear(to, from, bytes),
             Return::Asynchronous,
@@ -267,11 +295,11 @@ pub(super) extern "C" fn cuMemcpyPeerAsync(
     bytes: usize,
     stream: Handle,
 ) -> CUresult {
-    entry("cuMemcpyPeerAsync", |d| {
-        d.check_context(to_context)?;
-        d.check_context(from_context)?;
+    entry("cuMemcpyPeerAsync", |driver| {
+        driver.check_context(to_context)?;
+        driver.check_context(from_context)?;
         let linear = Copy::linear(Side::Device(to), Side::Device(from), bytes);
-        copy(d, stream, linear, Return::Asynchronous)
+        copy(driver, stream, linear, Return::Asynchronous)
     })
 }
 
@@ -299,12 +327,17 @@ pub(super) struct Rectangle {
     height: usize,
 }
 
-fn rectangle(d: &mut Locked, r: &Rectangle, stream: Handle, until: Return) -> Outcome {
+fn copy_rectangle(
+    driver: &mut Locked,
+    rectangle: &Rectangle,
+    stream: Handle,
+    until: Return,
+) -> Outcome {
     let side = |s: &RectangleSide| {
         let base = match s.memory_type {
             1 => Side::Host(s.host),
             2 => Side::Device(s.device),
-            4 => either(d, s.device),
+            4 => either(driver, s.device),
             3 => return unsupported("CUDA arrays"),
             other => return invalid(format!("{other} is no CUmemorytype (1 to 4)")),
         };
@@ -313,13 +346,13 @@ fn rectangle(d: &mut Locked, r: &Rectangle, stream: Handle, until: Return) -> Ou
                 .and_then(|y| y.checked_add(s.x_bytes));
         Ok(base.offset(offset.need("an offset, which overflows,")?))
     };
-    let (to, from) = (side(&r.to)?, side(&r.from)?);
+    let (to, from) = (side(&rectangle.to)?, side(&rectangle.from)?);
     // A pitch of 0 means rows without gaps.
-    let pitch = |p: usize| if p == 0 { r.width_bytes } else { p };
-    let (to_pitch, from_pitch) = (pitch(r.to.pitch), pitch(r.from.pitch));
-    let (width, height) = (r.width_bytes, r.height);
+    let pitch = |p: usize| if p == 0 { rectangle.width_bytes } else { p };
+    let (to_pitch, from_pitch) = (pitch(rectangle.to.pitch), pitch(rectangle.from.pitch));
+    let (width, height) = (rectangle.width_bytes, rectangle.height);
     copy(
-        d,
+        driver,
         stream,
         Copy {
             to,
@@ -335,23 +368,31 @@ fn rectangle(d: &mut Locked, r: &Rectangle, stream: Handle, until: Return) -> Ou
 
 /// A rectangle, done on return.
 #[unsafe(no_mangle)]
-pub(super) extern "C" fn cuMemcpy2D_v2(r: Option<&Rectangle>) -> CUresult {
-    entry("cuMemcpy2D", |d| {
-        rectangle(d, r.need("pCopy")?, 0, Return::Synchronous)
+pub(super) extern "C" fn cuMemcpy2D_v2(rectangle: Option<&Rectangle>) -> CUresult {
+    entry("cuMemcpy2D", |driver| {
+        copy_rectangle(driver, rectangle.need("pCopy")?, 0, Return::Synchronous)
     })
 }
 
 /// A rectangle, done on return.
 #[unsafe(no_mangle)]
-pub(super) extern "C" fn cuMemcpy2DUnaligned_v2(r: Option<&Rectangle>) -> CUresult {
-    cuMemcpy2D_v2(r)
+pub(super) extern "C" fn cuMemcpy2DUnaligned_v2(rectangle: Option<&Rectangle>) -> CUresult {
+    cuMemcpy2D_v2(rectangle)
 }
 
 /// A rectangle.
 #[unsafe(no_mangle)]
-pub(super) extern "C" fn cuMemcpy2DAsync_v2(r: Option<&Rectangle>, stream: Handle) -> CUresult {
-    entry("cuMemcpy2DAsync", |d| {
-        rectangle(d, r.need("pCopy")?, stream, Return::Asynchronous)
+pub(super) extern "C" fn cuMemcpy2DAsync_v2(
+    rectangle: Option<&Rectangle>,
+    stream: Handle,
+) -> CUresult {
+    entry("cuMemcpy2DAsync", |driver| {
+        copy_rectangle(
+            driver,
+            rectangle.need("pCopy")?,
+            stream,
+            Return::Asynchronous,
+        )
     })
 }
 
@@ -363,9 +404,9 @@ fn fill(
     rows: [usize; 3],
     until: Return,
 ) -> CUresult {
-    entry(name, |d| {
-        let stream = d.stream(stream)?;
-        until.check_capture(d, stream)?;
+    entry(name, |driver| {
+        let stream = driver.stream(stream)?;
+        until.check_capture(driver, stream)?;
         let [width, height, pitch] = rows;
         let size = pattern.len();
         if !address.is_multiple_of(size as u64) || (height > 1 && !pitch.is_multiple_of(size)) {
@@ -383,14 +424,14 @@ fn fill(
         let extent = (height - 1)
             .checked_mul(pitch)
             .and_then(|e| e.checked_add(row));
-        let address = device_address(d, address, extent.need("the size, which overflows,")?)?;
-        let wait = until == Return::Synchronous && is_host(d, address);
+        let address = device_address(driver, address, extent.need("the size, which overflows,")?)?;
+        let wait = until == Return::Synchronous && is_host(driver, address);
         if wait {
-            capture::refuse_unsafe(d)?;
+            capture::refuse_unsafe(driver)?;
         }
         let pattern = pattern.to_vec();
         submit(
-            d,
+            driver,
             stream,
             Work::Fill(Fill {
                 address,
@@ -401,8 +442,8 @@ fn fill(
             }),
         )?;
         if wait {
-            let position = d.streams.get(&stream).map_or(0, |s| s.submitted);
-            schedule::finish(d, stream, position)?;
+            let position = driver.streams.get(&stream).map_or(0, |s| s.submitted);
+            schedule::finish(driver, stream, position)?;
         }
         Ok(())
     })

@@ -14,7 +14,7 @@ const INTERPROCESS: u32 = 4;
 /// A new event, complete as long as it is not recorded.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuEventCreate(event: Out<'_, Handle>, flags: u32) -> CUresult {
-    entry("cuEventCreate", |d| {
+    entry("cuEventCreate", |driver| {
         let event = event.need("phEvent")?;
         if flags & INTERPROCESS != 0 {
             return unsupported("events for other processes");
@@ -22,10 +22,10 @@ pub(super) extern "C" fn cuEventCreate(event: Out<'_, Handle>, flags: u32) -> CU
         if flags & !7 != 0 {
             return invalid(format!("flags {flags:#x} have bits that are not defined"));
         }
-        let context = d.current()?;
-        let handle = d.handle(Kind::Event);
+        let context = driver.current()?;
+        let handle = driver.handle(Kind::Event);
         let timing = flags & DISABLE_TIMING == 0;
-        d.events.insert(
+        driver.events.insert(
             handle,
             Event {
                 context,
@@ -42,9 +42,9 @@ pub(super) extern "C" fn cuEventCreate(event: Out<'_, Handle>, flags: u32) -> CU
 /// Ends an event. A record or wait that was submitted keeps its meaning.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuEventDestroy_v2(event: Handle) -> CUresult {
-    entry("cuEventDestroy", |d| {
-        d.event(event)?;
-        d.events.remove(&event);
+    entry("cuEventDestroy", |driver| {
+        driver.event(event)?;
+        driver.events.remove(&event);
         Ok(())
     })
 }
@@ -55,22 +55,26 @@ pub(super) extern "C" fn cuEventDestroy(event: Handle) -> CUresult {
     cuEventDestroy_v2(event)
 }
 
-fn record(d: &mut Locked, event: Handle, stream: Handle) -> Outcome {
-    let context = d.event(event)?.context;
-    let stream = d.stream(stream)?;
-    if d.streams.get(&stream).is_some_and(|s| s.context != context) {
+fn record(driver: &mut Locked, event: Handle, stream: Handle) -> Outcome {
+    let context = driver.event(event)?.context;
+    let stream = driver.stream(stream)?;
+    if driver
+        .streams
+        .get(&stream)
+        .is_some_and(|s| s.context != context)
+    {
         return fail(
             CUresult::INVALID_HANDLE,
             "event and stream belong to different contexts",
         );
     }
-    submit(d, stream, Work::Record(event, 0))
+    submit(driver, stream, Work::Record(event, 0))
 }
 
 /// Records the stream's work so far.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> CUresult {
-    entry("cuEventRecord", |d| record(d, event, stream))
+    entry("cuEventRecord", |driver| record(driver, event, stream))
 }
 
 /// As [`cuEventRecord`]; recording as a node of a graph is not supported.
@@ -80,16 +84,16 @@ pub(super) extern "C" fn cuEventRecordWithFlags(
     stream: Handle,
     flags: u32,
 ) -> CUresult {
-    entry("cuEventRecordWithFlags", |d| match flags {
-        0 => record(d, event, stream),
+    entry("cuEventRecordWithFlags", |driver| match flags {
+        0 => record(driver, event, stream),
         1 => unsupported("events recorded by graph nodes"),
         _ => invalid(format!("flags {flags:#x} have bits that are not defined")),
     })
 }
 
 /// Stream and position of the event's last record; `None` if it was never recorded.
-fn place(d: &mut Driver, event: Handle) -> Outcome<Option<(Handle, u64)>> {
-    let e = d.event(event)?;
+fn place(driver: &mut Driver, event: Handle) -> Outcome<Option<(Handle, u64)>> {
+    let e = driver.event(event)?;
     if e.captured.is_some() {
         let message = "the event was last recorded in a capture, whose work does not run";
         return fail(CUresult::CAPTURED_EVENT, message);
@@ -100,47 +104,47 @@ fn place(d: &mut Driver, event: Handle) -> Outcome<Option<(Handle, u64)>> {
 /// Whether the recorded work is done.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuEventQuery(event: Handle) -> CUresult {
-    entry("cuEventQuery", |d| {
-        let place = place(d, event)?;
-        capture::refuse_unsafe(d)?;
+    entry("cuEventQuery", |driver| {
+        let place = place(driver, event)?;
+        capture::refuse_unsafe(driver)?;
         let Some((stream, position)) = place else {
             return Ok(());
         };
-        if !completed(d, stream, position) && !schedule::poll(d, stream, position) {
+        if !completed(driver, stream, position) && !schedule::poll(driver, stream, position) {
             return answer(CUresult::NOT_READY);
         }
-        d.event(event)?;
-        wait_on_host(d, event);
+        driver.event(event)?;
+        wait_on_host(driver, event);
         Ok(())
     })
 }
 
 /// The host has seen the event complete.
-fn wait_on_host(d: &mut Driver, event: Handle) {
-    if let Some(r) = d.events.get(&event).and_then(|e| e.recorded.clone()) {
-        d.host_clock.merge(&r.clock);
+fn wait_on_host(driver: &mut Driver, event: Handle) {
+    if let Some(r) = driver.events.get(&event).and_then(|e| e.recorded.clone()) {
+        driver.host_clock.merge(&r.clock);
     }
 }
 
 /// Waits until the recorded work is done.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuEventSynchronize(event: Handle) -> CUresult {
-    entry("cuEventSynchronize", |d| {
-        if let Some((stream, position)) = place(d, event)? {
-            schedule::run_to(d, stream, position)?;
-            wait_on_host(d, event);
+    entry("cuEventSynchronize", |driver| {
+        if let Some((stream, position)) = place(driver, event)? {
+            schedule::run_to(driver, stream, position)?;
+            wait_on_host(driver, event);
         }
         Ok(())
     })
 }
 
 fn elapsed(milliseconds: Out<'_, f32>, start: Handle, end: Handle) -> CUresult {
-    entry("cuEventElapsedTime", |d| {
+    entry("cuEventElapsedTime", |driver| {
         let out = milliseconds.need("pMilliseconds")?;
         let mut times = [None; 2];
         for (time, event) in times.iter_mut().zip([start, end]) {
-            place(d, event)?;
-            let e = d.event(event)?;
+            place(driver, event)?;
+            let e = driver.event(event)?;
             if !e.timing {
                 return fail(
                     CUresult::INVALID_HANDLE,

@@ -11,8 +11,8 @@ use crate::driver::state::{Driver, entry};
 use crate::residency::Needs;
 
 /// The handle of a module's kernel; the same one for every question.
-pub(super) fn get(d: &mut Driver, module: Handle, name: &str) -> Outcome<Handle> {
-    let m = d.module(module)?;
+pub(super) fn get(driver: &mut Driver, module: Handle, name: &str) -> Outcome<Handle> {
+    let m = driver.module(module)?;
     if let Some(&handle) = m.functions.get(name) {
         return Ok(handle);
     }
@@ -27,13 +27,13 @@ pub(super) fn get(d: &mut Driver, module: Handle, name: &str) -> Outcome<Handle>
     };
     let (context, ptx_version) = (m.context, m.sm as i32);
     let constant_bytes = m.loaded.constant_bytes as i32;
-    let binary_version = d.device.sm() as i32;
+    let binary_version = driver.device.sm() as i32;
     // What is left of the 48 KiB that need no opting in.
-    let max_dynamic_shared = d
+    let max_dynamic_shared = driver
         .device
         .shared_per_block
         .saturating_sub(kernel.static_shared);
-    let handle = d.handle(Kind::Function);
+    let handle = driver.handle(Kind::Function);
     let carveout = -1;
     // PTX identifiers have no NUL.
     let c_name = CString::new(name).unwrap_or_default();
@@ -48,8 +48,11 @@ pub(super) fn get(d: &mut Driver, module: Handle, name: &str) -> Outcome<Handle>
         ptx_version,
         binary_version,
     };
-    d.functions.insert(handle, function);
-    d.module(module)?.functions.insert(name.to_owned(), handle);
+    driver.functions.insert(handle, function);
+    driver
+        .module(module)?
+        .functions
+        .insert(name.to_owned(), handle);
     Ok(handle)
 }
 
@@ -60,11 +63,11 @@ pub(super) extern "C" fn cuModuleGetFunction(
     module: Handle,
     name: Text,
 ) -> CUresult {
-    entry("cuModuleGetFunction", |d| {
+    entry("cuModuleGetFunction", |driver| {
         let out = out.need("hfunc")?;
         let name = name.get("name")?;
-        d.current()?;
-        out.write(get(d, module, name)?);
+        driver.current()?;
+        out.write(get(driver, module, name)?);
         Ok(())
     })
 }
@@ -72,9 +75,9 @@ pub(super) extern "C" fn cuModuleGetFunction(
 /// The number of kernels in a module.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuModuleGetFunctionCount(out: Out<'_, u32>, module: Handle) -> CUresult {
-    entry("cuModuleGetFunctionCount", |d| {
+    entry("cuModuleGetFunctionCount", |driver| {
         let out = out.need("count")?;
-        out.write(d.module(module)?.loaded.program.kernels.len() as u32);
+        out.write(driver.module(module)?.loaded.program.kernels.len() as u32);
         Ok(())
     })
 }
@@ -86,15 +89,15 @@ pub(super) extern "C" fn cuModuleEnumerateFunctions(
     count: u32,
     module: Handle,
 ) -> CUresult {
-    entry("cuModuleEnumerateFunctions", |d| {
-        let kernels = &d.module(module)?.loaded.program.kernels;
+    entry("cuModuleEnumerateFunctions", |driver| {
+        let kernels = &driver.module(module)?.loaded.program.kernels;
         let names: Vec<_> = kernels
             .iter()
             .take(count as usize)
             .map(|k| k.name.clone())
             .collect();
         for (i, name) in names.iter().enumerate() {
-            let handle = get(d, module, name)?;
+            let handle = get(driver, module, name)?;
             out.offset(8 * i).write(&handle.to_le_bytes())?;
         }
         Ok(())
@@ -104,9 +107,9 @@ pub(super) extern "C" fn cuModuleEnumerateFunctions(
 /// The module of a function.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuFuncGetModule(out: Out<'_, Handle>, function: Handle) -> CUresult {
-    entry("cuFuncGetModule", |d| {
+    entry("cuFuncGetModule", |driver| {
         let out = out.need("hmod")?;
-        out.write(d.function(function)?.module);
+        out.write(driver.function(function)?.module);
         Ok(())
     })
 }
@@ -114,9 +117,9 @@ pub(super) extern "C" fn cuFuncGetModule(out: Out<'_, Handle>, function: Handle)
 /// The (mangled) name of a function; lives as long as the function.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuFuncGetName(out: Out<'_, *const c_char>, function: Handle) -> CUresult {
-    entry("cuFuncGetName", |d| {
+    entry("cuFuncGetName", |driver| {
         let out = out.need("name")?;
-        out.write(d.function(function)?.name.as_ptr());
+        out.write(driver.function(function)?.name.as_ptr());
         Ok(())
     })
 }
@@ -129,9 +132,9 @@ pub(super) extern "C" fn cuFuncGetParamInfo(
     offset: Out<'_, usize>,
     size: Out<'_, usize>,
 ) -> CUresult {
-    entry("cuFuncGetParamInfo", |d| {
+    entry("cuFuncGetParamInfo", |driver| {
         let offset = offset.need("paramOffset")?;
-        let kernel = &d.function(function)?.kernel;
+        let kernel = &driver.function(function)?.kernel;
         let Some(param) = kernel.params.get(index) else {
             return invalid(format!(
                 "{} has {} parameters, not {}",
@@ -150,9 +153,9 @@ pub(super) extern "C" fn cuFuncGetParamInfo(
 /// Functions are loaded with their module.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuFuncIsLoaded(out: Out<'_, u32>, function: Handle) -> CUresult {
-    entry("cuFuncIsLoaded", |d| {
+    entry("cuFuncIsLoaded", |driver| {
         let out = out.need("state")?;
-        d.function(function)?;
+        driver.function(function)?;
         out.write(1);
         Ok(())
     })
@@ -161,7 +164,7 @@ pub(super) extern "C" fn cuFuncIsLoaded(out: Out<'_, u32>, function: Handle) -> 
 /// Functions are loaded with their module.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuFuncLoad(function: Handle) -> CUresult {
-    entry("cuFuncLoad", |d| d.function(function).map(|_| ()))
+    entry("cuFuncLoad", |driver| driver.function(function).map(|_| ()))
 }
 
 /// An attribute of `CUfunction_attribute`.
@@ -171,10 +174,10 @@ pub(super) extern "C" fn cuFuncGetAttribute(
     attribute: i32,
     function: Handle,
 ) -> CUresult {
-    entry("cuFuncGetAttribute", |d| {
+    entry("cuFuncGetAttribute", |driver| {
         let out = out.need("pi")?;
-        let device = d.device;
-        let f = d.function(function)?;
+        let device = driver.device;
+        let f = driver.function(function)?;
         let kernel = &f.kernel;
         let cluster = kernel.directives.reqnctapercluster;
         out.write(match attribute {
@@ -205,9 +208,9 @@ pub(super) extern "C" fn cuFuncSetAttribute(
     attribute: i32,
     value: i32,
 ) -> CUresult {
-    entry("cuFuncSetAttribute", |d| {
-        let most = d.device.shared_per_block_optin;
-        let f = d.function(function)?;
+    entry("cuFuncSetAttribute", |driver| {
+        let most = driver.device.shared_per_block_optin;
+        let f = driver.function(function)?;
         let name = &f.kernel.name;
         match attribute {
             8 => {
@@ -239,8 +242,8 @@ pub(super) extern "C" fn cuFuncSetAttribute(
 /// A hint that nothing depends on.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuFuncSetCacheConfig(function: Handle, config: u32) -> CUresult {
-    entry("cuFuncSetCacheConfig", |d| {
-        d.function(function)?;
+    entry("cuFuncSetCacheConfig", |driver| {
+        driver.function(function)?;
         match config {
             0..=3 => Ok(()),
             _ => invalid(format!("{config} is no CUfunc_cache (0 to 3)")),

@@ -14,14 +14,14 @@ use crate::driver::work::{KernelLaunch, Node, Work};
 /// An empty graph.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuGraphCreate(graph: Out<'_, Handle>, flags: u32) -> CUresult {
-    entry("cuGraphCreate", |d| {
+    entry("cuGraphCreate", |driver| {
         let graph = graph.need("phGraph")?;
         if flags != 0 {
             return invalid(format!("flags must be 0, not {flags}"));
         }
-        let context = d.current()?;
-        let handle = d.handle(Kind::Graph);
-        d.graphs.insert(
+        let context = driver.current()?;
+        let handle = driver.handle(Kind::Graph);
+        driver.graphs.insert(
             handle,
             Graph {
                 context,
@@ -36,10 +36,10 @@ pub(super) extern "C" fn cuGraphCreate(graph: Out<'_, Handle>, flags: u32) -> CU
 /// Ends a graph; what was instantiated from it lives on.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuGraphDestroy(graph: Handle) -> CUresult {
-    entry("cuGraphDestroy", |d| {
-        find(&mut d.graphs, graph, "graph")?;
-        d.graphs.remove(&graph);
-        d.nodes.retain(|_, node| node.0 != graph);
+    entry("cuGraphDestroy", |driver| {
+        find(&mut driver.graphs, graph, "graph")?;
+        driver.graphs.remove(&graph);
+        driver.nodes.retain(|_, node| node.0 != graph);
         Ok(())
     })
 }
@@ -47,23 +47,23 @@ pub(super) extern "C" fn cuGraphDestroy(graph: Handle) -> CUresult {
 /// A copy of a graph.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuGraphClone(clone: Out<'_, Handle>, graph: Handle) -> CUresult {
-    entry("cuGraphClone", |d| {
+    entry("cuGraphClone", |driver| {
         let clone = clone.need("phGraphClone")?;
-        let copy = find(&mut d.graphs, graph, "graph")?.clone();
-        let handle = d.handle(Kind::Graph);
-        d.graphs.insert(handle, copy);
+        let copy = find(&mut driver.graphs, graph, "graph")?.clone();
+        let handle = driver.handle(Kind::Graph);
+        driver.graphs.insert(handle, copy);
         clone.write(handle);
         Ok(())
     })
 }
 
 /// The handle of a graph's node.
-fn node_handle(d: &mut Driver, graph: Handle, index: usize) -> Handle {
-    if let Some((&handle, _)) = d.nodes.iter().find(|(_, n)| **n == (graph, index)) {
+fn node_handle(driver: &mut Driver, graph: Handle, index: usize) -> Handle {
+    if let Some((&handle, _)) = driver.nodes.iter().find(|(_, n)| **n == (graph, index)) {
         return handle;
     }
-    let handle = d.handle(Kind::Node);
-    d.nodes.insert(handle, (graph, index));
+    let handle = driver.handle(Kind::Node);
+    driver.nodes.insert(handle, (graph, index));
     handle
 }
 
@@ -74,16 +74,16 @@ pub(super) extern "C" fn cuGraphGetNodes(
     nodes: HostPtr,
     count: Option<&mut usize>,
 ) -> CUresult {
-    entry("cuGraphGetNodes", |d| {
+    entry("cuGraphGetNodes", |driver| {
         let count = count.need("numNodes")?;
-        let there = find(&mut d.graphs, graph, "graph")?.nodes.len();
+        let there = find(&mut driver.graphs, graph, "graph")?.nodes.len();
         if nodes.is_null() {
             *count = there;
             return Ok(());
         }
         for i in 0..*count {
             let handle = if i < there {
-                node_handle(d, graph, i)
+                node_handle(driver, graph, i)
             } else {
                 0
             };
@@ -94,9 +94,9 @@ pub(super) extern "C" fn cuGraphGetNodes(
     })
 }
 
-fn node(d: &mut Driver, node: Handle) -> Outcome<&mut Node> {
-    let &mut (graph, index) = find(&mut d.nodes, node, "graph node")?;
-    let nodes = &mut find(&mut d.graphs, graph, "graph")?.nodes;
+fn node(driver: &mut Driver, node: Handle) -> Outcome<&mut Node> {
+    let &mut (graph, index) = find(&mut driver.nodes, node, "graph node")?;
+    let nodes = &mut find(&mut driver.graphs, graph, "graph")?.nodes;
     nodes
         .get_mut(index)
         .map_or_else(|| fail(CUresult::INVALID_HANDLE, "the node is gone"), Ok)
@@ -105,9 +105,9 @@ fn node(d: &mut Driver, node: Handle) -> Outcome<&mut Node> {
 /// `CUgraphNodeType`.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuGraphNodeGetType(handle: Handle, out: Out<'_, u32>) -> CUresult {
-    entry("cuGraphNodeGetType", |d| {
+    entry("cuGraphNodeGetType", |driver| {
         let out = out.need("type")?;
-        out.write(match node(d, handle)?.work {
+        out.write(match node(driver, handle)?.work {
             Work::Kernel(_) => 0,
             Work::Copy(_) => 1,
             Work::Fill(_) => 2,
@@ -129,26 +129,35 @@ pub(super) extern "C" fn cuGraphAddKernelNode_v2(
     count: usize,
     params: Option<&NodeParams>,
 ) -> CUresult {
-    entry("cuGraphAddKernelNode", |d| {
+    entry("cuGraphAddKernelNode", |driver| {
         let out = out.need("phGraphNode")?;
         let params = params.need("nodeParams")?;
         let mut after = Vec::new();
+        let there = find(&mut driver.graphs, graph, "graph")?.nodes.len();
+        if count > there {
+            return invalid(format!("{count} dependencies in a graph of {there} nodes"));
+        }
         for i in 0..count {
             let handle = dependencies.offset(8 * i).read_u64()?;
-            match find(&mut d.nodes, handle, "graph node")? {
-                (g, index) if *g == graph => after.push(*index),
-                _ => return invalid("a dependency is a node of another graph"),
+            match find(&mut driver.nodes, handle, "graph node")? {
+                (other, _) if *other != graph => {
+                    return invalid("a dependency is a node of another graph");
+                }
+                (_, index) if after.contains(index) => {
+                    return invalid("a dependency is given twice");
+                }
+                (_, index) => after.push(*index),
             }
         }
-        let context = find(&mut d.graphs, graph, "graph")?.context;
-        let kernel = launch::prepare_node(d, context, params)?;
-        let nodes = &mut find(&mut d.graphs, graph, "graph")?.nodes;
+        let context = find(&mut driver.graphs, graph, "graph")?.context;
+        let kernel = launch::prepare_node(driver, context, params)?;
+        let nodes = &mut find(&mut driver.graphs, graph, "graph")?.nodes;
         nodes.push(Node {
             work: Work::Kernel(kernel),
             after,
         });
         let index = nodes.len() - 1;
-        out.write(node_handle(d, graph, index));
+        out.write(node_handle(driver, graph, index));
         Ok(())
     })
 }
@@ -159,12 +168,12 @@ pub(super) extern "C" fn cuGraphKernelNodeSetParams_v2(
     handle: Handle,
     params: Option<&NodeParams>,
 ) -> CUresult {
-    entry("cuGraphKernelNodeSetParams", |d| {
+    entry("cuGraphKernelNodeSetParams", |driver| {
         let params = params.need("nodeParams")?;
-        let graph = find(&mut d.nodes, handle, "graph node")?.0;
-        let context = find(&mut d.graphs, graph, "graph")?.context;
-        let kernel = launch::prepare_node(d, context, params)?;
-        replace_kernel(node(d, handle)?, kernel)
+        let graph = find(&mut driver.nodes, handle, "graph node")?.0;
+        let context = find(&mut driver.graphs, graph, "graph")?.context;
+        let kernel = launch::prepare_node(driver, context, params)?;
+        replace_kernel(node(driver, handle)?, kernel)
     })
 }
 
@@ -175,12 +184,16 @@ pub(super) extern "C" fn cuGraphExecKernelNodeSetParams_v2(
     handle: Handle,
     params: Option<&NodeParams>,
 ) -> CUresult {
-    entry("cuGraphExecKernelNodeSetParams", |d| {
+    entry("cuGraphExecKernelNodeSetParams", |driver| {
         let params = params.need("nodeParams")?;
-        let index = find(&mut d.nodes, handle, "graph node")?.1;
-        let context = find(&mut d.executables, executable, "executable graph")?.context;
-        let kernel = launch::prepare_node(d, context, params)?;
-        let nodes = &mut find(&mut d.executables, executable, "executable graph")?.nodes;
+        let &mut (graph, index) = find(&mut driver.nodes, handle, "graph node")?;
+        let instance = find(&mut driver.executables, executable, "executable graph")?;
+        if instance.graph != graph {
+            return invalid("the node is of another graph than the one that was instantiated");
+        }
+        let context = instance.context;
+        let kernel = launch::prepare_node(driver, context, params)?;
+        let nodes = &mut find(&mut driver.executables, executable, "executable graph")?.nodes;
         match Arc::make_mut(nodes).get_mut(index) {
             Some(node) => replace_kernel(node, kernel),
             None => invalid("the node was added to the graph after it was instantiated"),
@@ -205,7 +218,7 @@ pub(super) extern "C" fn cuGraphInstantiateWithFlags(
     graph: Handle,
     flags: u64,
 ) -> CUresult {
-    entry("cuGraphInstantiate", |d| {
+    entry("cuGraphInstantiate", |driver| {
         let executable = executable.need("phGraphExec")?;
         // Automatic free, upload, use of node priorities; launching from the device (4) is another matter.
         if flags & 4 != 0 {
@@ -214,13 +227,14 @@ pub(super) extern "C" fn cuGraphInstantiateWithFlags(
         if flags & !0xb != 0 {
             return invalid(format!("flags {flags:#x} have bits that are not defined"));
         }
-        let context = d.current()?;
-        let nodes = Arc::new(find(&mut d.graphs, graph, "graph")?.nodes.clone());
-        let handle = d.handle(Kind::Executable);
-        d.executables.insert(
+        let context = driver.current()?;
+        let nodes = Arc::new(find(&mut driver.graphs, graph, "graph")?.nodes.clone());
+        let handle = driver.handle(Kind::Executable);
+        driver.executables.insert(
             handle,
             Executable {
                 context,
+                graph,
                 nodes,
                 flags,
             },
@@ -233,9 +247,9 @@ pub(super) extern "C" fn cuGraphInstantiateWithFlags(
 /// The flags a graph was instantiated with.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuGraphExecGetFlags(executable: Handle, flags: Out<'_, u64>) -> CUresult {
-    entry("cuGraphExecGetFlags", |d| {
+    entry("cuGraphExecGetFlags", |driver| {
         let flags = flags.need("flags")?;
-        flags.write(find(&mut d.executables, executable, "executable graph")?.flags);
+        flags.write(find(&mut driver.executables, executable, "executable graph")?.flags);
         Ok(())
     })
 }
@@ -243,9 +257,9 @@ pub(super) extern "C" fn cuGraphExecGetFlags(executable: Handle, flags: Out<'_, 
 /// Ends an instantiated graph; launches that were submitted still run.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuGraphExecDestroy(executable: Handle) -> CUresult {
-    entry("cuGraphExecDestroy", |d| {
-        find(&mut d.executables, executable, "executable graph")?;
-        d.executables.remove(&executable);
+    entry("cuGraphExecDestroy", |driver| {
+        find(&mut driver.executables, executable, "executable graph")?;
+        driver.executables.remove(&executable);
         Ok(())
     })
 }
@@ -253,19 +267,20 @@ pub(super) extern "C" fn cuGraphExecDestroy(executable: Handle) -> CUresult {
 /// Nothing has to be moved before a launch here; the arguments are checked.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuGraphUpload(executable: Handle, stream: Handle) -> CUresult {
-    entry("cuGraphUpload", |d| {
-        find(&mut d.executables, executable, "executable graph")?;
-        d.stream(stream).map(|_| ())
+    entry("cuGraphUpload", |driver| {
+        find(&mut driver.executables, executable, "executable graph")?;
+        driver.stream(stream).map(|_| ())
     })
 }
 
 /// Submits a whole graph to a stream.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuGraphLaunch(executable: Handle, stream: Handle) -> CUresult {
-    entry("cuGraphLaunch", |d| {
-        let stream = d.stream(stream)?;
-        let nodes = Arc::clone(&find(&mut d.executables, executable, "executable graph")?.nodes);
-        module::check_loaded(d, &nodes)?;
-        submit(d, stream, Work::Graph(nodes))
+    entry("cuGraphLaunch", |driver| {
+        let stream = driver.stream(stream)?;
+        let nodes =
+            Arc::clone(&find(&mut driver.executables, executable, "executable graph")?.nodes);
+        module::check_loaded(driver, &nodes)?;
+        submit(driver, stream, Work::Graph(nodes))
     })
 }

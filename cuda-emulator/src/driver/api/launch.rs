@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use crate::driver::call::{
-    Failure, Handle, HostPtr, Outcome, Required, fail, guarded, invalid, unsupported,
+    Failure, Handle, HostPtr, Outcome, Required, fail, guarded, invalid, list_length, unsupported,
 };
 use crate::driver::result::CUresult;
 use crate::driver::schedule::submit;
 use crate::driver::state::{Locked, entry};
 use crate::driver::work::{KernelLaunch, Shape, Work};
 use crate::lower::Kernel;
+use crate::ptx::ast::volume;
 use crate::residency::Needs;
 
 /// `CUlaunchConfig`.
@@ -43,15 +44,15 @@ const ATTRIBUTE_BYTES: usize = 72;
 
 /// Checks a launch against the function's and the device's limits and copies its parameters.
 fn prepare(
-    d: &mut Locked,
+    driver: &mut Locked,
     context: Handle,
     function: Handle,
     shape: Shape,
     params: HostPtr,
     extra: HostPtr,
 ) -> Outcome<Arc<KernelLaunch>> {
-    let device = d.device;
-    let f = d.function(function)?;
+    let device = driver.device;
+    let f = driver.function(function)?;
     if f.context != context {
         return fail(
             CUresult::INVALID_HANDLE,
@@ -74,7 +75,8 @@ fn prepare(
             }
         }
     }
-    let threads: u32 = shape.block.iter().product();
+    // Far below what fits, by the limits.
+    let threads = volume(shape.block) as u32;
     if threads > device.max_threads_per_block {
         let most = device.max_threads_per_block;
         return invalid(format!(
@@ -90,8 +92,8 @@ fn prepare(
         ));
     }
     if let Some(most) = kernel.directives.maxntid {
-        let most = most.iter().product::<u32>();
-        if threads > most {
+        let most = volume(most);
+        if u64::from(threads) > most {
             let message = format!(
                 "{name}: a block of {threads} threads, the kernel was compiled for at most {most} (.maxntid)"
             );
@@ -128,7 +130,7 @@ fn prepare(
         return invalid(message);
     }
     if shape.cooperative {
-        let blocks: u64 = shape.grid.iter().map(|&g| u64::from(g)).product();
+        let blocks = volume(shape.grid);
         let each = needs.resident_blocks(device, threads, shape.dynamic_shared);
         let most = u64::from(each) * u64::from(device.multiprocessors);
         if blocks > most {
@@ -159,7 +161,7 @@ fn check_cluster(kernel: &Kernel, shape: Shape, supported: bool) -> Outcome {
         let message = format!("{name}: a cluster of {cluster:?}, the kernel demands {exact:?}");
         return fail(CUresult::INVALID_CLUSTER_SIZE, message);
     }
-    let blocks: u32 = cluster.iter().product();
+    let blocks = volume(cluster);
     if blocks == 1 {
         return Ok(());
     }
@@ -225,11 +227,11 @@ fn gather(kernel: &Kernel, params: HostPtr, extra: HostPtr) -> Outcome<Vec<u8>> 
 fn packed_buffer(extra: HostPtr) -> Outcome<(HostPtr, usize)> {
     let (mut buffer, mut size) = (None, None);
     for pair in 0..2 {
-        let value = |d: &HostPtr| d.offset(16 * pair + 8).read_u64();
+        let value = || extra.offset(16 * pair + 8).read_u64();
         match extra.offset(16 * pair).read_u64()? {
             0 => break,
-            1 => buffer = Some(HostPtr(value(&extra)? as usize)),
-            2 => size = Some(HostPtr(value(&extra)? as usize).read_u64()? as usize),
+            1 => buffer = Some(HostPtr(value()? as usize)),
+            2 => size = Some(HostPtr(value()? as usize).read_u64()? as usize),
             key => return invalid(format!("`extra` has the unknown key {key}")),
         }
     }
@@ -244,32 +246,39 @@ fn launch(
     params: HostPtr,
     extra: HostPtr,
 ) -> CUresult {
-    entry(name, |d| {
-        let stream = d.stream(stream)?;
-        let context = d.streams.get(&stream).map_or(0, |s| s.context);
-        let launch = prepare(d, context, function, shape, params, extra)?;
-        submit(d, stream, Work::Kernel(launch))
+    entry(name, |driver| {
+        let stream = driver.stream(stream)?;
+        let context = driver.streams.get(&stream).map_or(0, |s| s.context);
+        let launch = prepare(driver, context, function, shape, params, extra)?;
+        submit(driver, stream, Work::Kernel(launch))
     })
 }
 
 /// The kernel of a graph's node.
 pub(super) fn prepare_node(
-    d: &mut Locked,
+    driver: &mut Locked,
     context: Handle,
-    p: &NodeParams,
+    params: &NodeParams,
 ) -> Outcome<Arc<KernelLaunch>> {
-    if p.kernel != 0 || p.context != 0 {
+    if params.kernel != 0 || params.context != 0 {
         return unsupported("graph nodes with a CUkernel or a context of their own");
     }
     let (cluster, cooperative) = ([1; 3], false);
     let shape = Shape {
-        grid: p.grid,
-        block: p.block,
+        grid: params.grid,
+        block: params.block,
         cluster,
-        dynamic_shared: p.dynamic_shared,
+        dynamic_shared: params.dynamic_shared,
         cooperative,
     };
-    prepare(d, context, p.function, shape, p.params, p.extra)
+    prepare(
+        driver,
+        context,
+        params.function,
+        shape,
+        params.params,
+        params.extra,
+    )
 }
 
 /// Submits a kernel.
@@ -350,7 +359,7 @@ pub(super) extern "C" fn cuLaunchKernelEx(
             dynamic_shared: config.dynamic_shared,
             cooperative: false,
         };
-        for i in 0..config.attribute_count as usize {
+        for i in 0..list_length(config.attribute_count, "attributes")? {
             let attribute = config.attributes.offset(i * ATTRIBUTE_BYTES);
             let value = attribute.offset(8);
             match attribute.read_u32()? {

@@ -29,7 +29,7 @@ pub(super) extern "C" fn cuLibraryLoadData(
 /// Ends a library.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuLibraryUnload(library: Handle) -> CUresult {
-    entry("cuLibraryUnload", |d| module::unload(d, library))
+    entry("cuLibraryUnload", |driver| module::unload(driver, library))
 }
 
 /// A kernel of the library by its (mangled) name.
@@ -51,9 +51,9 @@ pub(super) extern "C" fn cuLibraryGetKernelCount(count: Out<'_, u32>, library: H
 /// The library as a module.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuLibraryGetModule(out: Out<'_, Handle>, library: Handle) -> CUresult {
-    entry("cuLibraryGetModule", |d| {
+    entry("cuLibraryGetModule", |driver| {
         let out = out.need("pMod")?;
-        d.module(library)?;
+        driver.module(library)?;
         out.write(library);
         Ok(())
     })
@@ -73,9 +73,9 @@ pub(super) extern "C" fn cuLibraryGetGlobal(
 /// The kernel as a function.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuKernelGetFunction(out: Out<'_, Handle>, kernel: Handle) -> CUresult {
-    entry("cuKernelGetFunction", |d| {
+    entry("cuKernelGetFunction", |driver| {
         let out = out.need("pFunc")?;
-        d.function(kernel)?;
+        driver.function(kernel)?;
         out.write(kernel);
         Ok(())
     })

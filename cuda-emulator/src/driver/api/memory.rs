@@ -16,7 +16,7 @@ const ALIGNMENT: u64 = 512;
 const LARGE: u64 = 2 << 20;
 
 /// Allocates, doing submitted work (which may free) when nothing is left.
-fn allocate(d: &mut Locked, context: Handle, bytes: usize) -> Outcome<u64> {
+fn allocate(driver: &mut Locked, context: Handle, bytes: usize) -> Outcome<u64> {
     if bytes == 0 {
         return invalid("0 bytes");
     }
@@ -25,17 +25,17 @@ fn allocate(d: &mut Locked, context: Handle, bytes: usize) -> Outcome<u64> {
     } else {
         ALIGNMENT
     };
-    let mut address = d.memory.allocate(bytes as u64, align);
+    let mut address = driver.memory.allocate(bytes as u64, align);
     if address.is_none() {
-        let contexts: Vec<_> = d.contexts.keys().copied().collect();
+        let contexts: Vec<_> = driver.contexts.keys().copied().collect();
         for c in contexts {
             // What is broken elsewhere is not this call's to tell.
-            let _ = finish_context(d, c);
+            let _ = finish_context(driver, c);
         }
-        address = d.memory.allocate(bytes as u64, align);
+        address = driver.memory.allocate(bytes as u64, align);
     }
     let Some(address) = address else {
-        let (used, all) = (d.memory.used(), d.memory.capacity());
+        let (used, all) = (driver.memory.used(), driver.memory.capacity());
         let message = format!("{bytes} bytes, {used} of {all} are in use");
         return fail(CUresult::OUT_OF_MEMORY, message);
     };
@@ -46,17 +46,17 @@ fn allocate(d: &mut Locked, context: Handle, bytes: usize) -> Outcome<u64> {
         freed: false,
         pool: None,
     };
-    d.allocations.insert(address, new);
+    driver.allocations.insert(address, new);
     Ok(address)
 }
 
 /// The program's live allocation that starts at `address`.
-fn allocation(d: &mut Driver, address: u64) -> Outcome<&mut Allocation> {
-    match d.allocations.get_mut(&address) {
+fn allocation(driver: &mut Driver, address: u64) -> Outcome<&mut Allocation> {
+    match driver.allocations.get_mut(&address) {
         Some(a) if a.freed => invalid(format!("{address:#x} was freed before")),
         Some(a) => Ok(a),
         None => {
-            let inside = d.memory.allocation_at(address);
+            let inside = driver.memory.allocation_at(address);
             let hint = inside.map_or(String::new(), |(b, n)| {
                 format!(", but inside the {n} bytes at {b:#x}")
             });
@@ -70,11 +70,11 @@ fn allocation(d: &mut Driver, address: u64) -> Outcome<&mut Allocation> {
 /// Allocates device memory.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemAlloc_v2(out: Out<'_, u64>, bytes: usize) -> CUresult {
-    entry("cuMemAlloc", |d| {
+    entry("cuMemAlloc", |driver| {
         let out = out.need("dptr")?;
-        let context = d.current()?;
-        capture::refuse_unsafe(d)?;
-        out.write(allocate(d, context, bytes)?);
+        let context = driver.current()?;
+        capture::refuse_unsafe(driver)?;
+        out.write(allocate(driver, context, bytes)?);
         Ok(())
     })
 }
@@ -88,18 +88,18 @@ pub(super) extern "C" fn cuMemAllocPitch_v2(
     height: usize,
     element: u32,
 ) -> CUresult {
-    entry("cuMemAllocPitch", |d| {
+    entry("cuMemAllocPitch", |driver| {
         let (out, pitch) = (out.need("dptr")?, pitch.need("pPitch")?);
         if ![4, 8, 16].contains(&element) {
             return invalid(format!("elements of {element} bytes, expected 4, 8 or 16"));
         }
-        let context = d.current()?;
-        capture::refuse_unsafe(d)?;
+        let context = driver.current()?;
+        capture::refuse_unsafe(driver)?;
         let row = width.checked_next_multiple_of(512);
         let bytes = row
             .and_then(|r| r.checked_mul(height))
             .need("the size, which overflows,")?;
-        out.write(allocate(d, context, bytes)?);
+        out.write(allocate(driver, context, bytes)?);
         pitch.write(row.unwrap_or(0));
         Ok(())
     })
@@ -108,20 +108,26 @@ pub(super) extern "C" fn cuMemAllocPitch_v2(
 /// Frees device memory; submitted work is done first.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemFree_v2(address: u64) -> CUresult {
-    entry("cuMemFree", |d| {
-        let context = d.current()?;
-        capture::refuse_unsafe(d)?;
-        let a = allocation(d, address)?;
+    entry("cuMemFree", |driver| {
+        let context = driver.current()?;
+        capture::refuse_unsafe(driver)?;
+        let a = allocation(driver, address)?;
         if a.host.is_some() {
             return invalid("pinned host memory is freed by cuMemFreeHost");
         }
         let owner = a.context;
-        finish_context(d, context)?;
-        if owner != context {
-            finish_context(d, owner)?;
-        }
-        d.release(address)
+        finish_both(driver, context, owner)?;
+        driver.release(address)
     })
+}
+
+/// Does what is submitted in the calling thread's context and in the one that owns memory which is about to go.
+fn finish_both(driver: &mut Locked, context: Handle, owner: Handle) -> Outcome {
+    finish_context(driver, context)?;
+    if owner != context {
+        finish_context(driver, owner)?;
+    }
+    Ok(())
 }
 
 /// Allocates in a stream's order: other streams must wait before they use it.
@@ -131,22 +137,22 @@ pub(super) extern "C" fn cuMemAllocAsync(
     bytes: usize,
     stream: Handle,
 ) -> CUresult {
-    entry("cuMemAllocAsync", |d| {
+    entry("cuMemAllocAsync", |driver| {
         let out = out.need("dptr")?;
-        let address = allocate_in(d, bytes, stream)?;
+        let address = allocate_in(driver, bytes, stream)?;
         out.write(address);
         Ok(())
     })
 }
 
-fn allocate_in(d: &mut Locked, bytes: usize, stream: Handle) -> Outcome<u64> {
-    let stream = d.stream(stream)?;
-    capture::check_legacy(d, stream)?;
-    if capture::is_capturing(d, stream) {
-        capture::refuse_on(d, stream, "allocates in (allocate before the capture)")?;
+fn allocate_in(driver: &mut Locked, bytes: usize, stream: Handle) -> Outcome<u64> {
+    let stream = driver.stream(stream)?;
+    capture::check_legacy(driver, stream)?;
+    if capture::is_capturing(driver, stream) {
+        capture::refuse_on(driver, stream, "allocates in (allocate before the capture)")?;
     }
-    let context = d.streams.get(&stream).map_or(0, |s| s.context);
-    allocate(d, context, bytes)
+    let context = driver.streams.get(&stream).map_or(0, |s| s.context);
+    allocate(driver, context, bytes)
 }
 
 /// Allocates from a pool in a stream's order.
@@ -157,11 +163,11 @@ pub(super) extern "C" fn cuMemAllocFromPoolAsync(
     pool: Handle,
     stream: Handle,
 ) -> CUresult {
-    entry("cuMemAllocFromPoolAsync", |d| {
+    entry("cuMemAllocFromPoolAsync", |driver| {
         let out = out.need("dptr")?;
-        find(&mut d.pools, pool, "memory pool")?;
-        let address = allocate_in(d, bytes, stream)?;
-        if let Some(a) = d.allocations.get_mut(&address) {
+        find(&mut driver.pools, pool, "memory pool")?;
+        let address = allocate_in(driver, bytes, stream)?;
+        if let Some(a) = driver.allocations.get_mut(&address) {
             a.pool = Some(pool);
         }
         out.write(address);
@@ -172,59 +178,60 @@ pub(super) extern "C" fn cuMemAllocFromPoolAsync(
 /// Frees in a stream's order.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemFreeAsync(address: u64, stream: Handle) -> CUresult {
-    entry("cuMemFreeAsync", |d| {
-        let stream = d.stream(stream)?;
-        if capture::is_capturing(d, stream) {
-            capture::refuse_on(d, stream, "frees in (free after the capture)")?;
+    entry("cuMemFreeAsync", |driver| {
+        let stream = driver.stream(stream)?;
+        if capture::is_capturing(driver, stream) {
+            capture::refuse_on(driver, stream, "frees in (free after the capture)")?;
         }
-        capture::check_legacy(d, stream)?;
-        let a = allocation(d, address)?;
+        capture::check_legacy(driver, stream)?;
+        let a = allocation(driver, address)?;
         if a.host.is_some() {
             return invalid("pinned host memory is freed by cuMemFreeHost");
         }
         a.freed = true;
-        submit(d, stream, Work::Free(address))
+        submit(driver, stream, Work::Free(address))
     })
 }
 
 /// Free and all bytes of the device.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemGetInfo_v2(free: Out<'_, usize>, total: Out<'_, usize>) -> CUresult {
-    entry("cuMemGetInfo", |d| {
+    entry("cuMemGetInfo", |driver| {
         let (free, total) = (free.need("free")?, total.need("total")?);
-        d.current()?;
-        let all = d.memory.capacity();
-        let host = d
+        driver.current()?;
+        let all = driver.memory.capacity();
+        let host = driver
             .allocations
             .values()
             .filter(|a| a.host.is_some())
             .map(|a| a.bytes)
             .sum::<u64>();
-        free.write((all + host).saturating_sub(d.memory.used()).min(all) as usize);
+        free.write((all + host).saturating_sub(driver.memory.used()).min(all) as usize);
         total.write(all as usize);
         Ok(())
     })
 }
 
 fn host_alloc(out: Out<'_, u64>, bytes: usize, flags: u32) -> CUresult {
-    entry("cuMemHostAlloc", |d| {
+    entry("cuMemHostAlloc", |driver| {
         let out = out.need("pp")?;
         if flags & !HOST_FLAGS != 0 {
             return invalid(format!("flags {flags:#x} have bits that are not defined"));
         }
-        let context = d.current()?;
-        capture::refuse_unsafe(d)?;
-        let address = allocate(d, context, bytes)?;
+        let context = driver.current()?;
+        capture::refuse_unsafe(driver)?;
+        let address = allocate(driver, context, bytes)?;
         // The host writes it unseen, so it counts as written, now and before each launch.
-        d.memory
+        driver
+            .memory
             .fill(address, bytes as u64, &[0])
             .or_else(|e| fail(CUresult::UNKNOWN, e.message))?;
-        d.memory.share_with_host(address);
-        let host = d.memory.host(address) as usize;
-        if let Some(a) = d.allocations.get_mut(&address) {
+        driver.memory.share_with_host(address);
+        let host = driver.memory.host(address) as usize;
+        if let Some(a) = driver.allocations.get_mut(&address) {
             a.host = Some(host);
         }
-        d.pinned.insert(
+        driver.pinned.insert(
             host,
             Pinned {
                 bytes,
@@ -253,22 +260,23 @@ pub(super) extern "C" fn cuMemAllocHost_v2(out: Out<'_, u64>, bytes: usize) -> C
 /// Frees page-locked host memory; submitted work is done first.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemFreeHost(pointer: HostPtr) -> CUresult {
-    entry("cuMemFreeHost", |d| {
-        let context = d.current()?;
-        capture::refuse_unsafe(d)?;
+    entry("cuMemFreeHost", |driver| {
+        let context = driver.current()?;
+        capture::refuse_unsafe(driver)?;
         let Some(Pinned {
             device: Some(address),
+            context: owner,
             ..
-        }) = d.pinned.get(&pointer.0).copied()
+        }) = driver.pinned.get(&pointer.0).copied()
         else {
             return invalid(format!(
                 "{:#x} is not the start of pinned memory",
                 pointer.0
             ));
         };
-        finish_context(d, context)?;
-        d.pinned.remove(&pointer.0);
-        d.release(address)
+        finish_both(driver, context, owner)?;
+        driver.pinned.remove(&pointer.0);
+        driver.release(address)
     })
 }
 
@@ -279,9 +287,9 @@ pub(super) extern "C" fn cuMemHostRegister_v2(
     bytes: usize,
     flags: u32,
 ) -> CUresult {
-    entry("cuMemHostRegister", |d| {
-        let context = d.current()?;
-        capture::refuse_unsafe(d)?;
+    entry("cuMemHostRegister", |driver| {
+        let context = driver.current()?;
+        capture::refuse_unsafe(driver)?;
         if flags & !HOST_FLAGS != 0 || pointer.is_null() || bytes == 0 {
             return invalid(format!(
                 "pointer {:#x}, {bytes} bytes, flags {flags:#x}",
@@ -292,14 +300,21 @@ pub(super) extern "C" fn cuMemHostRegister_v2(
             .0
             .checked_add(bytes)
             .need("the size, which overflows,")?;
-        let before = d.pinned.range(..end).next_back();
+        // What is not mapped cannot be page-locked.
+        for byte in [pointer, HostPtr(end - 1)] {
+            byte.read(&mut [0])?;
+        }
+        let before = driver.pinned.range(..end).next_back();
         if before.is_some_and(|(base, p)| base + p.bytes > pointer.0) {
             return fail(
                 CUresult::HOST_MEMORY_ALREADY_REGISTERED,
                 "part of the range is pinned",
             );
         }
-        d.pinned.insert(
+        if driver.memory.overlaps_arena(pointer.0, bytes) {
+            return invalid(format!("{:#x} was pinned memory and is freed", pointer.0));
+        }
+        driver.pinned.insert(
             pointer.0,
             Pinned {
                 bytes,
@@ -315,15 +330,16 @@ pub(super) extern "C" fn cuMemHostRegister_v2(
 /// Ends what [`cuMemHostRegister_v2`] began; submitted work is done first.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemHostUnregister(pointer: HostPtr) -> CUresult {
-    entry("cuMemHostUnregister", |d| {
-        let context = d.current()?;
-        capture::refuse_unsafe(d)?;
-        if d.pinned.get(&pointer.0).is_none_or(|p| p.device.is_some()) {
+    entry("cuMemHostUnregister", |driver| {
+        let context = driver.current()?;
+        capture::refuse_unsafe(driver)?;
+        let pinned = driver.pinned.get(&pointer.0);
+        let Some(owner) = pinned.filter(|p| p.device.is_none()).map(|p| p.context) else {
             let message = format!("{:#x} is not the start of registered memory", pointer.0);
             return fail(CUresult::HOST_MEMORY_NOT_REGISTERED, message);
-        }
-        finish_context(d, context)?;
-        d.pinned.remove(&pointer.0);
+        };
+        finish_both(driver, context, owner)?;
+        driver.pinned.remove(&pointer.0);
         Ok(())
     })
 }
@@ -335,13 +351,13 @@ pub(super) extern "C" fn cuMemHostGetDevicePointer_v2(
     pointer: HostPtr,
     flags: u32,
 ) -> CUresult {
-    entry("cuMemHostGetDevicePointer", |d| {
+    entry("cuMemHostGetDevicePointer", |driver| {
         let out = out.need("pdptr")?;
-        d.current()?;
+        driver.current()?;
         if flags != 0 {
             return invalid(format!("flags must be 0, not {flags}"));
         }
-        match d.pinned_at(pointer.0) {
+        match driver.pinned_at(pointer.0) {
             Some((
                 base,
                 Pinned {
@@ -363,9 +379,9 @@ pub(super) extern "C" fn cuMemHostGetDevicePointer_v2(
 /// The flags pinned memory was allocated with.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemHostGetFlags(out: Out<'_, u32>, pointer: HostPtr) -> CUresult {
-    entry("cuMemHostGetFlags", |d| {
+    entry("cuMemHostGetFlags", |driver| {
         let out = out.need("pFlags")?;
-        match d.pinned_at(pointer.0) {
+        match driver.pinned_at(pointer.0) {
             Some((
                 _,
                 Pinned {

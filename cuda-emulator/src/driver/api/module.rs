@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::check::{Finding, FindingKind};
 use crate::driver::call::{
-    Failure, Handle, HostPtr, Out, Outcome, Required, Text, fail, invalid, unsupported,
+    Failure, Handle, HostPtr, Out, Outcome, Required, Text, fail, invalid, list_length, unsupported,
 };
 use crate::driver::objects::{Kind, Module};
 use crate::driver::result::CUresult;
@@ -20,13 +20,13 @@ use crate::ptx;
 const NEWEST_PTX: (u32, u32) = (9, 5);
 
 /// The text of an image in the program's memory. Nobody says how long it is: its first bytes tell what it is.
-fn text_of(d: &Driver, image: HostPtr) -> Outcome<Vec<u8>> {
+fn text_of(driver: &Driver, image: HostPtr) -> Outcome<Vec<u8>> {
     match image.read_u32()? {
-        fatbin::CONTAINER => fatbin::ptx_for(&fatbin::read(image)?, d.device),
+        fatbin::CONTAINER => fatbin::ptx_for(&fatbin::read(image)?, driver.device),
         fatbin::WRAPPER => {
             let container = HostPtr(image.offset(8).read_u64()? as usize);
             match container.read_u32()? {
-                fatbin::CONTAINER => fatbin::ptx_for(&fatbin::read(container)?, d.device),
+                fatbin::CONTAINER => fatbin::ptx_for(&fatbin::read(container)?, driver.device),
                 word => fail(
                     CUresult::INVALID_IMAGE,
                     format!("a fat binary begins with {word:#010x}"),
@@ -59,8 +59,8 @@ fn read_to_nul(start: HostPtr) -> Outcome<Vec<u8>> {
 }
 
 /// Loads PTX text into the calling thread's context.
-fn load_text(d: &mut Driver, bytes: &[u8]) -> Outcome<Handle> {
-    let context = d.current()?;
+fn load_text(driver: &mut Driver, bytes: &[u8]) -> Outcome<Handle> {
+    let context = driver.current()?;
     let bytes = &bytes[..bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len())];
     let text = std::str::from_utf8(bytes).or_else(|e| {
         fail(
@@ -77,7 +77,7 @@ fn load_text(d: &mut Driver, bytes: &[u8]) -> Outcome<Handle> {
         );
         return fail(CUresult::UNSUPPORTED_PTX_VERSION, message);
     }
-    let (target, sm) = (module.target, d.device.sm());
+    let (target, sm) = (module.target, driver.device.sm());
     let suffix = target.suffix.map(String::from).unwrap_or_default();
     let fits = match target.suffix {
         None => target.sm <= sm,
@@ -87,15 +87,15 @@ fn load_text(d: &mut Driver, bytes: &[u8]) -> Outcome<Handle> {
     if !fits {
         let message = format!(
             "PTX for .target sm_{}{suffix} does not run on {} (sm_{sm}); CUDA_EMULATOR_DEVICE chooses another device",
-            target.sm, d.device.name
+            target.sm, driver.device.name
         );
         return fail(CUresult::INVALID_PTX, message);
     }
-    let loaded = engine::load(&module, &d.memory).or_else(|e| match e {
+    let loaded = engine::load(&module, &driver.memory).or_else(|e| match e {
         LoadError::OutOfMemory { .. } => fail(CUresult::OUT_OF_MEMORY, e.to_string()),
         LoadError::Lower(_) => fail(CUresult::INVALID_PTX, e.to_string()),
     })?;
-    let most = d.device.shared_per_block;
+    let most = driver.device.shared_per_block;
     if let Some(k) = loaded
         .program
         .kernels
@@ -106,36 +106,36 @@ fn load_text(d: &mut Driver, bytes: &[u8]) -> Outcome<Handle> {
             "{}: {} bytes of static shared memory, at most {most} (more must be dynamic)",
             k.name, k.static_shared
         );
-        loaded.unload(&d.memory);
+        loaded.unload(&driver.memory);
         return fail(CUresult::INVALID_PTX, message);
     }
-    let handle = d.handle(Kind::Module);
+    let handle = driver.handle(Kind::Module);
     let module = Module {
         context,
         loaded,
         sm: target.sm,
         functions: HashMap::new(),
     };
-    d.modules.insert(handle, module);
+    driver.modules.insert(handle, module);
     Ok(handle)
 }
 
-fn load_image(d: &mut Driver, image: HostPtr) -> Outcome<Handle> {
-    d.current()?;
+fn load_image(driver: &mut Driver, image: HostPtr) -> Outcome<Handle> {
+    driver.current()?;
     if image.is_null() {
         return invalid("`image` is a null pointer");
     }
-    capture::refuse_unsafe(d)?;
-    let text = text_of(d, image)?;
-    load_text(d, &text)
+    capture::refuse_unsafe(driver)?;
+    let text = text_of(driver, image)?;
+    load_text(driver, &text)
 }
 
 /// Loads PTX text (ended by NUL) or a fat binary.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuModuleLoadData(out: Out<'_, Handle>, image: HostPtr) -> CUresult {
-    entry("cuModuleLoadData", |d| {
+    entry("cuModuleLoadData", |driver| {
         let out = out.need("module")?;
-        out.write(load_image(d, image)?);
+        out.write(load_image(driver, image)?);
         Ok(())
     })
 }
@@ -156,10 +156,10 @@ pub(super) extern "C" fn cuModuleLoadDataEx(
     options: HostPtr,
     values: HostPtr,
 ) -> CUresult {
-    entry("cuModuleLoadDataEx", |d| {
+    entry("cuModuleLoadDataEx", |driver| {
         let out = out.need("module")?;
         let log = Logs::read(count, options, values)?;
-        let result = load_image(d, image);
+        let result = load_image(driver, image);
         log.write(result.as_ref().err())?;
         out.write(result?);
         Ok(())
@@ -177,7 +177,7 @@ struct Logs {
 impl Logs {
     fn read(count: u32, options: HostPtr, values: HostPtr) -> Outcome<Self> {
         let mut logs = Self::default();
-        for i in 0..count as usize {
+        for i in 0..list_length(count, "options")? {
             let slot = values.offset(8 * i);
             match options.offset(4 * i).read_u32()? {
                 3 => logs.information.0 = HostPtr(slot.read_u64()? as usize),
@@ -211,56 +211,56 @@ impl Logs {
 /// Loads a file.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuModuleLoad(out: Out<'_, Handle>, path: Text) -> CUresult {
-    entry("cuModuleLoad", |d| {
+    entry("cuModuleLoad", |driver| {
         let out = out.need("module")?;
         let path = path.get("fname")?;
-        d.current()?;
-        capture::refuse_unsafe(d)?;
+        driver.current()?;
+        capture::refuse_unsafe(driver)?;
         let bytes = std::fs::read(path)
             .or_else(|e| fail(CUresult::FILE_NOT_FOUND, format!("{path}: {e}")))?;
-        out.write(load_file(d, &bytes)?);
+        out.write(load_file(driver, &bytes)?);
         Ok(())
     })
 }
 
-fn load_file(d: &mut Driver, bytes: &[u8]) -> Outcome<Handle> {
+fn load_file(driver: &mut Driver, bytes: &[u8]) -> Outcome<Handle> {
     match bytes.first_chunk().copied().map(u32::from_le_bytes) {
         Some(fatbin::CONTAINER) => {
-            let text = fatbin::ptx_for(bytes, d.device)?;
-            load_text(d, &text)
+            let text = fatbin::ptx_for(bytes, driver.device)?;
+            load_text(driver, &text)
         }
         Some(0x464c_457f) => fail(
             CUresult::NO_BINARY_FOR_GPU,
             "the file is machine code (a cubin), which cannot be emulated: load PTX, or a fat binary with PTX",
         ),
-        _ => load_text(d, bytes),
+        _ => load_text(driver, bytes),
     }
 }
 
 /// Ends a module.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuModuleUnload(module: Handle) -> CUresult {
-    entry("cuModuleUnload", |d| {
-        d.module(module)?;
-        capture::refuse_unsafe(d)?;
-        unload(d, module)
+    entry("cuModuleUnload", |driver| {
+        driver.module(module)?;
+        capture::refuse_unsafe(driver)?;
+        unload(driver, module)
     })
 }
 
 /// Takes a module away at the program's request. Work of it that has been submitted is done first, which no driver promises.
-pub(super) fn unload(d: &mut Locked, module: Handle) -> Outcome {
-    let context = d.module(module)?.context;
-    if d.options.check != Check::Off
-        && let Some((stream, kernel)) = waiting_kernel(d, module)
+pub(super) fn unload(driver: &mut Locked, module: Handle) -> Outcome {
+    let context = driver.module(module)?.context;
+    if driver.options.check != Check::Off
+        && let Some((stream, kernel)) = waiting_kernel(driver, module)
     {
         let message = format!(
             "the module of {kernel} is unloaded while a launch of it in stream {stream:#x} may still run: synchronise first"
         );
         let kernel = kernel.to_owned();
-        report_unloaded(d, kernel, message);
+        report_unloaded(driver, kernel, message);
     }
-    let result = finish_context(d, context);
-    d.remove_module(module);
+    let result = finish_context(driver, context);
+    driver.remove_module(module);
     result
 }
 
@@ -268,8 +268,8 @@ pub(super) fn unload(d: &mut Locked, module: Handle) -> Outcome {
 ///
 /// # Errors
 /// What a card may do with code that is gone.
-pub(super) fn check_loaded(d: &mut Driver, nodes: &[Node]) -> Outcome {
-    let modules = &d.modules;
+pub(super) fn check_loaded(driver: &mut Driver, nodes: &[Node]) -> Outcome {
+    let modules = &driver.modules;
     let gone = |k: &KernelLaunch| !modules.contains_key(&k.module);
     let Some(kernel) = nodes.iter().find_map(|n| n.work.kernel(&gone)) else {
         return Ok(());
@@ -278,12 +278,12 @@ pub(super) fn check_loaded(d: &mut Driver, nodes: &[Node]) -> Outcome {
     let message = format!(
         "the graph has a node of {kernel}, whose module was unloaded after the graph was instantiated"
     );
-    report_unloaded(d, kernel, message.clone());
+    report_unloaded(driver, kernel, message.clone());
     fail(CUresult::ILLEGAL_ADDRESS, message)
 }
 
-fn report_unloaded(d: &mut Driver, kernel: String, message: String) {
-    d.report.find(&Finding {
+fn report_unloaded(driver: &mut Driver, kernel: String, message: String) {
+    driver.report.find(&Finding {
         kernel,
         ..Finding::of_host(FindingKind::UseAfterFree, message, None)
     });
@@ -297,10 +297,10 @@ pub(super) extern "C" fn cuModuleGetGlobal_v2(
     module: Handle,
     name: Text,
 ) -> CUresult {
-    entry("cuModuleGetGlobal", |d| {
+    entry("cuModuleGetGlobal", |driver| {
         let name = name.get("name")?;
-        d.current()?;
-        let globals = &d.module(module)?.loaded.globals;
+        driver.current()?;
+        let globals = &driver.module(module)?.loaded.globals;
         let Some(&(at, size)) = globals.get(name) else {
             let mut names: Vec<_> = globals.keys().map(String::as_str).collect();
             names.sort_unstable();

@@ -9,9 +9,14 @@ use crate::driver::state::{Driver, Locked, entry};
 use crate::memory::SHARED_UNIT;
 use crate::residency::Needs;
 
-fn max_active(d: &mut Driver, function: Handle, block: c_int, dynamic: usize) -> Outcome<c_int> {
-    let device = d.device;
-    let f = d.function(function)?;
+fn max_active(
+    driver: &mut Driver,
+    function: Handle,
+    block: c_int,
+    dynamic: usize,
+) -> Outcome<c_int> {
+    let device = driver.device;
+    let f = driver.function(function)?;
     let Some(threads) = u32::try_from(block).ok().filter(|&t| t > 0) else {
         return invalid(format!("a block of {block} threads"));
     };
@@ -46,10 +51,10 @@ pub(super) extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     dynamic: usize,
     flags: u32,
 ) -> CUresult {
-    entry("cuOccupancyMaxActiveBlocksPerMultiprocessor", |d| {
+    entry("cuOccupancyMaxActiveBlocksPerMultiprocessor", |driver| {
         let out = out.need("numBlocks")?;
         check_flags(flags)?;
-        out.write(max_active(d, function, block, dynamic)?);
+        out.write(max_active(driver, function, block, dynamic)?);
         Ok(())
     })
 }
@@ -89,34 +94,34 @@ pub(super) extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
     limit: c_int,
     flags: u32,
 ) -> CUresult {
-    entry("cuOccupancyMaxPotentialBlockSize", |d| {
+    entry("cuOccupancyMaxPotentialBlockSize", |driver| {
         let (grid, block) = (grid.need("minGridSize")?, block.need("blockSize")?);
         check_flags(flags)?;
-        let (best, blocks) = best_block(d, function, shared_of_block, dynamic, limit)?;
-        grid.write(blocks * d.device.multiprocessors as c_int);
+        let (best, blocks) = best_block(driver, function, shared_of_block, dynamic, limit)?;
+        grid.write(blocks * driver.device.multiprocessors as c_int);
         block.write(best);
         Ok(())
     })
 }
 
 fn best_block(
-    d: &mut Locked,
+    driver: &mut Locked,
     function: Handle,
     shared_of_block: Option<SharedOfBlock>,
     dynamic: usize,
     limit: c_int,
 ) -> Outcome<(c_int, c_int)> {
-    let device = d.device;
-    let most = Needs::of(&d.function(function)?.kernel).max_threads(device) as c_int;
+    let device = driver.device;
+    let most = Needs::of(&driver.function(function)?.kernel).max_threads(device) as c_int;
     let most = if limit > 0 { most.min(limit) } else { most };
     let mut best = (0, 0);
     let mut threads = most;
     while threads > 0 {
         let mut bytes = dynamic;
         if let Some(f) = shared_of_block {
-            d.unlocked(|| bytes = f(threads));
+            driver.unlocked(|| bytes = f(threads));
         }
-        let blocks = max_active(d, function, threads, bytes)?;
+        let blocks = max_active(driver, function, threads, bytes)?;
         if blocks * threads > best.0 * best.1 {
             best = (threads, blocks);
         }
@@ -136,16 +141,16 @@ pub(super) extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
     blocks: c_int,
     block: c_int,
 ) -> CUresult {
-    entry("cuOccupancyAvailableDynamicSMemPerBlock", |d| {
+    entry("cuOccupancyAvailableDynamicSMemPerBlock", |driver| {
         let out = out.need("dynamicSmemSize")?;
-        let device = d.device;
-        let possible = max_active(d, function, block, 0)?;
+        let device = driver.device;
+        let possible = max_active(driver, function, block, 0)?;
         if blocks <= 0 || blocks > possible {
             return invalid(format!(
                 "{blocks} blocks of {block} threads, {possible} can be resident"
             ));
         }
-        let fixed = d.function(function)?.kernel.static_shared;
+        let fixed = driver.function(function)?.kernel.static_shared;
         let each = device.shared_per_multiprocessor / blocks as u32 / SHARED_UNIT * SHARED_UNIT;
         let each = each.saturating_sub(device.reserved_shared_per_block);
         let each = each.min(device.shared_per_block_optin);

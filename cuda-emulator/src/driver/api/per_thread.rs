@@ -47,14 +47,14 @@ variants! {
         cuMemcpyDtoH_v2 "_ptds" (to: HostPtr, from: u64, bytes: usize);
         cuMemcpyDtoD_v2 "_ptds" (to: u64, from: u64, bytes: usize);
         cuMemcpy "_ptds" (to: u64, from: u64, bytes: usize);
-        cuMemcpy2D_v2 "_ptds" (r: Option<&Rectangle>);
-        cuMemcpy2DUnaligned_v2 "_ptds" (r: Option<&Rectangle>);
+        cuMemcpy2D_v2 "_ptds" (rectangle: Option<&Rectangle>);
+        cuMemcpy2DUnaligned_v2 "_ptds" (rectangle: Option<&Rectangle>);
         cuMemcpyHtoDAsync_v2 "_ptsz" (to: u64, from: HostPtr, bytes: usize, stream: Handle);
         cuMemcpyDtoHAsync_v2 "_ptsz" (to: HostPtr, from: u64, bytes: usize, stream: Handle);
         cuMemcpyDtoDAsync_v2 "_ptsz" (to: u64, from: u64, bytes: usize, stream: Handle);
         cuMemcpyAsync "_ptsz" (to: u64, from: u64, bytes: usize, stream: Handle);
         cuMemcpyPeerAsync "_ptsz" (to: u64, to_context: Handle, from: u64, from_context: Handle, bytes: usize, stream: Handle);
-        cuMemcpy2DAsync_v2 "_ptsz" (r: Option<&Rectangle>, stream: Handle);
+        cuMemcpy2DAsync_v2 "_ptsz" (rectangle: Option<&Rectangle>, stream: Handle);
         cuMemsetD8_v2 "_ptds" (address: u64, value: u8, count: usize);
         cuMemsetD16_v2 "_ptds" (address: u64, value: u16, count: usize);
         cuMemsetD32_v2 "_ptds" (address: u64, value: u32, count: usize);

@@ -7,12 +7,12 @@ use crate::driver::result::CUresult;
 use crate::driver::state::{Driver, entry};
 
 /// The device's default pool.
-fn default_pool(d: &mut Driver) -> Handle {
-    if let Some((&handle, _)) = d.pools.iter().find(|(_, p)| p.is_default) {
+fn default_pool(driver: &mut Driver) -> Handle {
+    if let Some((&handle, _)) = driver.pools.iter().find(|(_, p)| p.is_default) {
         return handle;
     }
-    let handle = d.handle(Kind::Pool);
-    d.pools.insert(
+    let handle = driver.handle(Kind::Pool);
+    driver.pools.insert(
         handle,
         Pool {
             is_default: true,
@@ -25,10 +25,10 @@ fn default_pool(d: &mut Driver) -> Handle {
 /// The device's default pool.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuDeviceGetDefaultMemPool(out: Out<'_, Handle>, device: i32) -> CUresult {
-    entry("cuDeviceGetDefaultMemPool", |d| {
+    entry("cuDeviceGetDefaultMemPool", |driver| {
         let out = out.need("pool_out")?;
         check_device(device)?;
-        out.write(default_pool(d));
+        out.write(default_pool(driver));
         Ok(())
     })
 }
@@ -42,9 +42,9 @@ pub(super) extern "C" fn cuDeviceGetMemPool(out: Out<'_, Handle>, device: i32) -
 /// Accepts the default pool only.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuDeviceSetMemPool(device: i32, pool: Handle) -> CUresult {
-    entry("cuDeviceSetMemPool", |d| {
+    entry("cuDeviceSetMemPool", |driver| {
         check_device(device)?;
-        match find(&mut d.pools, pool, "memory pool")?.is_default {
+        match find(&mut driver.pools, pool, "memory pool")?.is_default {
             true => Ok(()),
             false => unsupported("a current pool other than the default one"),
         }
@@ -54,13 +54,13 @@ pub(super) extern "C" fn cuDeviceSetMemPool(device: i32, pool: Handle) -> CUresu
 /// A new pool.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemPoolCreate(out: Out<'_, Handle>, properties: HostPtr) -> CUresult {
-    entry("cuMemPoolCreate", |d| {
+    entry("cuMemPoolCreate", |driver| {
         let out = out.need("pool")?;
         if properties.is_null() {
             return invalid("`poolProps` is a null pointer");
         }
-        let handle = d.handle(Kind::Pool);
-        d.pools.insert(
+        let handle = driver.handle(Kind::Pool);
+        driver.pools.insert(
             handle,
             Pool {
                 is_default: false,
@@ -75,11 +75,11 @@ pub(super) extern "C" fn cuMemPoolCreate(out: Out<'_, Handle>, properties: HostP
 /// Ends a pool; its allocations live on.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemPoolDestroy(pool: Handle) -> CUresult {
-    entry("cuMemPoolDestroy", |d| {
-        if find(&mut d.pools, pool, "memory pool")?.is_default {
+    entry("cuMemPoolDestroy", |driver| {
+        if find(&mut driver.pools, pool, "memory pool")?.is_default {
             return invalid("the default pool cannot be destroyed");
         }
-        d.pools.remove(&pool);
+        driver.pools.remove(&pool);
         Ok(())
     })
 }
@@ -87,8 +87,8 @@ pub(super) extern "C" fn cuMemPoolDestroy(pool: Handle) -> CUresult {
 /// Nothing is held back, so there is nothing to give back.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuMemPoolTrimTo(pool: Handle, _keep: usize) -> CUresult {
-    entry("cuMemPoolTrimTo", |d| {
-        find(&mut d.pools, pool, "memory pool").map(|_| ())
+    entry("cuMemPoolTrimTo", |driver| {
+        find(&mut driver.pools, pool, "memory pool").map(|_| ())
     })
 }
 
@@ -108,17 +108,18 @@ pub(super) extern "C" fn cuMemPoolGetAttribute(
     attribute: u32,
     value: HostPtr,
 ) -> CUresult {
-    entry("cuMemPoolGetAttribute", |d| {
+    entry("cuMemPoolGetAttribute", |driver| {
         let width = width(attribute)?;
-        let is_default = find(&mut d.pools, pool, "memory pool")?.is_default;
+        let is_default = find(&mut driver.pools, pool, "memory pool")?.is_default;
         let number = match attribute {
-            1..=4 => find(&mut d.pools, pool, "memory pool")?.settings[attribute as usize - 1],
+            1..=4 => find(&mut driver.pools, pool, "memory pool")?.settings[attribute as usize - 1],
             6 | 8 => {
                 return fail(CUresult::NOT_SUPPORTED, "high-water marks of memory pools");
             }
             _ => {
                 let own = |p: Option<Handle>| p == Some(pool) || (p.is_none() && is_default);
-                d.allocations
+                driver
+                    .allocations
                     .values()
                     .filter(|a| own(a.pool))
                     .map(|a| a.bytes)
@@ -136,12 +137,12 @@ pub(super) extern "C" fn cuMemPoolSetAttribute(
     attribute: u32,
     value: HostPtr,
 ) -> CUresult {
-    entry("cuMemPoolSetAttribute", |d| {
+    entry("cuMemPoolSetAttribute", |driver| {
         let width = width(attribute)?;
         let mut bytes = [0; 8];
         value.read(&mut bytes[..width])?;
         let number = u64::from_le_bytes(bytes);
-        let pool = find(&mut d.pools, pool, "memory pool")?;
+        let pool = find(&mut driver.pools, pool, "memory pool")?;
         match attribute {
             1..=4 => pool.settings[attribute as usize - 1] = number,
             6 | 8 if number == 0 => {}

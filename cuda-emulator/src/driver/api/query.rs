@@ -1,6 +1,6 @@
 //! Questions about addresses.
 
-use crate::driver::call::{HostPtr, Out, Outcome, fail, invalid, unsupported};
+use crate::driver::call::{HostPtr, Out, Outcome, fail, invalid, list_length, unsupported};
 use crate::driver::objects::Module;
 use crate::driver::result::CUresult;
 use crate::driver::state::{Driver, entry};
@@ -17,8 +17,8 @@ struct Place {
     bytes: u64,
 }
 
-fn place(d: &Driver, address: u64) -> Option<Place> {
-    if let Some((base, p)) = d.pinned_at(address as usize) {
+fn place(driver: &Driver, address: u64) -> Option<Place> {
+    if let Some((base, p)) = driver.pinned_at(address as usize) {
         let device = p.device.map(|a| a + (address - base as u64));
         let (base, bytes) = (base as u64, p.bytes as u64);
         return Some(Place {
@@ -29,13 +29,13 @@ fn place(d: &Driver, address: u64) -> Option<Place> {
             bytes,
         });
     }
-    let (base, bytes) = d.memory.allocation_at(address)?;
-    let owner = d.allocations.get(&base);
+    let (base, bytes) = driver.memory.allocation_at(address)?;
+    let owner = driver.allocations.get(&base);
     let context = match owner {
         Some(a) => a.context,
         None => {
             let holds = |m: &&Module| m.loaded.globals.values().any(|g| g.0 == base);
-            d.modules.values().find(holds).map_or(0, |m| m.context)
+            driver.modules.values().find(holds).map_or(0, |m| m.context)
         }
     };
     let host = owner
@@ -51,7 +51,7 @@ fn place(d: &Driver, address: u64) -> Option<Place> {
 }
 
 /// The bytes of an attribute of `CUpointer_attribute`.
-fn attribute(p: &Place, attribute: u32) -> Outcome<Vec<u8>> {
+fn attribute(place: &Place, attribute: u32) -> Outcome<Vec<u8>> {
     let word = |v: u32| Ok(v.to_le_bytes().to_vec());
     let long = |v: u64| Ok(v.to_le_bytes().to_vec());
     let or_invalid = |v: Option<u64>, side: &str| match v {
@@ -59,18 +59,18 @@ fn attribute(p: &Place, attribute: u32) -> Outcome<Vec<u8>> {
         None => invalid(format!("the memory has no {side} address")),
     };
     match attribute {
-        1 => long(p.context),
+        1 => long(place.context),
         // 1 host, 2 device.
-        2 => word(if p.host.is_some() { 1 } else { 2 }),
-        3 => or_invalid(p.device, "device"),
-        4 => or_invalid(p.host, "host"),
+        2 => word(if place.host.is_some() { 1 } else { 2 }),
+        3 => or_invalid(place.device, "device"),
+        4 => or_invalid(place.host, "host"),
         6 => word(0),
         // Addresses are not used again while there are fresh ones, so the start tells allocations apart.
-        7 => long(p.base),
+        7 => long(place.base),
         8 | 10 => word(0),
         9 => word(0),
-        11 => long(p.base),
-        12 => long(p.bytes),
+        11 => long(place.base),
+        12 => long(place.bytes),
         13 => word(1),
         14 => long(0),
         15 => word(0),
@@ -88,8 +88,8 @@ pub(super) extern "C" fn cuPointerGetAttribute(
     which: u32,
     address: u64,
 ) -> CUresult {
-    entry("cuPointerGetAttribute", |d| {
-        let Some(p) = place(d, address) else {
+    entry("cuPointerGetAttribute", |driver| {
+        let Some(p) = place(driver, address) else {
             return invalid(format!("{address:#x} is in no allocation and not pinned"));
         };
         data.write(&attribute(&p, which)?)
@@ -104,9 +104,9 @@ pub(super) extern "C" fn cuPointerGetAttributes(
     data: HostPtr,
     address: u64,
 ) -> CUresult {
-    entry("cuPointerGetAttributes", |d| {
-        let place = place(d, address);
-        for i in 0..count as usize {
+    entry("cuPointerGetAttributes", |driver| {
+        let place = place(driver, address);
+        for i in 0..list_length(count, "attributes")? {
             let which = which.offset(4 * i).read_u32()?;
             let target = HostPtr(data.offset(8 * i).read_u64()? as usize);
             // The width of an attribute does not depend on the memory.
@@ -137,9 +137,9 @@ pub(super) extern "C" fn cuMemGetAddressRange_v2(
     bytes: Out<'_, usize>,
     address: u64,
 ) -> CUresult {
-    entry("cuMemGetAddressRange", |d| {
-        d.current()?;
-        let Some((start, len)) = d.memory.allocation_at(address) else {
+    entry("cuMemGetAddressRange", |driver| {
+        driver.current()?;
+        let Some((start, len)) = driver.memory.allocation_at(address) else {
             return fail(
                 CUresult::NOT_FOUND,
                 format!("{address:#x} is in no allocation"),
@@ -155,13 +155,13 @@ pub(super) extern "C" fn cuMemGetAddressRange_v2(
 /// Nothing is profiled; accepted so that programs which mark regions run.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuProfilerStart() -> CUresult {
-    entry("cuProfilerStart", |d| d.current().map(|_| ()))
+    entry("cuProfilerStart", |driver| driver.current().map(|_| ()))
 }
 
 /// Nothing is profiled; accepted so that programs which mark regions run.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuProfilerStop() -> CUresult {
-    entry("cuProfilerStop", |d| d.current().map(|_| ()))
+    entry("cuProfilerStop", |driver| driver.current().map(|_| ()))
 }
 
 /// What another process exports cannot be imported.

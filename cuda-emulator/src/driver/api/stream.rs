@@ -16,16 +16,16 @@ use crate::driver::work::{HostCall, Work};
 pub(super) const PRIORITIES: (i32, i32) = (0, -5);
 
 fn create(out: Out<'_, Handle>, flags: u32, priority: i32) -> CUresult {
-    entry("cuStreamCreate", |d| {
+    entry("cuStreamCreate", |driver| {
         let out = out.need("phStream")?;
         if flags > 1 {
             return invalid(format!(
                 "flags {flags:#x}: expected 0 or CU_STREAM_NON_BLOCKING (1)"
             ));
         }
-        let context = d.current()?;
+        let context = driver.current()?;
         let priority = priority.clamp(PRIORITIES.1, PRIORITIES.0);
-        out.write(d.new_stream(context, flags == 0, priority));
+        out.write(driver.new_stream(context, flags == 0, priority));
         Ok(())
     })
 }
@@ -49,23 +49,25 @@ pub(super) extern "C" fn cuStreamCreateWithPriority(
 /// Ends a stream; its work is done first.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamDestroy_v2(stream: Handle) -> CUresult {
-    entry("cuStreamDestroy", |d| {
+    entry("cuStreamDestroy", |driver| {
         if stream <= 2 {
             return fail(
                 CUresult::INVALID_HANDLE,
                 "a default stream cannot be destroyed",
             );
         }
-        let stream = d.stream(stream)?;
-        if capture::is_capturing(d, stream) {
-            capture::refuse_on(d, stream, "destroys")?;
+        let stream = driver.stream(stream)?;
+        if capture::is_capturing(driver, stream) {
+            capture::refuse_on(driver, stream, "destroys")?;
         }
-        let position = d.streams.get(&stream).map_or(0, |s| s.submitted);
+        let position = driver.streams.get(&stream).map_or(0, |s| s.submitted);
         // An error stays with the context; the stream goes all the same.
-        let result = schedule::run_to(d, stream, position);
-        let d = &mut **d;
-        d.streams.remove(&stream);
-        d.host_clock.forget_all_but(|s| d.streams.contains_key(s));
+        let result = schedule::run_to(driver, stream, position);
+        let driver = &mut **driver;
+        driver.streams.remove(&stream);
+        driver
+            .host_clock
+            .forget_all_but(|s| driver.streams.contains_key(s));
         result
     })
 }
@@ -79,50 +81,52 @@ pub(super) extern "C" fn cuStreamDestroy(stream: Handle) -> CUresult {
 /// Waits until the stream's work is done.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamSynchronize(stream: Handle) -> CUresult {
-    entry("cuStreamSynchronize", |d| {
-        let stream = d.stream(stream)?;
-        synchronize(d, stream)
+    entry("cuStreamSynchronize", |driver| {
+        let stream = driver.stream(stream)?;
+        synchronize(driver, stream)
     })
 }
 
 /// Waits until the stream's work is done; for the legacy default stream also that of the streams it waits for.
-pub(super) fn synchronize(d: &mut Locked, stream: Handle) -> Outcome {
-    capture::refuse_on(d, stream, "waits for")?;
-    let legacy = d.contexts.values().any(|c| c.legacy == stream);
+pub(super) fn synchronize(driver: &mut Locked, stream: Handle) -> Outcome {
+    capture::refuse_on(driver, stream, "waits for")?;
+    let legacy = driver.contexts.values().any(|c| c.legacy == stream);
     let position = match legacy {
-        true => schedule::enqueue(d, stream, Work::Nothing)?,
-        false => d.streams.get(&stream).map_or(0, |s| s.submitted),
+        true => schedule::enqueue(driver, stream, Work::Nothing)?,
+        false => driver.streams.get(&stream).map_or(0, |s| s.submitted),
     };
-    schedule::finish(d, stream, position)
+    schedule::finish(driver, stream, position)
 }
 
 /// Whether the stream's work is done.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamQuery(stream: Handle) -> CUresult {
-    entry("cuStreamQuery", |d| {
-        let stream = d.stream(stream)?;
-        capture::refuse_on(d, stream, "queries")?;
-        let position = d.streams.get(&stream).map_or(0, |s| s.submitted);
-        if !schedule::completed(d, stream, position) && !schedule::poll(d, stream, position) {
+    entry("cuStreamQuery", |driver| {
+        let stream = driver.stream(stream)?;
+        capture::refuse_on(driver, stream, "queries")?;
+        let position = driver.streams.get(&stream).map_or(0, |s| s.submitted);
+        if !schedule::completed(driver, stream, position)
+            && !schedule::poll(driver, stream, position)
+        {
             return answer(CUresult::NOT_READY);
         }
         // Nothing is left to run; this notes that the host knows.
-        schedule::finish(d, stream, position)
+        schedule::finish(driver, stream, position)
     })
 }
 
 /// The stream's later work waits for the event.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, flags: u32) -> CUresult {
-    entry("cuStreamWaitEvent", |d| {
+    entry("cuStreamWaitEvent", |driver| {
         match flags {
             0 => {}
             1 => return unsupported("waits for events by graph nodes"),
             _ => return invalid(format!("flags {flags:#x} have bits that are not defined")),
         }
-        let stream = d.stream(stream)?;
-        let recorded = d.event(event)?.recorded.clone();
-        if capture::wait(d, stream, event)? {
+        let stream = driver.stream(stream)?;
+        let recorded = driver.event(event)?.recorded.clone();
+        if capture::wait(driver, stream, event)? {
             return Ok(());
         }
         // An event that was never recorded is complete.
@@ -130,20 +134,20 @@ pub(super) extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, flags:
             return Ok(());
         };
         let clock = Arc::clone(&recorded.clock);
-        if let Some(s) = d.streams.get_mut(&stream) {
+        if let Some(s) = driver.streams.get_mut(&stream) {
             s.clock.merge(&clock);
         }
-        submit(d, stream, Work::Nothing)
+        submit(driver, stream, Work::Nothing)
     })
 }
 
 /// The context a stream was created in.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamGetCtx(stream: Handle, context: Out<'_, Handle>) -> CUresult {
-    entry("cuStreamGetCtx", |d| {
+    entry("cuStreamGetCtx", |driver| {
         let context = context.need("pctx")?;
-        let stream = d.stream(stream)?;
-        context.write(d.streams.get(&stream).map_or(0, |s| s.context));
+        let stream = driver.stream(stream)?;
+        context.write(driver.streams.get(&stream).map_or(0, |s| s.context));
         Ok(())
     })
 }
@@ -151,9 +155,9 @@ pub(super) extern "C" fn cuStreamGetCtx(stream: Handle, context: Out<'_, Handle>
 /// The device of a stream's context.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamGetDevice(stream: Handle, device: Out<'_, i32>) -> CUresult {
-    entry("cuStreamGetDevice", |d| {
+    entry("cuStreamGetDevice", |driver| {
         let device = device.need("device")?;
-        d.stream(stream)?;
+        driver.stream(stream)?;
         device.write(0);
         Ok(())
     })
@@ -162,10 +166,15 @@ pub(super) extern "C" fn cuStreamGetDevice(stream: Handle, device: Out<'_, i32>)
 /// The stream's flags.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamGetFlags(stream: Handle, flags: Out<'_, u32>) -> CUresult {
-    entry("cuStreamGetFlags", |d| {
+    entry("cuStreamGetFlags", |driver| {
         let flags = flags.need("flags")?;
-        let stream = d.stream(stream)?;
-        flags.write(d.streams.get(&stream).map_or(0, |s| u32::from(!s.blocking)));
+        let stream = driver.stream(stream)?;
+        flags.write(
+            driver
+                .streams
+                .get(&stream)
+                .map_or(0, |s| u32::from(!s.blocking)),
+        );
         Ok(())
     })
 }
@@ -173,10 +182,10 @@ pub(super) extern "C" fn cuStreamGetFlags(stream: Handle, flags: Out<'_, u32>) -
 /// The stream's priority.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamGetPriority(stream: Handle, priority: Out<'_, i32>) -> CUresult {
-    entry("cuStreamGetPriority", |d| {
+    entry("cuStreamGetPriority", |driver| {
         let priority = priority.need("priority")?;
-        let stream = d.stream(stream)?;
-        priority.write(d.streams.get(&stream).map_or(0, |s| s.priority));
+        let stream = driver.stream(stream)?;
+        priority.write(driver.streams.get(&stream).map_or(0, |s| s.priority));
         Ok(())
     })
 }
@@ -184,9 +193,9 @@ pub(super) extern "C" fn cuStreamGetPriority(stream: Handle, priority: Out<'_, i
 /// A number for the stream that no other stream gets.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuStreamGetId(stream: Handle, id: Out<'_, u64>) -> CUresult {
-    entry("cuStreamGetId", |d| {
+    entry("cuStreamGetId", |driver| {
         let id = id.need("streamId")?;
-        id.write(d.stream(stream)?);
+        id.write(driver.stream(stream)?);
         Ok(())
     })
 }
@@ -198,10 +207,14 @@ pub(super) extern "C" fn cuLaunchHostFunc(
     function: Option<extern "C" fn(*mut c_void)>,
     data: HostPtr,
 ) -> CUresult {
-    entry("cuLaunchHostFunc", |d| {
+    entry("cuLaunchHostFunc", |driver| {
         let function = function.need("fn")?;
-        let stream = d.stream(stream)?;
-        submit(d, stream, Work::Host(HostCall::Function(function, data)))
+        let stream = driver.stream(stream)?;
+        submit(
+            driver,
+            stream,
+            Work::Host(HostCall::Function(function, data)),
+        )
     })
 }
 
@@ -213,16 +226,16 @@ pub(super) extern "C" fn cuStreamAddCallback(
     data: HostPtr,
     flags: u32,
 ) -> CUresult {
-    entry("cuStreamAddCallback", |d| {
+    entry("cuStreamAddCallback", |driver| {
         let callback = callback.need("callback")?;
         if flags != 0 {
             return invalid(format!("flags must be 0, not {flags}"));
         }
         let handle = stream;
-        let stream = d.stream(handle)?;
-        capture::refuse_on(d, stream, "adds a callback to")?;
+        let stream = driver.stream(handle)?;
+        capture::refuse_on(driver, stream, "adds a callback to")?;
         submit(
-            d,
+            driver,
             stream,
             Work::Host(HostCall::Callback(callback, handle, data)),
         )

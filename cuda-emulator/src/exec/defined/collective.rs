@@ -15,14 +15,14 @@ use crate::numeric::mma::Input;
 
 /// shfl, vote, match, redux and elect, before a set of lanes executes one.
 pub(crate) fn collective(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     op: &Slow,
 ) {
     let set = at.lanes;
-    with(x, block, warp, at.frame, |x, _, _, view| match op {
+    with(exec, block, warp, at.frame, |exec, _, _, view| match op {
         Slow::Shfl {
             mode,
             d,
@@ -41,13 +41,13 @@ pub(crate) fn collective(
                     0 => 0,
                     _ => set & 1 << shfl_source(*mode, l as u32, b[l], clamp[l]).0,
                 };
-                let moved = x.awaited.get(sources[0]).moved(giver);
-                awaits = x.awaited.add(moved);
+                let moved = exec.awaited.get(sources[0]).moved(giver);
+                awaits = exec.awaited.add(moved);
                 for &source in &sources[1..] {
-                    awaits = x.awaited.union(awaits, source);
+                    awaits = exec.awaited.union(awaits, source);
                 }
             }
-            view.await_all(&mut x.awaited, File::R32, *d, awaits, set);
+            view.await_all(&mut exec.awaited, File::R32, *d, awaits, set);
             let mut bits = [0; 32];
             let mut missing = 0;
             let mut unknown = [0; 32];
@@ -71,9 +71,9 @@ pub(crate) fn collective(
             let known = [*a, *b, *clamp].map(|slot| view.origin(File::R32, slot));
             let origin = match missing {
                 0 => known.into_iter().find(|&o| o != 0).unwrap_or(0),
-                _ => x
+                _ => exec
                     .origins
-                    .of(Source::Lane, line_of(x.grid.code, at.pc), None),
+                    .of(Source::Lane, line_of(exec.grid.code, at.pc), None),
             };
             let any = bits.iter().any(|&b| b != 0);
             if any || view.origin(File::R32, *d) != 0 {
@@ -90,7 +90,7 @@ pub(crate) fn collective(
                 File::Pred
             };
             gathered(
-                x,
+                exec,
                 view,
                 (File::Reference, *a),
                 [(file, *d), (File::Pred, NONE)],
@@ -117,7 +117,7 @@ pub(crate) fn collective(
         Slow::Match { wide, d, p, a, .. } => {
             let file = if *wide { File::R64 } else { File::R32 };
             gathered(
-                x,
+                exec,
                 view,
                 (file, *a),
                 [(File::R32, *d), (File::Pred, *p)],
@@ -137,7 +137,7 @@ pub(crate) fn collective(
         }
         Slow::Redux { op, d, a, .. } => {
             gathered(
-                x,
+                exec,
                 view,
                 (File::R32, *a),
                 [(File::R32, *d), (File::Pred, NONE)],
@@ -160,7 +160,7 @@ pub(crate) fn collective(
         Slow::Elect { d, p, .. } => {
             for (file, slot) in [(File::R32, *d), (File::Pred, *p)] {
                 view.define(file, slot, set);
-                view.await_all(&mut x.awaited, file, slot, 0, set);
+                view.await_all(&mut exec.awaited, file, slot, 0, set);
             }
         }
         // Only the collectives come here.
@@ -190,7 +190,7 @@ pub(super) fn reduced_bits(op: ReduxOp, values: &[Bits]) -> u64 {
 
 /// Results that depend on what every lane of a set brings.
 pub(super) fn gathered(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     view: &mut View<'_>,
     (from, a): (File, u32),
     results: [(File, u32); 2],
@@ -200,31 +200,36 @@ pub(super) fn gathered(
     let moved = match source {
         0 => 0,
         source => {
-            let moved = x.awaited.get(source).moved(|_| set);
-            x.awaited.add(moved)
+            let moved = exec.awaited.get(source).moved(|_| set);
+            exec.awaited.add(moved)
         }
     };
     for (file, slot) in results {
-        view.await_all(&mut x.awaited, file, slot, moved, set);
+        view.await_all(&mut exec.awaited, file, slot, moved, set);
     }
 }
 
 /// A matrix product, before it is executed: an element of D is undefined if one of its row of A, its column of B, or its own of C is.
 pub(crate) fn product(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     frame: Frame,
     tiles: &[Mma],
 ) {
-    with(x, block, warp, frame, |x, _, _, view| {
+    with(exec, block, warp, frame, |exec, _, _, view| {
         let results: Vec<_> = tiles
             .iter()
-            .map(|tile| (one_product(view, tile), awaited_by_product(x, view, tile)))
+            .map(|tile| {
+                (
+                    one_product(view, tile),
+                    awaited_by_product(exec, view, tile),
+                )
+            })
             .collect();
         for (tile, ((file, results, origin), awaits)) in tiles.iter().zip(results) {
             for (&slot, bits) in tile.registers[0].iter().zip(&results) {
-                view.await_all(&mut x.awaited, file, slot, awaits, !0);
+                view.await_all(&mut exec.awaited, file, slot, awaits, !0);
                 if origin != 0 || view.origin(file, slot) != 0 {
                     view.set(file, slot, bits, !0, origin);
                 }
@@ -234,12 +239,12 @@ pub(crate) fn product(
 }
 
 /// The loads that D's registers depend on. The warp computes D as one: no lane has its part before all have brought theirs.
-pub(super) fn awaited_by_product(x: &mut Exec<'_>, view: &View<'_>, op: &Mma) -> u32 {
+pub(super) fn awaited_by_product(exec: &mut Exec<'_>, view: &View<'_>, op: &Mma) -> u32 {
     let file = match op.kind {
         MmaKind::Double(_) => File::R64,
         _ => File::R32,
     };
-    let sets = &mut x.awaited;
+    let sets = &mut exec.awaited;
     let operands = op.registers[1..].iter().flatten();
     let set = operands.fold(0, |set, &slot| sets.union(set, view.awaits(file, slot)));
     if set == 0 {

@@ -10,12 +10,12 @@ use crate::lower::operands::File;
 
 /// What registers depend on together, and with them, for a store of the inner loop, its address and its guard: nothing, mostly.
 pub(super) fn awaited<'a>(
-    x: &mut Exec<'a>,
+    exec: &mut Exec<'a>,
     warp: &mut Warp,
     at: At,
     registers: impl Iterator<Item = (File, u32)>,
 ) -> Option<Waits<'a>> {
-    let code = x.grid.code;
+    let code = exec.grid.code;
     if !code.tracked().any() {
         return None;
     }
@@ -24,7 +24,7 @@ pub(super) fn awaited<'a>(
     let decided = shadow.decided;
     let function = &code.functions[at.frame.function as usize];
     let view = View::new(shadow, at.regs, at.frame, function, live);
-    let sets = &mut x.awaited;
+    let sets = &mut exec.awaited;
     let slots = code.slots()[at.pc as usize];
     let own = [slots.guard, slots.a].map(|slot| view.marks[slot as usize].awaits);
     let own = sets.union(own[0], own[1]);
@@ -40,19 +40,19 @@ pub(super) fn awaited<'a>(
 
 /// What a store depends on.
 pub(crate) fn awaited_by_store<'a>(
-    x: &mut Exec<'a>,
+    exec: &mut Exec<'a>,
     warp: &mut Warp,
     at: At,
     mem: &Mem,
 ) -> Option<Waits<'a>> {
     let file = if mem.reg64 { File::R64 } else { File::R32 };
     let registers = mem.regs[..mem.count as usize].iter();
-    awaited(x, warp, at, registers.map(|&slot| (file, slot)))
+    awaited(exec, warp, at, registers.map(|&slot| (file, slot)))
 }
 
 /// What an atomic operation depends on.
 pub(crate) fn awaited_by_atomic<'a>(
-    x: &mut Exec<'a>,
+    exec: &mut Exec<'a>,
     warp: &mut Warp,
     at: At,
     atom: &Atom,
@@ -62,40 +62,40 @@ pub(crate) fn awaited_by_atomic<'a>(
     let operands = atom.b[..atom.count as usize].iter();
     let compared = (atom.op == AtomOp::Cas).then_some(&atom.c);
     let registers = operands.chain(compared).map(|&slot| (file, slot));
-    awaited(x, warp, at, registers.chain(base(&atom.address)))
+    awaited(exec, warp, at, registers.chain(base(&atom.address)))
 }
 
 /// What the rows of `stmatrix` depend on: each is a lane's to store, and comes from four or eight.
 pub(crate) fn awaited_by_rows<'a>(
-    x: &mut Exec<'a>,
+    exec: &mut Exec<'a>,
     warp: &mut Warp,
     at: At,
     op: &Matrices,
 ) -> Option<Waits<'a>> {
     let registers = op.registers().iter().map(|&slot| (File::R32, slot));
-    let values = awaited(x, warp, at, registers)?;
+    let values = awaited(exec, warp, at, registers)?;
     let rows = values.awaited.moved(|l| match op.trans {
         false => 0xf << (4 * (l % 8)),
         true => 0x1111_1111 << (l % 8 / 2),
     });
-    let rows = x.awaited.add(rows);
-    let address = awaited(x, warp, at, base(&op.address).into_iter());
-    let address = address.map_or(0, |address| x.awaited.add(address.awaited));
-    let both = x.awaited.union(rows, address);
+    let rows = exec.awaited.add(rows);
+    let address = awaited(exec, warp, at, base(&op.address).into_iter());
+    let address = address.map_or(0, |address| exec.awaited.add(address.awaited));
+    let both = exec.awaited.union(rows, address);
     Some(Waits {
-        awaited: x.awaited.get(both).clone(),
+        awaited: exec.awaited.get(both).clone(),
         ..values
     })
 }
 
 /// What a register depends on.
 pub(crate) fn awaited_by_register<'a>(
-    x: &mut Exec<'a>,
+    exec: &mut Exec<'a>,
     warp: &mut Warp,
     at: At,
     register: (File, u32),
 ) -> Option<Waits<'a>> {
-    awaited(x, warp, at, std::iter::once(register))
+    awaited(exec, warp, at, std::iter::once(register))
 }
 
 /// The register of an address.

@@ -16,7 +16,7 @@ use crate::lower::tracked::file_of;
 
 /// What cannot be undone: the use of an undefined value that is a finding.
 pub(super) fn decide(
-    x: &Exec<'_>,
+    exec: &Exec<'_>,
     block: &Block<'_>,
     warp: &Warp,
     pc: u32,
@@ -27,11 +27,11 @@ pub(super) fn decide(
     let Some(checker) = &block.checker else {
         return;
     };
-    let origin = x.origins.get(origin);
+    let origin = exec.origins.get(origin);
     let mut report = findings::Report {
         kind: FindingKind::Uninitialized,
         message: String::new(),
-        line: line_of(x.grid.code, pc),
+        line: line_of(exec.grid.code, pc),
         other_line: Some(origin.line),
         block: block.index as u32,
         thread: warp.index * 32 + lanes.trailing_zeros(),
@@ -52,7 +52,7 @@ pub(super) fn decide(
 /// ones for which the guard holds.
 #[inline(never)]
 pub(crate) fn follow(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &Block<'_>,
     warp: &mut Warp,
     at: At,
@@ -63,17 +63,17 @@ pub(crate) fn follow(
     let Some(mut shadow) = warp.shadow.take() else {
         return;
     };
-    let code = x.grid.code;
+    let code = exec.grid.code;
     let function = &code.functions[frame.function as usize];
     let operands = operands(code, inst);
     let slots = &code.slots()[pc as usize];
     let marks = &mut shadow.marks[first_mark(frame)..];
     if let Op::Bra(_) | Op::Ret | Op::Exit = inst.op {
         let guard = marks[slots.guard as usize].awaits;
-        let both = x.awaited.union(shadow.decided, guard);
-        shadow.decided = x.awaited.written(shadow.decided, both, mask);
+        let both = exec.awaited.union(shadow.decided, guard);
+        shadow.decided = exec.awaited.written(shadow.decided, both, mask);
     }
-    if wait(&mut x.awaited, marks, slots, &operands, m, warp.live) {
+    if wait(&mut exec.awaited, marks, slots, &operands, m, warp.live) {
         warp.shadow = Some(shadow);
         return;
     }
@@ -88,12 +88,12 @@ pub(crate) fn follow(
                 Op::Bra(_) | Op::Ret | Op::Exit => "branches on",
                 _ => "executes or leaves out an instruction on",
             };
-            decide(x, block, warp, pc, unguarded, guard_origin, what);
+            decide(exec, block, warp, pc, unguarded, guard_origin, what);
             view.define(File::Pred, guard >> 1, mask);
         }
         if let Op::Ld(index) | Op::St(index) = inst.op {
             let base = code.mems[index as usize].address.base;
-            address(x, block, warp, &mut view, base, m, pc);
+            address(exec, block, warp, &mut view, base, m, pc);
         }
     } else {
         propagate(
@@ -116,7 +116,7 @@ pub(super) fn wait(
     marks: &mut [Mark],
     slots: &Slots,
     operands: &Operands,
-    m: u32,
+    lanes: u32,
     live: u32,
 ) -> bool {
     let Slots {
@@ -139,9 +139,9 @@ pub(super) fn wait(
         let results = [d, e];
         for &slot in &results[..1 + usize::from(operands.two_results)] {
             let mark = &mut marks[slot as usize];
-            mark.awaits = match m & live == live {
+            mark.awaits = match lanes & live == live {
                 true => set,
-                false => sets.written(mark.awaits, set, m),
+                false => sets.written(mark.awaits, set, lanes),
             };
         }
     }
@@ -154,7 +154,7 @@ pub(super) fn propagate(
     carry: &mut u32,
     inst: &Inst,
     operands: &Operands,
-    m: u32,
+    active: u32,
     unguarded: u32,
     guard_origin: u32,
 ) {
@@ -178,7 +178,7 @@ pub(super) fn propagate(
         _ => None,
     };
     if origin.is_some() || taking.is_some() && *carry != 0 {
-        for lane in lanes_of(m) {
+        for lane in lanes_of(active) {
             let l = lane as usize;
             let [mut x, mut y] = rules::results(
                 inst.op,
@@ -200,8 +200,8 @@ pub(super) fn propagate(
     for lane in lanes_of(unguarded) {
         (first[lane as usize], second[lane as usize]) = (!0, !0);
     }
-    let lanes = m | unguarded;
-    if m == 0 && unguarded == 0 {
+    let lanes = active | unguarded;
+    if active == 0 && unguarded == 0 {
         return;
     }
     let origin = origin.unwrap_or(guard_origin);
@@ -222,12 +222,12 @@ pub(super) fn propagate(
 
 /// The register that an address is made of.
 pub(super) fn address(
-    x: &Exec<'_>,
+    exec: &Exec<'_>,
     block: &Block<'_>,
     warp: &Warp,
     view: &mut View<'_>,
     base: Base,
-    m: u32,
+    active: u32,
     pc: u32,
 ) {
     let (file, slot) = match base {
@@ -235,17 +235,17 @@ pub(super) fn address(
         Base::R64(slot) => (File::R64, slot),
         Base::None | Base::Frame => return,
     };
-    let lanes = view.undefined_lanes(file, slot, m);
+    let lanes = view.undefined_lanes(file, slot, active);
     if lanes != 0 {
         let origin = view.origin(file, slot);
-        decide(x, block, warp, pc, lanes, origin, "uses as an address");
-        view.define(file, slot, m);
+        decide(exec, block, warp, pc, lanes, origin, "uses as an address");
+        view.define(file, slot, active);
     }
 }
 
 /// Calls `f` with a running frame's registers and their shadow, if definedness is followed.
 pub(super) fn with(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     frame: Frame,
@@ -254,42 +254,42 @@ pub(super) fn with(
     let Some(mut shadow) = warp.shadow.take() else {
         return;
     };
-    let function = &x.grid.code.functions[frame.function as usize];
+    let function = &exec.grid.code.functions[frame.function as usize];
     let r = warp.files.regs(frame);
     let mut view = View::new(&mut shadow, r, frame, function, warp.live);
-    f(x, block, warp, &mut view);
+    f(exec, block, warp, &mut view);
     warp.shadow = Some(shadow);
 }
 
 /// The address of an access.
 pub(crate) fn check_address(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     base: Base,
 ) {
-    with(x, block, warp, at.frame, |x, block, warp, view| {
-        address(x, block, warp, view, base, at.lanes, at.pc);
+    with(exec, block, warp, at.frame, |exec, block, warp, view| {
+        address(exec, block, warp, view, base, at.lanes, at.pc);
     });
 }
 
 /// A register that decides where the lanes go, or what cannot be undone.
 pub(crate) fn check_decision(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     (file, slot): (File, u32),
     what: &str,
 ) {
-    with(x, block, warp, at.frame, |x, block, warp, view| {
+    with(exec, block, warp, at.frame, |exec, block, warp, view| {
         let lanes = view.undefined_lanes(file, slot, at.lanes);
         if lanes == 0 {
             return;
         }
         let origin = view.origin(file, slot);
-        decide(x, block, warp, at.pc, lanes, origin, what);
+        decide(exec, block, warp, at.pc, lanes, origin, what);
         match file {
             File::Reference => view.define(File::Pred, slot >> 1, at.lanes),
             file => view.define(file, slot, at.lanes),
@@ -299,23 +299,23 @@ pub(crate) fn check_decision(
 
 /// A register gets values that are defined.
 pub(crate) fn define(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     (file, slot): (File, u32),
 ) {
-    with(x, block, warp, at.frame, |x, _, _, view| {
+    with(exec, block, warp, at.frame, |exec, _, _, view| {
         view.define(file, slot, at.lanes);
-        view.await_all(&mut x.awaited, file, slot, 0, at.lanes);
+        view.await_all(&mut exec.awaited, file, slot, 0, at.lanes);
     });
 }
 
 /// Bytes of a frame's local memory get values that are defined.
-pub(crate) fn define_local(warp: &mut Warp, frame: Frame, offset: u32, bytes: u32, m: u32) {
+pub(crate) fn define_local(warp: &mut Warp, frame: Frame, offset: u32, bytes: u32, lanes: u32) {
     if let Some(shadow) = &mut warp.shadow {
         let files = &mut shadow.files;
-        for lane in lanes_of(m) {
+        for lane in lanes_of(lanes) {
             let at = lane as usize * files.stride as usize + (frame.local + offset) as usize;
             files.local[at..at + bytes as usize].fill(0);
         }
@@ -361,7 +361,7 @@ pub(crate) fn passed(
 
 /// An operation from one register to another, before it is executed; `givers` are the lanes that a lane's result comes from.
 pub(crate) fn one_source(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
@@ -370,16 +370,16 @@ pub(crate) fn one_source(
     f: impl Fn(&[u64; 32]) -> [u64; 32],
 ) {
     let m = at.lanes;
-    with(x, block, warp, at.frame, |x, _, _, view| {
+    with(exec, block, warp, at.frame, |exec, _, _, view| {
         let source = view.awaits(from, a);
         let moved = match source {
             0 => 0,
             source => {
-                let moved = x.awaited.get(source).moved(givers);
-                x.awaited.add(moved)
+                let moved = exec.awaited.get(source).moved(givers);
+                exec.awaited.add(moved)
             }
         };
-        view.await_all(&mut x.awaited, to, d, moved, m);
+        view.await_all(&mut exec.awaited, to, d, moved, m);
         let origin = view.origin(from, a);
         if origin != 0 || view.origin(to, d) != 0 {
             let bits = std::array::from_fn(|l| view.bits(from, a, l).undefined);
@@ -390,7 +390,7 @@ pub(crate) fn one_source(
 
 /// A register gets the undefined bits that were found for it.
 pub(crate) fn set(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
@@ -399,7 +399,7 @@ pub(crate) fn set(
     origin: u32,
 ) {
     let m = at.lanes;
-    with(x, block, warp, at.frame, |_, _, _, view| {
+    with(exec, block, warp, at.frame, |_, _, _, view| {
         if origin != 0 || view.origin(file, slot) != 0 {
             view.set(file, slot, bits, m, origin);
         }

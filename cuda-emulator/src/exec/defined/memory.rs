@@ -20,7 +20,7 @@ use crate::numeric::matrix::{self, Row};
 /// # Safety
 /// The access was checked; slots belong to the frame.
 pub(crate) unsafe fn loaded(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
@@ -28,20 +28,20 @@ pub(crate) unsafe fn loaded(
     reached: Reached<'_>,
 ) {
     let (frame, m) = (at.frame, at.lanes);
-    let records = records(x, block, warp, reached);
+    let records = records(exec, block, warp, reached);
     let size = mem.size as usize;
     let total = size * mem.count as usize;
     let Some(mut shadow) = warp.shadow.take() else {
         return;
     };
-    let function = &x.grid.code.functions[frame.function as usize];
+    let function = &exec.grid.code.functions[frame.function as usize];
     let mut view = View::new(&mut shadow, at.regs, frame, function, warp.live);
     let file = if mem.reg64 { File::R64 } else { File::R32 };
     let slots = &mem.regs[..mem.count as usize];
-    let load = loads(x, &view, at, reached.what.instance);
+    let load = loads(exec, &view, at, reached.what.instance);
     for &slot in slots.iter().filter(|&&slot| slot != NONE) {
         for part in 0..size.div_ceil(8) as u32 {
-            view.await_all(&mut x.awaited, file, slot + part, load, m);
+            view.await_all(&mut exec.awaited, file, slot + part, load, m);
         }
     }
     // SAFETY: the caller's.
@@ -56,8 +56,10 @@ pub(crate) unsafe fn loaded(
         } else {
             let found = records.first(m, total);
             let address = found.map(|(lane, byte)| reached.a[lane] + byte);
-            let line = line_of(x.grid.code, at.pc);
-            let origin = x.origins.of(Source::Memory(records.space), line, address);
+            let line = line_of(exec.grid.code, at.pc);
+            let origin = exec
+                .origins
+                .of(Source::Memory(records.space), line, address);
             for (e, &slot) in slots.iter().enumerate() {
                 for part in 0..size.div_ceil(8) {
                     let bits = std::array::from_fn(|l| {
@@ -77,12 +79,12 @@ pub(crate) unsafe fn loaded(
         }
     }
     warp.shadow = Some(shadow);
-    executed(x, warp, at, reached.what.instance);
+    executed(exec, warp, at, reached.what.instance);
 }
 
 /// Which of a load's executions this is, if stores may depend on it.
-pub(crate) fn instance(x: &Exec<'_>, warp: &Warp, at: At) -> Option<Instance> {
-    let code = x.grid.code;
+pub(crate) fn instance(exec: &Exec<'_>, warp: &Warp, at: At) -> Option<Instance> {
+    let code = exec.grid.code;
     let shadow = warp.shadow.as_ref()?;
     let load = code.tracked().load(line_of(code, at.pc))?;
     let is_odd = shadow.odd.get(load as usize).copied().unwrap_or(false);
@@ -90,33 +92,42 @@ pub(crate) fn instance(x: &Exec<'_>, warp: &Warp, at: At) -> Option<Instance> {
 }
 
 /// A load has been executed: the next execution is told from it.
-pub(crate) fn executed(x: &mut Exec<'_>, warp: &mut Warp, at: At, instance: Option<Instance>) {
-    let code = x.grid.code;
+pub(crate) fn executed(exec: &mut Exec<'_>, warp: &mut Warp, at: At, instance: Option<Instance>) {
+    let code = exec.grid.code;
     let tracked = code.tracked();
     if let Some(instance) = instance
         && let Some(load) = tracked.load(line_of(code, at.pc))
         && let Some(shadow) = &mut warp.shadow
     {
         // The last but one is no longer told from this one.
-        shadow.decided = x.awaited.without(shadow.decided, (load, instance.is_odd));
+        shadow.decided = exec
+            .awaited
+            .without(shadow.decided, (load, instance.is_odd));
         shadow.odd.resize(tracked.loads(), false);
         shadow.odd[load as usize] = !instance.is_odd;
     }
 }
 
 /// The set of a load by each lane, and of what its address and its guard depend on.
-pub(super) fn loads(x: &mut Exec<'_>, view: &View<'_>, at: At, instance: Option<Instance>) -> u32 {
-    let code = x.grid.code;
+pub(super) fn loads(
+    exec: &mut Exec<'_>,
+    view: &View<'_>,
+    at: At,
+    instance: Option<Instance>,
+) -> u32 {
+    let code = exec.grid.code;
     let Slots { guard, a, .. } = code.slots()[at.pc as usize];
     let [guard, a] = [guard, a].map(|slot| view.marks[slot as usize].awaits);
-    let set = x.awaited.union(a, guard);
+    let set = exec.awaited.union(a, guard);
     let load = instance.zip(code.tracked().load(line_of(code, at.pc)));
     let Some((instance, load)) = load else {
         return set;
     };
     let own = std::array::from_fn(|l| at.lanes & 1 << l);
-    let own = x.awaited.add(Awaited::load((load, instance.is_odd), own));
-    x.awaited.union(set, own)
+    let own = exec
+        .awaited
+        .add(Awaited::load((load, instance.is_odd), own));
+    exec.awaited.union(set, own)
 }
 
 /// A store has been executed.
@@ -124,7 +135,7 @@ pub(super) fn loads(x: &mut Exec<'_>, view: &View<'_>, at: At, instance: Option<
 /// # Safety
 /// As [`loaded`].
 pub(crate) unsafe fn stored(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
@@ -132,11 +143,11 @@ pub(crate) unsafe fn stored(
     reached: Reached<'_>,
 ) {
     let (frame, m) = (at.frame, at.lanes);
-    let records = records(x, block, warp, reached);
+    let records = records(exec, block, warp, reached);
     let Some(mut shadow) = warp.shadow.take() else {
         return;
     };
-    let function = &x.grid.code.functions[frame.function as usize];
+    let function = &exec.grid.code.functions[frame.function as usize];
     let view = View::new(&mut shadow, at.regs, frame, function, warp.live);
     let (size, file) = (
         mem.size as usize,
@@ -170,16 +181,16 @@ pub(crate) unsafe fn stored(
 
 /// `ldmatrix` has been executed.
 pub(crate) fn rows_loaded(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     op: &Matrices,
     reached: Reached<'_>,
 ) {
-    let records = records(x, block, warp, reached);
-    with(x, block, warp, at.frame, |x, _, _, view| {
-        let code = x.grid.code;
+    let records = records(exec, block, warp, reached);
+    with(exec, block, warp, at.frame, |exec, _, _, view| {
+        let code = exec.grid.code;
         let load = code.tracked().load(line_of(code, at.pc));
         let load = reached.what.instance.zip(load);
         for (i, &slot) in op.registers().iter().enumerate() {
@@ -188,10 +199,10 @@ pub(crate) fn rows_loaded(
                     false => 1 << (8 * i + l / 4),
                     true => 3 << (8 * i + 2 * (l % 4)),
                 });
-                x.awaited
+                exec.awaited
                     .add(Awaited::load((load, instance.is_odd), readers))
             });
-            view.await_all(&mut x.awaited, File::R32, slot, set, !0);
+            view.await_all(&mut exec.awaited, File::R32, slot, set, !0);
         }
         // SAFETY: 16 bytes of each row were checked.
         let found = unsafe {
@@ -206,8 +217,8 @@ pub(crate) fn rows_loaded(
                 .for_each(|&slot| view.define(File::R32, slot, !0));
             return;
         };
-        let line = line_of(x.grid.code, at.pc);
-        let origin = x.origins.of(
+        let line = line_of(exec.grid.code, at.pc);
+        let origin = exec.origins.of(
             Source::Memory(records.space),
             line,
             Some(reached.a[lane] + byte),
@@ -221,20 +232,20 @@ pub(crate) fn rows_loaded(
             view.set(File::R32, slot, &bits, !0, origin);
         }
     });
-    executed(x, warp, at, reached.what.instance);
+    executed(exec, warp, at, reached.what.instance);
 }
 
 /// `stmatrix` has been executed.
 pub(crate) fn rows_stored(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     op: &Matrices,
     reached: Reached<'_>,
 ) {
-    let records = records(x, block, warp, reached);
-    with(x, block, warp, at.frame, |_, _, _, view| {
+    let records = records(exec, block, warp, reached);
+    with(exec, block, warp, at.frame, |_, _, _, view| {
         for (i, &slot) in op.registers().iter().enumerate() {
             let bits = std::array::from_fn(|l| view.bits(File::R32, slot, l).undefined as u32);
             for (row, words) in matrix::store(&bits, op.trans).iter().enumerate() {
@@ -273,22 +284,22 @@ pub(crate) fn piece_loaded(
 
 /// A register holds what each lane has loaded outside the inner loop.
 pub(crate) fn await_load(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     (file, slot): (File, u32),
     instance: Option<Instance>,
 ) {
-    with(x, block, warp, at.frame, |x, _, _, view| {
-        let load = loads(x, view, at, instance);
-        view.await_all(&mut x.awaited, file, slot, load, at.lanes);
+    with(exec, block, warp, at.frame, |exec, _, _, view| {
+        let load = loads(exec, view, at, instance);
+        view.await_all(&mut exec.awaited, file, slot, load, at.lanes);
     });
 }
 
 /// One of the accesses of `wmma.store`: `shift` bits up in the register.
 pub(crate) fn piece_stored(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
@@ -299,9 +310,9 @@ pub(crate) fn piece_stored(
     if warp.shadow.is_none() {
         return;
     }
-    let records = records(x, block, warp, reached);
+    let records = records(exec, block, warp, reached);
     let size = reached.what.size as usize;
-    with(x, block, warp, at.frame, |_, _, _, view| {
+    with(exec, block, warp, at.frame, |_, _, _, view| {
         for lane in 0..32 {
             let bits = view.bits(file, slot, lane).undefined >> shift;
             // SAFETY: the access was checked for `size` bytes.
@@ -312,7 +323,7 @@ pub(crate) fn piece_stored(
 
 /// `discard`: nothing is known of the bytes (a multiple of 8) any more.
 pub(crate) fn discarded(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     reached: Reached<'_>,
@@ -320,7 +331,7 @@ pub(crate) fn discarded(
     if warp.shadow.is_none() {
         return;
     }
-    let records = records(x, block, warp, reached);
+    let records = records(exec, block, warp, reached);
     for lane in lanes_of(reached.lanes) {
         for offset in (0..reached.what.size as usize).step_by(8) {
             // SAFETY: the access was checked for the whole size.
@@ -330,14 +341,14 @@ pub(crate) fn discarded(
 }
 
 /// `cp.async` has been issued: what it will write is as defined as what it reads, and zeros are.
-pub(crate) fn copied(x: &Exec<'_>, block: &mut Block<'_>, warp: &Warp, copy: &AsyncCopy<'_>) {
+pub(crate) fn copied(exec: &Exec<'_>, block: &mut Block<'_>, warp: &Warp, copy: &AsyncCopy<'_>) {
     if warp.shadow.is_none() {
         return;
     }
     let undefined: *mut u8 = block.undefined.as_mut_ptr().cast();
     for l in lanes_of(copy.lanes).map(|l| l as usize) {
         let to = undefined.wrapping_add(copy.offsets[l] as usize);
-        let from = x.grid.memory.defined(copy.sources[l]);
+        let from = exec.grid.memory.defined(copy.sources[l]);
         let read = copy.read[l] as usize;
         // SAFETY: the block's memory was checked for the whole size, the device's for what is read; sizes are multiples of 4, and so are
         // addresses.
@@ -368,24 +379,24 @@ pub(crate) struct Word {
 
 /// An atomic operation, before it is executed, lane after lane as it will be: what memory and the results hold of what is undefined.
 pub(crate) fn atomic(
-    x: &mut Exec<'_>,
+    exec: &mut Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     at: At,
     atom: &Atom,
     reached: Reached<'_>,
 ) {
-    let records = records(x, block, warp, reached);
+    let records = records(exec, block, warp, reached);
     let size = (reached.what.size / atom.count) as usize;
     let (m, pc) = (at.lanes, at.pc);
-    with(x, block, warp, at.frame, |x, _, _, view| {
+    with(exec, block, warp, at.frame, |exec, _, _, view| {
         let file = if size >= 8 { File::R64 } else { File::R32 };
         let parts = size.div_ceil(8);
-        let load = loads(x, view, at, reached.what.instance);
+        let load = loads(exec, view, at, reached.what.instance);
         for e in 0..atom.count as usize {
             for part in 0..parts as u32 {
                 if atom.d[e] != NONE {
-                    view.await_all(&mut x.awaited, file, atom.d[e] + part, load, m);
+                    view.await_all(&mut exec.awaited, file, atom.d[e] + part, load, m);
                 }
             }
             let mut results = [[0; 32]; 2];
@@ -415,8 +426,8 @@ pub(crate) fn atomic(
                 }
             }
             let origin = from_memory.map_or(0, |address| {
-                let line = line_of(x.grid.code, pc);
-                x.origins
+                let line = line_of(exec.grid.code, pc);
+                exec.origins
                     .of(Source::Memory(records.space), line, Some(address))
             });
             for (part, bits) in results[..parts].iter().enumerate() {
@@ -427,7 +438,7 @@ pub(crate) fn atomic(
             }
         }
     });
-    executed(x, warp, at, reached.what.instance);
+    executed(exec, warp, at, reached.what.instance);
 }
 
 /// One atomic operation on a word with undefined bits `old`, by operands with such bits.

@@ -111,7 +111,7 @@ impl Records {
 /// The records of an access.
 #[inline(always)]
 pub(super) fn records(
-    x: &Exec<'_>,
+    exec: &Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     reached: Reached<'_>,
@@ -124,8 +124,8 @@ pub(super) fn records(
     match space {
         MemSpace::Global => Records {
             p: moved(
-                x.grid.memory.host(GLOBAL_BASE),
-                x.grid.memory.defined(GLOBAL_BASE),
+                exec.grid.memory.host(GLOBAL_BASE),
+                exec.grid.memory.defined(GLOBAL_BASE),
             ),
             global: !0,
             space,
@@ -135,14 +135,14 @@ pub(super) fn records(
             global: 0,
             space,
         },
-        _ => mixed_records(x, block, warp, reached),
+        _ => mixed_records(exec, block, warp, reached),
     }
 }
 
 /// Lane by lane.
 #[inline(never)]
 pub(super) fn mixed_records(
-    x: &Exec<'_>,
+    exec: &Exec<'_>,
     block: &mut Block<'_>,
     warp: &mut Warp,
     reached: Reached<'_>,
@@ -176,8 +176,8 @@ pub(super) fn mixed_records(
             MemSpace::Global | MemSpace::Generic => {
                 records.global |= 1 << l;
                 (
-                    x.grid.memory.host(GLOBAL_BASE),
-                    x.grid.memory.defined(GLOBAL_BASE),
+                    exec.grid.memory.host(GLOBAL_BASE),
+                    exec.grid.memory.defined(GLOBAL_BASE),
                 )
             }
             MemSpace::Shared => (block.shared_ptr(), block.undefined.as_mut_ptr().cast()),

@@ -258,15 +258,22 @@ impl<'a> View<'a> {
         self.mark(file, slot).awaits
     }
 
-    /// A register gets values in `m` that depend on a set of loads.
-    pub(super) fn await_all(&mut self, sets: &mut Sets, file: File, slot: u32, set: u32, m: u32) {
+    /// A register gets values in `lanes` that depend on a set of loads.
+    pub(super) fn await_all(
+        &mut self,
+        sets: &mut Sets,
+        file: File,
+        slot: u32,
+        set: u32,
+        lanes: u32,
+    ) {
         if slot == NONE {
             return;
         }
         let mark = &mut self.marks[self.function.place(file, slot) as usize];
-        mark.awaits = match m & self.live == self.live {
+        mark.awaits = match lanes & self.live == self.live {
             true => set,
-            false => sets.written(mark.awaits, set, m),
+            false => sets.written(mark.awaits, set, lanes),
         };
     }
 

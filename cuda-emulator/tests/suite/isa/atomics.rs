@@ -75,7 +75,8 @@ fn compare_and_swap() {
     assert_eq!(after("b32", "cas", 5, "5, 9"), 9);
     assert_eq!(after("b32", "cas", 6, "5, 9"), 6);
     assert_eq!(after("b64", "cas", 5, "5, 9"), 9);
-    let body = ".shared .align 4 .b16 place[2]; .reg .b16 %h, %i; .reg .b32 %q; mov.u32 %q, place; st.shared.b32 [%q], %a; mov.b16 %h, 5; mov.b16 %i, 9; atom.shared.cas.b16 %h, [%q+2], %h, %i; ld.shared.b32 %d, [%q];";
+    let body = ".shared .align 4 .b16 place[2]; .reg .b16 %h, %i; .reg .b32 %q; mov.u32 %q, place; st.shared.b32 [%q], %a; \
+        mov.b16 %h, 5; mov.b16 %i, 9; atom.shared.cas.b16 %h, [%q+2], %h, %i; ld.shared.b32 %d, [%q];";
     assert_eq!(run("r", "r", body, &[0x0005_0005], 1), [0x0009_0005]);
 }
 
@@ -126,7 +127,8 @@ fn floats() {
 
 #[test]
 fn a_warp_adds_up() {
-    let body = ".shared .b32 place[1]; .reg .b32 %q; .reg .pred %p; mov.u32 %q, place; setp.eq.u32 %p, %thread, 0; @%p st.shared.u32 [%q], 100; bar.sync 0; atom.shared.add.u32 %d, [%q], %a; bar.sync 0; ld.shared.u32 %e, [%q];";
+    let body = ".shared .b32 place[1]; .reg .b32 %q; .reg .pred %p; mov.u32 %q, place; setp.eq.u32 %p, %thread, 0; \
+        @%p st.shared.u32 [%q], 100; bar.sync 0; atom.shared.add.u32 %d, [%q], %a; bar.sync 0; ld.shared.u32 %e, [%q];";
     let inputs: Vec<u64> = (0..32).collect();
     let results = run("rr", "r", body, &inputs, 32);
     assert!(results.chunks(2).all(|r| r[1] == 100 + 496));
@@ -138,7 +140,8 @@ fn a_warp_adds_up() {
 
 #[test]
 fn reductions_in_memory() {
-    let body = ".reg .b64 %q; .reg .pred %p; mov.b64 %q, %to; st.global.u32 [%q], %a; red.relaxed.gpu.global.max.s32 [%q], 7; red.global.and.b32 [%q], 0xfffffffe; red.release.cta.global.add.u32 [%q], 4; ld.acquire.gpu.global.u32 %d, [%q];";
+    let body = ".reg .b64 %q; .reg .pred %p; mov.b64 %q, %to; st.global.u32 [%q], %a; red.relaxed.gpu.global.max.s32 [%q], 7; \
+        red.global.and.b32 [%q], 0xfffffffe; red.release.cta.global.add.u32 [%q], 4; ld.acquire.gpu.global.u32 %d, [%q];";
     assert_eq!(run("r", "r", body, &[3], 1), [10]);
 }
 

@@ -602,25 +602,29 @@ fn address_spaces() {
     check2(
         "rp",
         "r",
-        ".shared .b32 place[8]; .reg .b64 %g, %s; .reg .b32 %t; mov.u64 %s, place; cvta.shared.u64 %g, %s; st.u32 [%g+4], %a; ld.shared.u32 %d, [place+4]; isspacep.shared %e, %g;",
+        ".shared .b32 place[8]; .reg .b64 %g, %s; .reg .b32 %t; mov.u64 %s, place; cvta.shared.u64 %g, %s; st.u32 [%g+4], %a; \
+         ld.shared.u32 %d, [place+4]; isspacep.shared %e, %g;",
         &[([77], [77, 1])],
     );
     check2(
         "rp",
         "r",
-        ".local .b32 mine[4]; .reg .b64 %g, %s; mov.u64 %s, mine; cvta.local.u64 %g, %s; st.local.u32 [%s], %a; ld.u32 %d, [%g]; isspacep.local %e, %g;",
+        ".local .b32 mine[4]; .reg .b64 %g, %s; mov.u64 %s, mine; cvta.local.u64 %g, %s; st.local.u32 [%s], %a; ld.u32 %d, [%g]; \
+         isspacep.local %e, %g;",
         &[([78], [78, 1])],
     );
     check2(
         "pp",
         "r",
-        ".shared .b32 place[8]; .reg .b64 %g, %s; mov.u64 %s, place; cvta.shared.u64 %g, %s; isspacep.global %d, %g; isspacep.global %e, %from;",
+        ".shared .b32 place[8]; .reg .b64 %g, %s; mov.u64 %s, place; cvta.shared.u64 %g, %s; isspacep.global %d, %g; \
+         isspacep.global %e, %from;",
         &[([0], [0, 1])],
     );
     check(
         "p",
         "r",
-        ".shared .b32 place[8]; .reg .b64 %g, %s, %b; mov.u64 %s, place; cvta.shared.u64 %g, %s; cvta.to.shared.u64 %b, %g; setp.eq.u64 %d, %b, %s;",
+        ".shared .b32 place[8]; .reg .b64 %g, %s, %b; mov.u64 %s, place; cvta.shared.u64 %g, %s; cvta.to.shared.u64 %b, %g; \
+         setp.eq.u64 %d, %b, %s;",
         &[([0], 1)],
     );
 }

@@ -1,6 +1,8 @@
 //! Loads, stores, vectors, extension, asynchronous copies, parameters, constants, local memory.
 
-use super::{check, check2, run, w};
+use cuda_emulator::check::FindingKind;
+
+use super::{check, check2, kernel, run, w};
 use crate::gpu::{Gpu, checked, describe};
 
 #[test]
@@ -68,7 +70,8 @@ fn vectors() {
     check2(
         "rr",
         "rr",
-        ".shared .align 16 .b32 place[4]; .reg .b32 %x, %y; st.shared.v4.b32 [place], {%a, %b, 7, %a}; ld.shared.v4.b32 {%x, %d, %e, _}, [place];",
+        ".shared .align 16 .b32 place[4]; .reg .b32 %x, %y; st.shared.v4.b32 [place], {%a, %b, 7, %a}; \
+         ld.shared.v4.b32 {%x, %d, %e, _}, [place];",
         &[([1, 2], [2, 7])],
     );
     check2(
@@ -86,7 +89,8 @@ fn vectors() {
     check2(
         "rr",
         "r",
-        ".shared .align 16 .b32 place[1]; .reg .b32 %x, %y; st.shared.v4.u8 [place], {%a, %a, 3, 4}; ld.shared.v4.u8 {%x, %d, %e, %y}, [place];",
+        ".shared .align 16 .b32 place[1]; .reg .b32 %x, %y; st.shared.v4.u8 [place], {%a, %a, 3, 4}; \
+         ld.shared.v4.u8 {%x, %d, %e, %y}, [place];",
         &[([0x1ff], [0xff, 3])],
     );
     check2(
@@ -147,7 +151,8 @@ fn global_forms() {
 
 #[test]
 fn local_memory_is_each_threads_own() {
-    let body = ".local .align 16 .b32 mine[8]; .reg .b64 %x, %y; mov.u64 %x, mine; mul.wide.u32 %y, %thread, 4; and.b64 %y, %y, 31; add.s64 %y, %x, %y; st.local.u32 [%y], %a; bar.sync 0; ld.local.u32 %d, [%y];";
+    let body = ".local .align 16 .b32 mine[8]; .reg .b64 %x, %y; mov.u64 %x, mine; mul.wide.u32 %y, %thread, 4; \
+        and.b64 %y, %y, 31; add.s64 %y, %x, %y; st.local.u32 [%y], %a; bar.sync 0; ld.local.u32 %d, [%y];";
     let inputs: Vec<u64> = (0..32).map(|l| 1000 + l).collect();
     assert_eq!(run("r", "r", body, &inputs, 32), inputs);
 }
@@ -156,10 +161,12 @@ fn local_memory_is_each_threads_own() {
 fn special_registers() {
     let text = ".version 8.0\n.target sm_80\n.address_size 64\n\
         .visible .entry test(.param .u64 out) {\n.reg .b32 %r<16>; .reg .b64 %o, %t;\n\
-        ld.param.u64 %o, [out];\nmov.u32 %r0, %tid.x; mov.u32 %r1, %tid.y; mov.u32 %r2, %tid.z; mov.u32 %r3, %ntid.x; mov.u32 %r4, %ntid.y;\n\
+        ld.param.u64 %o, [out];\nmov.u32 %r0, %tid.x; mov.u32 %r1, %tid.y; mov.u32 %r2, %tid.z; mov.u32 %r3, %ntid.x; \
+        mov.u32 %r4, %ntid.y;\n\
         mad.lo.u32 %r5, %r2, %r4, %r1; mad.lo.u32 %r5, %r5, %r3, %r0;\n\
         mov.u32 %r6, %ctaid.y; mov.u32 %r7, %nctaid.x; mov.u32 %r8, %ctaid.x; mad.lo.u32 %r6, %r6, %r7, %r8;\n\
-        mov.u32 %r9, %laneid; mov.u32 %r10, %lanemask_lt; popc.b32 %r10, %r10; mov.u32 %r11, %lanemask_ge; popc.b32 %r11, %r11; mov.u32 %r12, WARP_SZ;\n\
+        mov.u32 %r9, %laneid; mov.u32 %r10, %lanemask_lt; popc.b32 %r10, %r10; mov.u32 %r11, %lanemask_ge; popc.b32 %r11, %r11; \
+        mov.u32 %r12, WARP_SZ;\n\
         mad.lo.u32 %r5, %r6, 48, %r5; mul.wide.u32 %t, %r5, 16; add.s64 %o, %o, %t;\n\
         st.global.v4.u32 [%o], {%r9, %r10, %r11, %r12};\nret;\n}\n";
     let gpu = Gpu::new(text);
@@ -180,9 +187,11 @@ fn special_registers() {
 #[test]
 fn asynchronous_copies() {
     // 16 bytes from global; the second copy takes 4 of 16 and fills with zeros; a false predicate copies nothing.
-    let body = ".shared .align 16 .b32 place[12]; .reg .b64 %s; .reg .b32 %p0; .reg .pred %no; mov.b32 %p0, place; setp.ne.u32 %no, %p0, %p0; \
+    let body = ".shared .align 16 .b32 place[12]; .reg .b64 %s; .reg .b32 %p0; .reg .pred %no; mov.b32 %p0, place; \
+        setp.ne.u32 %no, %p0, %p0; \
         st.shared.v4.b32 [place+32], {5, 5, 5, 5}; \
-        cp.async.cg.shared.global [%p0], [%from], 16; cp.async.ca.shared.global [%p0+16], [%from], 16, %b; @%no cp.async.cg.shared.global [%p0+32], [%from], 16; \
+        cp.async.cg.shared.global [%p0], [%from], 16; cp.async.ca.shared.global [%p0+16], [%from], 16, %b; \
+        @%no cp.async.cg.shared.global [%p0+32], [%from], 16; \
         cp.async.commit_group; cp.async.wait_group 0; ld.shared.v2.b32 {%d, _}, [place+8]; ld.shared.b32 %e, [place+20];";
     // Operands: a, b, c as 8 bytes each: bytes 8..12 of the source are b.
     let got = run("rr", "rrr", body, &[0x11, 4, 0x33], 1);
@@ -194,7 +203,14 @@ fn asynchronous_copies() {
         )
         .replace("[place+8]", "[place+16]");
     assert_eq!(run("rr", "rrr", &kept, &[0x11, 4, 0x33], 1), [0x11, 5]);
-    let all = "cp.async.ca.shared.global [%p0], [%from], 4; cp.async.ca.shared.global [%p0+8], [%from+8], 8; cp.async.wait_all; ld.shared.b32 %d, [%p0]; ld.shared.b32 %e, [%p0+8];";
+    // More bytes from the source than the copy has.
+    let gpu = Gpu::new(&kernel("rr", "rrr", body));
+    let (from, to) = (gpu.upload(&[0x11u64, 17, 0x33, 0]), gpu.allocate(16));
+    let report = gpu.launch("test", [1; 3], [1; 3], &[from, to], &checked(1));
+    let kinds: Vec<_> = report.findings.iter().map(|f| f.kind).collect();
+    assert_eq!(kinds, [FindingKind::OutOfBounds]);
+    let all = "cp.async.ca.shared.global [%p0], [%from], 4; cp.async.ca.shared.global [%p0+8], [%from+8], 8; cp.async.wait_all; \
+        ld.shared.b32 %d, [%p0]; ld.shared.b32 %e, [%p0+8];";
     let body =
         format!(".shared .align 16 .b32 place[12]; .reg .b32 %p0; mov.b32 %p0, place; {all}");
     assert_eq!(run("rr", "rrr", &body, &[7, 9, 0], 1), [7, 9]);
@@ -205,11 +221,15 @@ fn variables_and_calls() {
     let text = ".version 8.0\n.target sm_80\n.address_size 64\n\
         .const .align 4 .u32 table[4] = {10, 20, 30, 40};\n.global .align 8 .u64 counter = 5;\n.global .align 4 .b8 zeros[16];\n\
         .func (.reg .b32 %result) twice(.reg .b32 %x) {\nadd.s32 %result, %x, %x;\nret;\n}\n\
-        .func (.param .b32 result) thrice(.param .b32 x) {\n.reg .b32 %r<3>;\nld.param.b32 %r0, [x];\nmul.lo.s32 %r1, %r0, 3;\nst.param.b32 [result], %r1;\nret;\n}\n\
+        .func (.param .b32 result) thrice(.param .b32 x) {\n.reg .b32 %r<3>;\nld.param.b32 %r0, [x];\nmul.lo.s32 %r1, %r0, 3;\n\
+        st.param.b32 [result], %r1;\nret;\n}\n\
         .visible .entry test(.param .u64 out, .param .u32 index) {\n.reg .b32 %r<8>; .reg .b64 %o, %t, %u;\n\
-        ld.param.u64 %o, [out];\nld.param.u32 %r0, [index];\nmul.wide.u32 %t, %r0, 4;\nmov.u64 %u, table;\nadd.s64 %u, %u, %t;\nld.const.u32 %r1, [%u];\n\
-        call (%r2), twice, (%r1);\n{\n.param .b32 p;\n.param .b32 q;\nst.param.b32 [p], %r1;\ncall.uni (q), thrice, (p);\nld.param.b32 %r3, [q];\n}\n\
-        ld.global.u32 %r4, [counter];\nld.global.u32 %r5, [zeros+4];\nadd.u32 %r4, %r4, %r5;\nst.global.v4.u32 [%o], {%r1, %r2, %r3, %r4};\nret;\n}\n";
+        ld.param.u64 %o, [out];\nld.param.u32 %r0, [index];\nmul.wide.u32 %t, %r0, 4;\nmov.u64 %u, table;\nadd.s64 %u, %u, %t;\n\
+        ld.const.u32 %r1, [%u];\n\
+        call (%r2), twice, (%r1);\n{\n.param .b32 p;\n.param .b32 q;\nst.param.b32 [p], %r1;\ncall.uni (q), thrice, (p);\n\
+        ld.param.b32 %r3, [q];\n}\n\
+        ld.global.u32 %r4, [counter];\nld.global.u32 %r5, [zeros+4];\nadd.u32 %r4, %r4, %r5;\n\
+        st.global.v4.u32 [%o], {%r1, %r2, %r3, %r4};\nret;\n}\n";
     let gpu = Gpu::new(text);
     let out = gpu.allocate(16);
     let report = gpu.launch("test", [1; 3], [1, 1, 1], &[out, 2], &checked(3));
@@ -230,12 +250,15 @@ fn divergence_and_loops() {
     let got = run("r", "r", body, &[3; 32], 32);
     assert_eq!(got, (0..32).map(|l| 3 * l).collect::<Vec<u64>>());
     // An indirect branch.
-    let body = ".reg .b32 %n; and.b32 %n, %thread, 3; ts: .branchtargets l0, l1, l2, l3; brx.idx %n, ts; l0: mov.b32 %d, 10; bra out; l1: mov.b32 %d, 11; bra out; l2: mov.b32 %d, 12; bra out; l3: mov.b32 %d, 13; out:";
+    let body = ".reg .b32 %n; and.b32 %n, %thread, 3; ts: .branchtargets l0, l1, l2, l3; brx.idx %n, ts; l0: mov.b32 %d, 10; \
+        bra out; l1: mov.b32 %d, 11; bra out; l2: mov.b32 %d, 12; bra out; l3: mov.b32 %d, 13; out:";
     let got = run("r", "r", body, &[0; 32], 32);
     assert_eq!(got, (0..32).map(|l| 10 + l % 4).collect::<Vec<u64>>());
     // Within a warp one lane waits for another: lanes make progress on their own.
-    let body = ".shared .b32 flag[1]; .reg .pred %p; .reg .b32 %v; setp.eq.u32 %p, %thread, 0; @%p st.shared.u32 [flag], 0; bar.sync 0; \
-        setp.eq.u32 %p, %thread, 31; @%p bra set; wait: ld.acquire.cta.shared.u32 %v, [flag]; setp.eq.u32 %p, %v, 0; @%p bra wait; bra met; set: st.release.cta.shared.u32 [flag], 1; met: mov.b32 %d, 1;";
+    let body = ".shared .b32 flag[1]; .reg .pred %p; .reg .b32 %v; setp.eq.u32 %p, %thread, 0; @%p st.shared.u32 [flag], 0; \
+        bar.sync 0; \
+        setp.eq.u32 %p, %thread, 31; @%p bra set; wait: ld.acquire.cta.shared.u32 %v, [flag]; setp.eq.u32 %p, %v, 0; \
+        @%p bra wait; bra met; set: st.release.cta.shared.u32 [flag], 1; met: mov.b32 %d, 1;";
     assert_eq!(run("r", "r", body, &[0; 32], 32), [1; 32]);
 }
 

@@ -162,7 +162,8 @@ fn votes() {
     // A part of the warp, on each side of a branch: who took part is in the mask.
     check_warp(
         "r",
-        ".reg .pred %p; .reg .b32 %m; and.b32 %m, %thread, 1; setp.ne.u32 %p, %m, 0; @%p bra odd; vote.sync.ballot.b32 %d, 1, 0x55555555; bra done; odd: vote.sync.ballot.b32 %d, 1, 0xaaaaaaaa; done:",
+        ".reg .pred %p; .reg .b32 %m; and.b32 %m, %thread, 1; setp.ne.u32 %p, %m, 0; @%p bra odd; \
+         vote.sync.ballot.b32 %d, 1, 0x55555555; bra done; odd: vote.sync.ballot.b32 %d, 1, 0xaaaaaaaa; done:",
         |l| l,
         |l| vec![if l & 1 == 1 { 0xaaaa_aaaa } else { 0x5555_5555 }],
     );
@@ -241,7 +242,9 @@ fn reductions() {
 #[test]
 fn matrices() {
     // A matrix whose element (i, j) is 8i + j: lane l stores the two elements from (l/4, 2(l%4)).
-    let store = ".shared .align 16 .b16 place[64]; .reg .b32 %w, %x, %y; mov.u32 %w, place; shl.b32 %x, %thread, 2; add.u32 %x, %x, %w; st.shared.b32 [%x], %a; bar.warp.sync -1; and.b32 %y, %thread, 7; shl.b32 %y, %y, 4; add.u32 %y, %y, %w;";
+    let store = ".shared .align 16 .b16 place[64]; .reg .b32 %w, %x, %y; mov.u32 %w, place; shl.b32 %x, %thread, 2; \
+        add.u32 %x, %x, %w; st.shared.b32 [%x], %a; bar.warp.sync -1; and.b32 %y, %thread, 7; shl.b32 %y, %y, 4; \
+        add.u32 %y, %y, %w;";
     let pair = |x: u64, y: u64| x | y << 16;
     let plain = move |l: u64| pair(2 * l, 2 * l + 1);
     let turned = move |l: u64| {
@@ -267,7 +270,8 @@ fn matrices() {
         |l| vec![turned(l)],
     );
     // Two matrices: lanes 0 to 7 give the rows of the first, 8 to 15 those of the second (here in reverse order).
-    let reversed = "xor.b32 %y, %thread, 7; setp.lt.u32 %p, %thread, 8; selp.b32 %y, %thread, %y, %p; and.b32 %y, %y, 7; shl.b32 %y, %y, 4; add.u32 %y, %y, %w;";
+    let reversed = "xor.b32 %y, %thread, 7; setp.lt.u32 %p, %thread, 8; selp.b32 %y, %thread, %y, %p; and.b32 %y, %y, 7; \
+        shl.b32 %y, %y, 4; add.u32 %y, %y, %w;";
     check_warp(
         "rr",
         &format!(
@@ -278,13 +282,17 @@ fn matrices() {
     );
     check_warp(
         "r",
-        ".shared .align 16 .b16 place[64]; .reg .b32 %w, %x, %y; mov.u32 %w, place; and.b32 %y, %thread, 7; shl.b32 %y, %y, 4; add.u32 %y, %y, %w; stmatrix.sync.aligned.m8n8.x1.shared.b16 [%y], {%a}; bar.warp.sync -1; shl.b32 %x, %thread, 2; add.u32 %x, %x, %w; ld.shared.b32 %d, [%x];",
+        ".shared .align 16 .b16 place[64]; .reg .b32 %w, %x, %y; mov.u32 %w, place; and.b32 %y, %thread, 7; shl.b32 %y, %y, 4; \
+         add.u32 %y, %y, %w; stmatrix.sync.aligned.m8n8.x1.shared.b16 [%y], {%a}; bar.warp.sync -1; shl.b32 %x, %thread, 2; \
+         add.u32 %x, %x, %w; ld.shared.b32 %d, [%x];",
         plain,
         |l| vec![plain(l)],
     );
     check_warp(
         "r",
-        ".shared .align 16 .b16 place[64]; .reg .b32 %w, %x, %y; mov.u32 %w, place; and.b32 %y, %thread, 7; shl.b32 %y, %y, 4; add.u32 %y, %y, %w; stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%y], {%a}; bar.warp.sync -1; shl.b32 %x, %thread, 2; add.u32 %x, %x, %w; ld.shared.b32 %d, [%x];",
+        ".shared .align 16 .b16 place[64]; .reg .b32 %w, %x, %y; mov.u32 %w, place; and.b32 %y, %thread, 7; shl.b32 %y, %y, 4; \
+         add.u32 %y, %y, %w; stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%y], {%a}; bar.warp.sync -1; shl.b32 %x, %thread, 2; \
+         add.u32 %x, %x, %w; ld.shared.b32 %d, [%x];",
         plain,
         |l| vec![turned(l)],
     );
@@ -297,9 +305,12 @@ fn tensor_cores() {
     let element = |row: u64, column: u64| u64::from(((row * column) as f32 + 0.5).to_bits());
     let body = |ty: &str, shape: &str| {
         format!(
-            ".reg .b32 %z, %g, %h, %k, %x<8>; .reg .pred %p; mov.b32 %z, 0; shr.u32 %g, %thread, 2; and.b32 %k, %thread, 3; setp.eq.u32 %p, %k, 0; \
-             mov.b32 %h, 0x3f000000; and.b32 %x0, %a, 0xffff; shr.u32 %x1, %a, 16; selp.b32 %x0, %x0, 0, %p; selp.b32 %x1, %x1, 0, %p; \
-             mma.sync.aligned.{shape}.row.col.f32.{ty}.{ty}.f32 {{%d, %x4, %e, %x5}}, {{%x0, %x1, %z, %z}}, {{%x0, %z}}, {{%h, %h, %h, %h}};"
+            ".reg .b32 %z, %g, %h, %k, %x<8>; .reg .pred %p; mov.b32 %z, 0; shr.u32 %g, %thread, 2; and.b32 %k, %thread, 3; \
+             setp.eq.u32 %p, %k, 0; \
+             mov.b32 %h, 0x3f000000; and.b32 %x0, %a, 0xffff; shr.u32 %x1, %a, 16; selp.b32 %x0, %x0, 0, %p; \
+             selp.b32 %x1, %x1, 0, %p; \
+             mma.sync.aligned.{shape}.row.col.f32.{ty}.{ty}.f32 {{%d, %x4, %e, %x5}}, {{%x0, %x1, %z, %z}}, {{%x0, %z}}, {{%h, \
+             %h, %h, %h}};"
         )
     };
     // Lane l: rows g = l/4 and g + 8 of A, column g of B; c0 is (g, 2(l%4)), c2 is (g + 8, 2(l%4)).
