@@ -505,10 +505,12 @@ impl DeviceMemory {
         }
     }
 
-    /// The host reaches an allocation by itself from now on.
+    /// The host reaches an allocation by itself from now on. It writes unseen, so the bytes count as written, now and before each
+    /// launch.
     pub(crate) fn share_with_host(&self, addr: u64) {
         if let Some(a) = self.write().live.get_mut(&addr) {
             a.kind = AllocationKind::Host;
+            self.define(addr, a.len);
         }
     }
 

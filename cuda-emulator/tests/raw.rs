@@ -308,12 +308,13 @@ fn a_list_longer_than_any_is_an_error() {
     let s = Setup::new();
     let relay = s.function("move");
     let invalid = Code::CUDA_ERROR_INVALID_VALUE;
-    // Zeros that are mapped as far as the lengths below reach: a card's memory, by the host's addresses.
+    // Zeros, with what is mapped behind them: pinned memory lies in that of the card.
     let mut zeros = null_mut();
     let bytes = 4 << 20;
     // SAFETY: handles and pointers are live; lengths are wrong on purpose.
     unsafe {
         sys::cuMemHostAlloc(&mut zeros, bytes, 0).result().unwrap();
+        zeros.cast::<u8>().write_bytes(0, bytes);
         let mut config: sys::CUlaunchConfig = MaybeUninit::zeroed().assume_init();
         (config.gridDimX, config.gridDimY, config.gridDimZ) = (1, 1, 1);
         (config.blockDimX, config.blockDimY, config.blockDimZ) = (1, 1, 1);

@@ -221,11 +221,6 @@ fn host_alloc(out: Out<'_, u64>, bytes: usize, flags: u32) -> CUresult {
         let context = driver.current()?;
         capture::refuse_unsafe(driver)?;
         let address = allocate(driver, context, bytes)?;
-        // The host writes it unseen, so it counts as written, now and before each launch.
-        driver
-            .memory
-            .fill(address, bytes as u64, &[0])
-            .or_else(|e| fail(CUresult::UNKNOWN, e.message))?;
         driver.memory.share_with_host(address);
         let host = driver.memory.host(address) as usize;
         if let Some(a) = driver.allocations.get_mut(&address) {
