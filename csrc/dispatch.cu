@@ -27,8 +27,11 @@ namespace millet {
 
 constexpr int MAX_WARPS = MILLET_THREADS / WARP;
 constexpr int DIGITS = 256;
+static_assert(DIGITS == 8 * WARP, "a lane has eight digits");
+static_assert(MILLET_THREADS % WARP == 0, "whole warps");
 
 enum Phase { COUNT, SCAN, PLACE, CHOOSE };
+static_assert(1 + CHOOSE < MILLET_PHASE_WORDS, "a word for tickets and one for each phase");
 
 struct Tile {
     int64_t first, last;

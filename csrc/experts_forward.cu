@@ -40,6 +40,7 @@ template <typename T, int TILE_M_, Access ACCESS> struct Up : RowTileScheduler<T
     using ReaderB = KMajorReader;
     // Columns of a that a tile gives.
     static constexpr int PAIRS = TILE_N / 2;
+    static_assert(Accumulator<TILE_M>::MMA_N == 8, "four fragments of gate and four of up, alternating");
 
     using RowTileScheduler<TILE_M>::params;
     __device__ __forceinline__ explicit Up(const MilletExperts &params) : RowTileScheduler<TILE_M>(params) {}

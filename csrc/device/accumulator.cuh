@@ -32,6 +32,8 @@ template <int MMA_M_, int MMA_N_> struct WarpAccumulator {
 
 // Of the experts' products: [WARP_M, WARP_N].
 template <int TILE_M> using Accumulator = WarpAccumulator<WARP_M<TILE_M> / 16, WARP_N / 8>;
+static_assert(WARP_M<MILLET_PRODUCT_SMALL_ROWS> % 16 == 0 && WARP_N % 32 == 0,
+              "mma tiles cover a warp's part, four of them beside each other at a time in the epilogue");
 
 // This thread's warp in a block of [·, WARPS_N] warps, and its elements of an mma tile [16, 8]: v = 0, 1 are row() and
 // column() and the next, v = 2, 3 the same of row() + 8.

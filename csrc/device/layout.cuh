@@ -13,29 +13,71 @@ namespace millet {
 
 constexpr int CHUNK_BYTES = 16;
 template <typename T> constexpr int CHUNK_ELEMENTS = CHUNK_BYTES / static_cast<int>(sizeof(T));
-template <typename T> constexpr int TILE_K = MILLET_PRODUCT_STEP_BYTES / static_cast<int>(sizeof(T));
+
+// A step of the reduction: in bytes, in chunks, and in elements.
+constexpr int STEP_BYTES = MILLET_PRODUCT_STEP_BYTES;
+constexpr int STEP_CHUNKS = STEP_BYTES / CHUNK_BYTES;
+template <typename T> constexpr int TILE_K = STEP_BYTES / static_cast<int>(sizeof(T));
+static_assert(STEP_BYTES % CHUNK_BYTES == 0, "a chunk divides a step");
+
+// Whether an access of `lanes` lanes has no bank conflicts: `offset_of(lane)` is where the lane's first byte is, and it
+// takes `bytes` of them. Lanes that share a word are served together.
+template <class OffsetOf> constexpr bool covers_banks(int lanes, int bytes, OffsetOf offset_of) {
+    for (int one = 0; one < lanes; one++) {
+        for (int other = 0; other < one; other++) {
+            for (int byte = 0; byte < bytes; byte += 4) {
+                for (int other_byte = 0; other_byte < bytes; other_byte += 4) {
+                    const uint32_t word = (offset_of(one) + byte) / 4, other_word = (offset_of(other) + other_byte) / 4;
+                    if (word != other_word && word % 32 == other_word % 32) return false;
+                }
+            }
+        }
+    }
+    return true;
+}
 
 // K-major, the reduction contiguous: [rows][64 bytes]. Chunk c of row r is at c ^ (r / 2 % 4): a pair of rows fills the
 // 32 banks.
 struct KMajor {
-    static __device__ __forceinline__ uint32_t offset(int row, int chunk) {
-        return row * 64 + ((chunk ^ (row / 2 % 4)) * CHUNK_BYTES);
+    // Rows after which the swizzle is the same again.
+    static constexpr int SWIZZLE_ROWS = 8;
+    static constexpr __device__ __forceinline__ uint32_t offset(int row, int chunk) {
+        return row * STEP_BYTES + ((chunk ^ (row / 2 % STEP_CHUNKS)) * CHUNK_BYTES);
     }
 };
+static_assert(STEP_CHUNKS == 4, "two rows of a K-major tile fill the 32 banks");
 
 // Fragments of rows first.. of a tile: COUNT of 16 rows as a, or of 8 rows as b.
 class KMajorReader {
     uint32_t offset;
 
+    // The chunk whose address a lane gives ldmatrix.
+    static constexpr __device__ __forceinline__ uint32_t lane_a(int first, int lane) {
+        return KMajor::offset(first + lane % 16, lane / 16);
+    }
+    static constexpr __device__ __forceinline__ uint32_t lane_b(int first, int lane) {
+        return KMajor::offset(first + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    }
+
 public:
+    // Each of the four matrices, and what 8 threads store: the chunks of two rows.
+    static constexpr bool has_no_conflicts() {
+        bool none = covers_banks(8, CHUNK_BYTES, [](int lane) { return KMajor::offset(lane / 4, lane % 4); });
+        for (int matrix = 0; matrix < 32; matrix += 8) {
+            none = none && covers_banks(8, CHUNK_BYTES, [=](int lane) { return lane_a(16, matrix + lane); }) &&
+                   covers_banks(8, CHUNK_BYTES, [=](int lane) { return lane_b(16, matrix + lane); });
+        }
+        return none;
+    }
+
     static __device__ __forceinline__ KMajorReader of_a(int first) {
         KMajorReader reader;
-        reader.offset = KMajor::offset(first + threadIdx.x % 16, threadIdx.x % 32 / 16);
+        reader.offset = lane_a(first, threadIdx.x % 32);
         return reader;
     }
     static __device__ __forceinline__ KMajorReader of_b(int first) {
         KMajorReader reader;
-        reader.offset = KMajor::offset(first + threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8, threadIdx.x / 8 % 2);
+        reader.offset = lane_b(first, threadIdx.x % 32);
         return reader;
     }
 
@@ -43,18 +85,21 @@ public:
     template <typename T, int COUNT>
     __device__ __forceinline__ void load_a(uint32_t tile, int half, uint32_t (&to)[COUNT][4]) const {
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) ptx::load_matrices(to[i], tile + (offset ^ (half * 32)) + i * (16 * 64));
+        for (int i = 0; i < COUNT; i++)
+            ptx::load_matrices(to[i], tile + (offset ^ (half * (STEP_BYTES / 2))) + i * (16 * STEP_BYTES));
     }
     template <typename T, int COUNT>
     __device__ __forceinline__ void load_b(uint32_t tile, int half, uint32_t (&to)[COUNT][2]) const {
+        static_assert(COUNT % 2 == 0, "ldmatrix brings two fragments of b");
 #pragma unroll
         for (int i = 0; i < COUNT; i += 2) {
             uint32_t four[4];
-            ptx::load_matrices(four, tile + (offset ^ (half * 32)) + i * (8 * 64));
+            ptx::load_matrices(four, tile + (offset ^ (half * (STEP_BYTES / 2))) + i * (8 * STEP_BYTES));
             to[i][0] = four[0], to[i][1] = four[1], to[i + 1][0] = four[2], to[i + 1][1] = four[3];
         }
     }
 };
+static_assert(KMajorReader::has_no_conflicts(), "8 lanes cover the 32 banks");
 
 // MN-major, the columns contiguous: panels of 128 bytes of columns, one after another, [panels][K][128 bytes]. Chunk c
 // of a panel's row k is at c ^ swizzle(k): ldmatrix takes one chunk of 8 rows, 32-bit loads take two chunks of 4 rows,
@@ -62,8 +107,8 @@ public:
 template <typename T, int K = TILE_K<T>> struct MnMajor {
     static constexpr int PANEL_BYTES = K * 128;
     static constexpr int SWIZZLE_ROWS = sizeof(T) == 2 ? 8 : 4;
-    static __device__ __forceinline__ int swizzle(int k) { return k % SWIZZLE_ROWS * (8 / SWIZZLE_ROWS); }
-    static __device__ __forceinline__ uint32_t offset(int k, int chunk) {
+    static constexpr __device__ __forceinline__ int swizzle(int k) { return k % SWIZZLE_ROWS * (8 / SWIZZLE_ROWS); }
+    static constexpr __device__ __forceinline__ uint32_t offset(int k, int chunk) {
         return chunk / 8 * PANEL_BYTES + k * 128 + ((chunk % 8) ^ swizzle(k)) * CHUNK_BYTES;
     }
     // `chunks` further on, in panels and, by exclusive or, inside one.
@@ -78,21 +123,42 @@ template <typename T> class MnMajorReader {
     using Layout = MnMajor<T>;
     uint32_t offset;
 
+    // The chunk whose address a lane gives ldmatrix, or the element that it loads.
+    static constexpr __device__ __forceinline__ uint32_t lane_a(int first, int lane) {
+        const int chunk = first / CHUNK_ELEMENTS<T>;
+        return sizeof(T) == 2 ? Layout::offset(lane / 16 * 8 + lane % 8, chunk + lane / 8 % 2)
+                              : Layout::offset(lane % 4, chunk + lane / 16) + lane / 4 % 4 * 4;
+    }
+    static constexpr __device__ __forceinline__ uint32_t lane_b(int first, int lane) {
+        const int chunk = first / CHUNK_ELEMENTS<T>;
+        return sizeof(T) == 2 ? Layout::offset(lane / 8 % 2 * 8 + lane % 8, chunk + lane / 16)
+                              : Layout::offset(lane % 4, chunk + lane / 16) + lane / 4 % 4 * 4;
+    }
+
 public:
+    // Each of the four matrices, or the load of a word by 32 lanes; and what 8 threads store, chunks of a row.
+    static constexpr bool has_no_conflicts() {
+        bool none = covers_banks(8, CHUNK_BYTES, [](int lane) { return Layout::offset(3, lane); });
+        if constexpr (sizeof(T) == 4) {
+            none = none && covers_banks(32, 4, [](int lane) { return lane_a(32, lane); }) &&
+                   covers_banks(32, 4, [](int lane) { return lane_b(32, lane); });
+        } else {
+            for (int matrix = 0; matrix < 32; matrix += 8) {
+                none = none && covers_banks(8, CHUNK_BYTES, [=](int lane) { return lane_a(64, matrix + lane); }) &&
+                       covers_banks(8, CHUNK_BYTES, [=](int lane) { return lane_b(64, matrix + lane); });
+            }
+        }
+        return none;
+    }
+
     static __device__ __forceinline__ MnMajorReader of_a(int first) {
         MnMajorReader reader;
-        int lane = threadIdx.x % 32;
-        reader.offset = sizeof(T) == 2
-                            ? Layout::offset(lane / 16 * 8 + lane % 8, first / CHUNK_ELEMENTS<T> + lane / 8 % 2)
-                            : Layout::offset(lane % 4, first / CHUNK_ELEMENTS<T> + lane / 16) + lane / 4 % 4 * 4;
+        reader.offset = lane_a(first, threadIdx.x % 32);
         return reader;
     }
     static __device__ __forceinline__ MnMajorReader of_b(int first) {
         MnMajorReader reader;
-        int lane = threadIdx.x % 32;
-        reader.offset = sizeof(T) == 2
-                            ? Layout::offset(lane / 8 % 2 * 8 + lane % 8, first / CHUNK_ELEMENTS<T> + lane / 16)
-                            : Layout::offset(lane % 4, first / CHUNK_ELEMENTS<T> + lane / 16) + lane / 4 % 4 * 4;
+        reader.offset = lane_b(first, threadIdx.x % 32);
         return reader;
     }
 
@@ -113,6 +179,7 @@ public:
     }
     template <typename, int COUNT>
     __device__ __forceinline__ void load_b(uint32_t tile, int half, uint32_t (&to)[COUNT][2]) const {
+        static_assert(COUNT % 2 == 0, "ldmatrix brings two fragments of b");
 #pragma unroll
         for (int i = 0; i < COUNT; i += 2) {
             if constexpr (sizeof(T) == 2) {
@@ -131,17 +198,28 @@ public:
     }
 };
 
+static_assert(MnMajorReader<bf16>::has_no_conflicts() && MnMajorReader<float>::has_no_conflicts(),
+              "8 lanes of 16 bytes, and 32 of 4, cover the 32 banks");
+
 // As b of a product of f32: fragments of columns first.. of a step of 16 rows of 16-bit elements, widened. They take
 // half the shared memory, and are tf32 numbers. One load per element.
 template <typename T> class WideningMnMajorReader {
     using Layout = MnMajor<T, TILE_K<float>>;
+    static_assert(sizeof(T) == 2 && CHUNK_ELEMENTS<T> == 8, "a chunk is the 8 columns of a fragment");
     uint32_t offset;
 
+    static constexpr __device__ __forceinline__ uint32_t lane_b(int first, int lane) {
+        return Layout::offset(lane % 4, first / CHUNK_ELEMENTS<T>) + lane / 4 * sizeof(T);
+    }
+
 public:
+    static constexpr bool has_no_conflicts() {
+        return covers_banks(32, sizeof(T), [](int lane) { return lane_b(64, lane); });
+    }
+
     static __device__ __forceinline__ WideningMnMajorReader of_b(int first) {
         WideningMnMajorReader reader;
-        int lane = threadIdx.x % 32;
-        reader.offset = Layout::offset(lane % 4, first / CHUNK_ELEMENTS<T>) + lane / 4 * sizeof(T);
+        reader.offset = lane_b(first, threadIdx.x % 32);
         return reader;
     }
 
@@ -156,5 +234,7 @@ public:
         }
     }
 };
+
+static_assert(WideningMnMajorReader<bf16>::has_no_conflicts(), "32 lanes of 2 bytes have words in different banks");
 
 }  // namespace millet

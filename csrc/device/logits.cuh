@@ -48,6 +48,11 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
     static constexpr int RING_BYTES = STAGES * (OperandA::BYTES + OperandB::BYTES), LOGITS_BYTES = M * STRIDE * 4;
     // Logits take the place of the ring.
     static constexpr int BYTES = RING_BYTES > LOGITS_BYTES ? RING_BYTES : LOGITS_BYTES;
+    static_assert(MILLET_LOGITS_STEP_BYTES == STEP_BYTES, "the layouts are those of all products");
+    static_assert(WARPS_M * 32 == M && WARPS_N * MMA_N * 8 == N && WARPS_M * WARPS_N * 32 == MILLET_THREADS,
+                  "warps cover the tile");
+    static_assert(MMA_M == 2 && MMA_N % 2 == 0, "ldmatrix brings two fragments of b");
+    static_assert(BYTES <= SHARED_BYTES_OF_MULTIPROCESSOR - 1024, "the ring and the logits fit");
 
     // accumulator += a·b of one step.
     static __device__ __forceinline__ void multiply_step(Sums &accumulator, const KMajorReader &reader_a,

@@ -39,6 +39,14 @@ template <Major MAJOR, typename Other> struct MixedTile {
     static constexpr int SUM_STRIDE = MIXED_TILE_N + 8;
     static constexpr int SUM_BYTES = MIXED_TILE_M * SUM_STRIDE * 4;
 
+    static_assert(MIXED_TILE_K == TILE_K<float>, "a step of dz is 64 bytes");
+    static_assert(RING_BYTES + 1024 <= SHARED_BYTES_OF_BLOCK && SUM_BYTES + 1024 <= SHARED_BYTES_OF_BLOCK,
+                  "static shared memory, and room for a ticket");
+    static_assert(MIXED_TILE_M == 2 * 32 && MIXED_TILE_N == 4 * 32 && MILLET_THREADS == 8 * 32, "warps cover the tile");
+    static_assert(OperandA::COPIES * MILLET_THREADS * CHUNK_BYTES == OperandA::BYTES &&
+                      OperandB::COPIES * MILLET_THREADS * CHUNK_BYTES == OperandB::BYTES,
+                  "copies per thread and step fill a stage");
+
     using Coord = WarpCoord<4>;
     WarpAccumulator<2, 4> accumulator;
 

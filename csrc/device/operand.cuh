@@ -75,8 +75,16 @@ enum class Rows { Consecutive, Gathered };
 // K-major: ROWS rows of a matrix [·, depth] of Source, converted to T. Thread t copies chunk t % 4 of rows t / 4,
 // t / 4 + PASS_ROWS, ….
 template <typename T, int ROWS, Access ACCESS, Rows ROW_ORDER, int THREADS, typename Source = T> class KMajorOperand {
-    static constexpr int PASS_ROWS = THREADS / 4;  // that the block copies at a time
+    static constexpr int PASS_ROWS = THREADS / STEP_CHUNKS;  // that the block copies at a time
+
+public:
+    static constexpr int BYTES = ROWS * STEP_BYTES;
+    // Of a thread, per step.
     static constexpr int COPIES = (ROWS + PASS_ROWS - 1) / PASS_ROWS;
+
+private:
+    static_assert(ROWS % PASS_ROWS == 0 || ROWS < PASS_ROWS, "each chunk is copied once");
+    static_assert(PASS_ROWS % KMajor::SWIZZLE_ROWS == 0, "all rows of a thread must be swizzled alike");
     const Source *matrix;
     bool aligned;
     int depth;
@@ -87,8 +95,6 @@ template <typename T, int ROWS, Access ACCESS, Rows ROW_ORDER, int THREADS, type
     int limits[COPIES];
 
 public:
-    static constexpr int BYTES = ROWS * 64;
-
     // Gathered: `row_of(r)` is the matrix's row that becomes row r of the tile, negative for zeros.
     template <class RowOf>
     __device__ __forceinline__ void set(const Source *matrix, int depth, RowOf row_of, bool aligned = true) {
@@ -98,7 +104,7 @@ public:
         this->depth = depth;
 #pragma unroll
         for (int i = 0; i < COPIES; i++) {
-            int row = row_of(static_cast<int>(threadIdx.x) / 4 + i * PASS_ROWS);
+            int row = row_of(static_cast<int>(threadIdx.x) / STEP_CHUNKS + i * PASS_ROWS);
             rows[i] = row < 0 ? 0 : row;
             limits[i] = row < 0 ? 0 : depth;
         }
@@ -114,17 +120,18 @@ public:
     }
 
     template <Inputs INPUTS> __device__ __forceinline__ void load(uint32_t tile, int step) {
-        int chunk = threadIdx.x % 4;
+        int chunk = threadIdx.x % STEP_CHUNKS;
         int k = step * TILE_K<T> + chunk * CHUNK_ELEMENTS<T>;
 #pragma unroll
         for (int i = 0; i < COPIES; i++) {
-            const int row = threadIdx.x / 4 + i * PASS_ROWS;
+            const int row = threadIdx.x / STEP_CHUNKS + i * PASS_ROWS;
             if (ROWS % PASS_ROWS != 0 && row >= ROWS) break;  // guard: more threads than chunks
             const bool gathered = ROW_ORDER == Rows::Gathered;
             const Source *from = row_of(matrix + k, gathered ? rows[i] : row, depth * sizeof(Source));
             const int elements = gathered ? limits[i] - k : row < count ? depth - k : 0;
-            copy_chunk<T, ACCESS>(tile + KMajor::offset(threadIdx.x / 4, chunk) + i * (PASS_ROWS * 64), from, elements,
-                                  aligned);
+            copy_chunk<T, ACCESS>(tile + KMajor::offset(threadIdx.x / STEP_CHUNKS, chunk) +
+                                      i * (PASS_ROWS * STEP_BYTES),
+                                  from, elements, aligned);
         }
     }
 };
@@ -135,8 +142,16 @@ template <typename T, int COLUMNS, Access ACCESS, Rows ROW_ORDER, int THREADS, i
     using Layout = MnMajor<T, K>;
     static constexpr int CHUNKS = COLUMNS / CHUNK_ELEMENTS<T>;
     static constexpr int PASS_ROWS = THREADS / CHUNKS;  // that the block copies at a time
-    static constexpr int COPIES = K / PASS_ROWS;
+    static_assert(THREADS % CHUNKS == 0 && K % PASS_ROWS == 0, "each chunk is copied once");
+    static_assert(CHUNKS % 8 == 0, "whole panels");
     static_assert(PASS_ROWS % Layout::SWIZZLE_ROWS == 0, "all rows of a thread must be swizzled alike");
+
+public:
+    static constexpr int BYTES = COLUMNS * K * static_cast<int>(sizeof(T));
+    // Of a thread, per step.
+    static constexpr int COPIES = K / PASS_ROWS;
+
+private:
     const T *matrix;
     bool aligned;
     int stride, depth;
@@ -165,8 +180,6 @@ template <typename T, int COLUMNS, Access ACCESS, Rows ROW_ORDER, int THREADS, i
     }
 
 public:
-    static constexpr int BYTES = COLUMNS * K * static_cast<int>(sizeof(T));
-
     // Columns first.. of `columns`. `assignments` of the reduction's rows where they are gathered.
     __device__ __forceinline__ void set(const T *matrix, int stride, int depth, int first, int columns,
                                         const int32_t *assignments = nullptr, Divider top_k = {}, bool aligned = true) {

@@ -13,6 +13,7 @@ constexpr float SIGMOID_EPSILON = 1e-20f;
 // How far rounding may take the sum of up to 64 weights from 1.
 constexpr float SUM_ROUNDING = 4e-6f;
 constexpr int SLOT_ROUNDS = 2;
+static_assert(MILLET_MAX_TOP_K == SLOT_ROUNDS * WARP, "a lane has a slot per round");
 
 __device__ __forceinline__ int lane_id() { return threadIdx.x % WARP; }
 __device__ __forceinline__ bool is_nan(float value) { return value != value; }
@@ -65,8 +66,7 @@ template <typename T> struct SharedRow {
 
 // This lane's slots: `lane` and `lane + 32`.
 template <typename T> struct SlotRow {
-    static_assert(MILLET_MAX_TOP_K == 2 * WARP, "two slots a lane");
-    T v[2];
+    T v[SLOT_ROUNDS];
     // A branch, not an index: the slots stay in registers.
     __device__ T broadcast(int slot) const {
         if (slot < WARP) return __shfl_sync(ALL_LANES, v[0], slot);

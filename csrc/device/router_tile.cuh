@@ -15,6 +15,8 @@
 namespace millet {
 
 enum RouterPhase { ROUTE, REDUCE };
+static_assert(1 + REDUCE < MILLET_PHASE_WORDS, "a word for tickets and one for each phase");
+static_assert((MILLET_THREADS & (MILLET_THREADS - 1)) == 0, "the losses' sum halves the threads");
 
 // Where the statistics are; `stats` in src/ops/mod.rs has the same.
 enum Statistic { AUX_LOSS, Z_LOSS, BAD_ROWS, ENTROPY, TOP1_SHARE, SLOT_WEIGHTS };

@@ -18,4 +18,11 @@ constexpr int WARPS_M = 2, WARPS_N = 2;
 template <int TILE_M> constexpr int WARP_M = TILE_M / WARPS_M;
 constexpr int WARP_N = TILE_N / WARPS_N;
 
+static_assert(THREADS == WARPS_M * WARPS_N * 32, "warps cover the tile");
+static_assert(RESIDENT * THREADS * 255 <= 65536, "a thread may have all the registers that there are");
+static_assert(MILLET_PRODUCT_LARGE_ROWS % MILLET_PRODUCT_SMALL_ROWS == 0, "small tiles fill a tile of the plan");
+
+// Dynamic shared memory of a block without opting in, and what the smallest multiprocessor has (sm_86, sm_89, sm_120).
+constexpr int SHARED_BYTES_OF_BLOCK = 48 << 10, SHARED_BYTES_OF_MULTIPROCESSOR = 100 << 10;
+
 }  // namespace millet

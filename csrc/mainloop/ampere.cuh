@@ -87,6 +87,14 @@ template <class Problem> __device__ __forceinline__ void grouped_gemm(const Prob
     using OperandA = typename Problem::OperandA;
     using OperandB = typename Problem::OperandB;
     constexpr int TILE_M = Problem::TILE_M;
+    constexpr int RING_BYTES = STAGES * (OperandA::BYTES + OperandB::BYTES);
+    static_assert(RING_BYTES == STAGES * (TILE_M + TILE_N) * STEP_BYTES, "what the host asks for");
+    static_assert(RING_BYTES <= SHARED_BYTES_OF_BLOCK, "no kernel opts in");
+    // A block has 1 KiB more for the system and 128 bytes for what it draws.
+    static_assert(RESIDENT * (RING_BYTES + 1024 + 128) <= SHARED_BYTES_OF_MULTIPROCESSOR, "so many blocks fit");
+    static_assert((OperandA::COPIES + OperandB::COPIES) * THREADS * CHUNK_BYTES * STAGES == RING_BYTES,
+                  "copies per thread and step fill a stage");
+    static_assert(TILE_M % (16 * WARPS_M) == 0, "fragments cover the tile");
     extern __shared__ __align__(128) uint8_t ring[];
     const uint32_t tiles_a = ptx::shared_address(ring);
     const uint32_t tiles_b = tiles_a + STAGES * OperandA::BYTES;

@@ -18,6 +18,7 @@ mod misuse_by_type;
 mod no_driver;
 mod pipeline;
 mod places;
+mod roles;
 mod scratch;
 mod strides;
 mod tf32;
