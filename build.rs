@@ -6,12 +6,17 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
     #[cfg(feature = "cuda")]
     if let Err(message) = cuda::build() {
         eprintln!("{message}");
         std::process::exit(1);
     }
 }
+
+#[cfg(feature = "cuda")]
+#[path = "build/nvcc.rs"]
+pub mod nvcc;
 
 #[cfg(feature = "cuda")]
 mod cuda {
@@ -21,6 +26,8 @@ mod cuda {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::{env, fs, thread};
+
+    use crate::nvcc;
 
     /// The architectures that a build has code for unless told otherwise; those that nvcc does not know are left out.
     const ARCHITECTURES: &[&str] = &["80", "86", "89", "90a", "100", "120"];
@@ -74,7 +81,9 @@ Without the feature `cuda` nothing of CUDA is needed.";
             println!("cargo:rustc-env=MILLET_NVCC_RELEASE=none");
             return write(&out.join("ptxas.txt"), "");
         }
-        let nvcc = find_nvcc(&out)?;
+        let nvcc = nvcc::find(Some(&out))
+            .map_err(|error| format!("millet: {error}"))?
+            .ok_or(HOW_TO_GET_NVCC)?;
         // Not PATH itself: it differs between a shell and an editor, and kernels take long.
         println!("cargo:rerun-if-changed={}", nvcc.display());
         let nvcc = Nvcc {
@@ -122,33 +131,6 @@ Without the feature `cuda` nothing of CUDA is needed.";
             .collect();
         sources.sort();
         Ok(sources)
-    }
-
-    fn find_nvcc(out: &Path) -> Result<PathBuf, String> {
-        let name = format!("nvcc{}", env::consts::EXE_SUFFIX);
-        let path = env::var_os("PATH").unwrap_or_default();
-        if let Some(nvcc) = env::var_os("NVCC") {
-            let nvcc = PathBuf::from(nvcc);
-            return [nvcc.clone()]
-                .into_iter()
-                .chain(env::split_paths(&path).map(|folder| folder.join(&nvcc)))
-                .find(|candidate| candidate.is_file())
-                .ok_or_else(|| format!("millet: NVCC={}: there is no such file", nvcc.display()));
-        }
-        let mut folders: Vec<PathBuf> = Vec::new();
-        let toolkits = ["CUDA_HOME", "CUDA_PATH"]
-            .into_iter()
-            .filter_map(env::var_os);
-        folders.extend(toolkits.map(|toolkit| Path::new(&toolkit).join("bin")));
-        folders.extend(env::split_paths(&path));
-        // Where xtask puts the wheels of PyPI: beside the profile's folder that this build is in.
-        let fetched = "cuda-toolkit/nvidia/cu13/bin";
-        folders.extend(out.ancestors().map(|folder| folder.join(fetched)));
-        folders
-            .into_iter()
-            .map(|folder| folder.join(&name))
-            .find(|candidate| candidate.is_file())
-            .ok_or_else(|| HOW_TO_GET_NVCC.into())
     }
 
     /// The compiler, and what it compiles for.

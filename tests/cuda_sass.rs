@@ -12,12 +12,10 @@ use std::process::Command;
 
 /// The folder of the CUDA compiler's tools.
 fn tools() -> Option<PathBuf> {
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cuda-toolkit/nvidia/cu13/bin");
-    let nvcc = std::env::var_os("NVCC").map(PathBuf::from);
-    let beside = nvcc.and_then(|nvcc| nvcc.parent().map(Path::to_owned));
-    let has_both =
-        |folder: &PathBuf| folder.join("cuobjdump").is_file() && folder.join("nvdisasm").is_file();
-    [beside, Some(fetched)].into_iter().flatten().find(has_both)
+    let nvcc = xtask::nvcc::find(Some(Path::new(env!("OUT_DIR")))).unwrap()?;
+    let folder = nvcc.parent()?;
+    let has_both = folder.join("cuobjdump").is_file() && folder.join("nvdisasm").is_file();
+    has_both.then(|| folder.to_owned())
 }
 
 fn disassemble(tools: &Path, fatbin: &str) -> String {

@@ -1,7 +1,6 @@
 //! What the counting examples share: counters of launches, and kernels to compare with that nvcc compiles on the spot.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -61,7 +60,7 @@ pub(crate) fn counted<E: Into<Box<dyn Error>>>(
 
 /// Kernels of CUDA C++, for sm_80; `None` where there is no nvcc.
 pub(crate) fn compile(cuda: &Cuda, source: &str) -> Result<Option<Arc<CudaModule>>> {
-    let Some(nvcc) = find_nvcc() else {
+    let Some(nvcc) = xtask::nvcc::find(Some(&std::env::current_exe()?))? else {
         return Ok(None);
     };
     let folder = std::env::temp_dir().join(format!("millet_counting_{}", std::process::id()));
@@ -79,13 +78,4 @@ pub(crate) fn compile(cuda: &Cuda, source: &str) -> Result<Option<Arc<CudaModule
     }
     let context = cuda.stream().context();
     Ok(Some(context.load_module(Ptx::from_src(text?))?))
-}
-
-fn find_nvcc() -> Option<PathBuf> {
-    let here =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cuda-toolkit/nvidia/cu13/bin/nvcc");
-    [std::env::var_os("NVCC").map(PathBuf::from), Some(here)]
-        .into_iter()
-        .flatten()
-        .find(|path| path.is_file())
 }

@@ -1,8 +1,10 @@
 //! Tools that come as Python wheels: the CUDA compiler, clang-format and libclang, each in a folder of its own below `target/`.
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::{env, fs};
+
+use xtask::nvcc;
 
 use super::{run, target_directory};
 
@@ -49,22 +51,12 @@ const LIBCLANG: Tool = Tool {
     otherwise: "Install libclang and set LIBCLANG_PATH to its folder.",
 };
 
-/// The machine's own nvcc if it has one, as build.rs looks for it, else that of the wheels, installed now if need be.
+/// The machine's own nvcc if it has one, else that of the wheels, installed now if need be.
 pub(super) fn nvcc() -> Result<PathBuf, String> {
-    if let Some(nvcc) = env::var_os("NVCC") {
-        return Ok(nvcc.into());
+    match nvcc::find(None)? {
+        Some(own) => Ok(own),
+        None => install(&CUDA),
     }
-    let toolkits = ["CUDA_HOME", "CUDA_PATH"]
-        .into_iter()
-        .filter_map(env::var_os)
-        .map(|toolkit| Path::new(&toolkit).join("bin"));
-    let path = env::var_os("PATH").unwrap_or_default();
-    let name = format!("nvcc{}", env::consts::EXE_SUFFIX);
-    let own = toolkits
-        .chain(env::split_paths(&path))
-        .map(|folder| folder.join(&name))
-        .find(|candidate| candidate.is_file());
-    own.map_or_else(|| install(&CUDA), Ok)
 }
 
 /// clang-format, of the one release that decides the layout.
@@ -75,7 +67,7 @@ pub(super) fn clang_format() -> Result<PathBuf, String> {
 /// The folder of libclang, for bindgen.
 #[cfg(not(feature = "bindings"))]
 pub(super) fn libclang() -> Result<PathBuf, String> {
-    match env::var_os("LIBCLANG_PATH") {
+    match std::env::var_os("LIBCLANG_PATH") {
         Some(folder) => Ok(folder.into()),
         None => install(&LIBCLANG),
     }
