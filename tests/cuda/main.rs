@@ -9,8 +9,12 @@ use millet::{Cuda, Memory, MoeConfig, Plan};
 use millet_testing::harness::list_tiles;
 
 mod contexts;
+mod experts;
 mod graph;
 mod interleaving;
+#[cfg(unix)]
+mod kernel_build;
+mod layer;
 mod leaks;
 mod misuse;
 mod misuse_by_type;
@@ -19,6 +23,7 @@ mod no_driver;
 mod pipeline;
 mod places;
 mod roles;
+mod sass;
 mod scratch;
 mod strides;
 mod tf32;

@@ -1,9 +1,6 @@
 //! The experts' products on CUDA, one by one, against the CPU reference: each is given the same inputs, so that an error shows
-//! in the product that makes it. On a machine without a GPU they run on the emulator, with all its checks.
+//! in the product that makes it.
 
-#![cfg(feature = "cuda")]
-
-use cuda_emulator_loader as _;
 use millet::cuda::F32Products;
 use millet::half::{bf16, f16};
 use millet::{
@@ -16,18 +13,12 @@ use millet_testing::harness::{
     HostPlan, Tensor, TestBackend, dispatch, list_tiles, narrow, scratch, widen,
 };
 
-/// With all checks of the emulator, if that is the driver: a finding fails the launch, and so the test.
-fn checked<B: TestBackend>() -> B {
-    if let Some(result) = cuda_emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")) {
-        result.unwrap();
-    }
-    B::create()
-}
+use crate::alone;
 
 /// Who gets which rows.
 #[derive(Debug, Clone)]
 enum Routing {
-    /// K different experts a token, at random.
+    /// K different experts per token, at random.
     Random,
     /// Expert e with a chance of 1/(e + 1).
     Zipf,
@@ -180,11 +171,6 @@ impl Inputs {
 /// A result: its name and its values, of buffers of rows the rows that exist.
 type Results = Vec<(&'static str, Vec<f64>)>;
 
-/// All products, each from the same inputs.
-fn run<B: TestBackend, T: Element>(case: &Case, inputs: &Inputs) -> Results {
-    run_on::<B, T>(&checked(), case, inputs)
-}
-
 /// A plan on a backend.
 fn upload<B: TestBackend>(
     backend: &B,
@@ -208,7 +194,8 @@ fn upload<B: TestBackend>(
     }
 }
 
-fn run_on<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs) -> Results {
+/// All products, each from the same inputs.
+fn run<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs) -> Results {
     let config = &case.config();
     let (tokens, hidden, inner) = (case.tokens, case.hidden, case.inner);
     let max_rows = config.max_rows(tokens);
@@ -408,11 +395,11 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// `max|out − ref64| < 2·max|ref of the same type − ref64| + 1e-5`, and the same of the norm of the difference.
-fn check<T: Element>(case: &Case, seed: u64) {
+fn check<T: Element>(cuda: &Cuda, case: &Case, seed: u64) {
     let inputs = Inputs::new::<T>(case, seed);
-    let exact = run::<Cpu, f64>(case, &inputs);
-    let same = run::<Cpu, T>(case, &inputs);
-    let got = run::<Cuda, T>(case, &inputs);
+    let exact = run::<Cpu, f64>(&Cpu, case, &inputs);
+    let same = run::<Cpu, T>(&Cpu, case, &inputs);
+    let got = run::<Cuda, T>(cuda, case, &inputs);
     for (((name, got), (_, same)), (_, exact)) in got.iter().zip(&same).zip(&exact) {
         assert_eq!(got.len(), exact.len(), "{name}");
         let differences =
@@ -443,28 +430,31 @@ fn check<T: Element>(case: &Case, seed: u64) {
     }
 }
 
-fn check_all(cases: impl IntoIterator<Item = Case>) {
+fn check_all(cuda: &Cuda, cases: impl IntoIterator<Item = Case>) {
     for (seed, case) in cases.into_iter().enumerate() {
-        check::<bf16>(&case, seed as u64);
-        check::<f16>(&case, 100 + seed as u64);
-        check::<f32>(&case, 200 + seed as u64);
+        check::<bf16>(cuda, &case, seed as u64);
+        check::<f16>(cuda, &case, 100 + seed as u64);
+        check::<f32>(cuda, &case, 200 + seed as u64);
     }
 }
 
 #[test]
 fn one_tile() {
-    check_all([Case::new(48, 64, 64, 2, 1)]);
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
+    check_all(cuda, [Case::new(48, 64, 64, 2, 1)]);
 }
 
-/// Rows on both sides of a tile's and a warp's edge, in tiles of 64 and of 128 rows.
 /// One product of tf32 numbers is as far off as factors of 11 bits make it; three are not, which the other tests see.
 #[test]
 fn tf32_where_it_is_asked_for() {
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
     let case = Case::new(70, 72, 136, 3, 2);
     let inputs = Inputs::new::<f32>(&case, 7);
-    let exact = run::<Cpu, f64>(&case, &inputs);
-    let backend = checked::<Cuda>().f32_products(F32Products::Tf32);
-    for ((name, got), (_, exact)) in run_on::<Cuda, f32>(&backend, &case, &inputs)
+    let exact = run::<Cpu, f64>(&Cpu, &case, &inputs);
+    let backend = cuda.clone().f32_products(F32Products::Tf32);
+    for ((name, got), (_, exact)) in run::<Cuda, f32>(&backend, &case, &inputs)
         .iter()
         .zip(&exact)
     {
@@ -481,23 +471,28 @@ fn tf32_where_it_is_asked_for() {
 }
 
 fn tile_height(case: &Case) -> usize {
-    let tiles = Cuda::create().row_tiles(&case.config(), case.tokens);
+    let tiles = cuda.row_tiles(&case.config(), case.tokens);
     tiles.height
 }
 
+/// Rows on both sides of a tile's and a warp's edge, in tiles of 64 and of 128 rows.
 #[test]
 fn rows_at_the_edges_of_tiles() {
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
     let counts = vec![0, 1, 63, 64, 65, 127, 128, 129, 0];
     for (experts, height) in [(16, 64), (9, 128)] {
         let case = Case::new(300, 40, 24, experts, 2).routing(Routing::Counts(counts.clone()));
         assert_eq!(tile_height(&case), height);
-        check_all([case]);
+        check_all(cuda, [case]);
     }
 }
 
 /// Widths on both sides of a step, of a warp's columns and of a tile's.
 #[test]
 fn columns_at_the_edges_of_tiles() {
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
     let sizes = [
         (8, 8),
         (16, 72),
@@ -508,56 +503,83 @@ fn columns_at_the_edges_of_tiles() {
         (200, 40),
         (264, 16),
     ];
-    check_all(sizes.map(|(hidden, inner)| Case::new(50, hidden, inner, 3, 2)));
+    check_all(
+        cuda,
+        sizes.map(|(hidden, inner)| Case::new(50, hidden, inner, 3, 2)),
+    );
 }
 
 /// Sizes for which no row begins at a multiple of 16 bytes.
 #[test]
 fn odd_sizes() {
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
     let sizes = [(1, 1), (3, 2), (7, 5), (33, 12), (64, 66), (130, 9)];
-    check_all(sizes.map(|(hidden, inner)| Case::new(41, hidden, inner, 3, 2)));
+    check_all(
+        cuda,
+        sizes.map(|(hidden, inner)| Case::new(41, hidden, inner, 3, 2)),
+    );
     // Tiles of the plan twice the kernel's.
     let counts = Routing::Counts(vec![1, 129, 260]);
-    check_all([Case::new(200, 7, 5, 3, 2).routing(counts)]);
+    check_all(cuda, [Case::new(200, 7, 5, 3, 2).routing(counts)]);
 }
 
 #[test]
 fn skewed_routings() {
-    check_all([
-        Case::new(150, 32, 40, 8, 2).routing(Routing::Zipf),
-        Case::new(150, 32, 40, 8, 2).routing(Routing::Hot(3)),
-        Case::new(90, 24, 16, 40, 3),
-        Case::new(90, 24, 16, 3, 3),
-        Case::new(7, 24, 16, 50, 5),
-    ]);
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
+    check_all(
+        cuda,
+        [
+            Case::new(150, 32, 40, 8, 2).routing(Routing::Zipf),
+            Case::new(150, 32, 40, 8, 2).routing(Routing::Hot(3)),
+            Case::new(90, 24, 16, 40, 3),
+            Case::new(90, 24, 16, 3, 3),
+            Case::new(7, 24, 16, 50, 5),
+        ],
+    );
 }
 
 #[test]
 fn dropped_rows() {
-    check_all([
-        Case::new(120, 32, 24, 4, 2).capacity(0.5),
-        Case::new(120, 32, 24, 4, 2)
-            .routing(Routing::Zipf)
-            .capacity(1.1),
-        Case::new(60, 32, 24, 4, 2).capacity(0.0),
-        Case::new(60, 32, 24, 4, 2).routing(Routing::Counts(vec![0, 5, 0, 7])),
-    ]);
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
+    check_all(
+        cuda,
+        [
+            Case::new(120, 32, 24, 4, 2).capacity(0.5),
+            Case::new(120, 32, 24, 4, 2)
+                .routing(Routing::Zipf)
+                .capacity(1.1),
+            Case::new(60, 32, 24, 4, 2).capacity(0.0),
+            Case::new(60, 32, 24, 4, 2).routing(Routing::Counts(vec![0, 5, 0, 7])),
+        ],
+    );
 }
 
 #[test]
 fn few_tokens() {
-    check_all([Case::new(0, 16, 16, 3, 2), Case::new(1, 16, 16, 3, 2)]);
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
+    check_all(
+        cuda,
+        [Case::new(0, 16, 16, 3, 2), Case::new(1, 16, 16, 3, 2)],
+    );
 }
 
 /// More tiles than blocks, so that blocks go on to a second one and their rings turn over.
 #[test]
 fn more_tiles_than_blocks() {
-    check::<bf16>(&Case::new(700, 264, 520, 9, 2), 5);
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
+    check::<bf16>(cuda, &Case::new(700, 264, 520, 9, 2), 5);
 }
 
 /// Any small shape and routing, in any type.
 #[test]
 fn random_shapes() {
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
     let mut rng = Rng::new(2026);
     for seed in 0..12 {
         let experts = 1 + rng.below(12);
@@ -573,50 +595,55 @@ fn random_shapes() {
             case = case.capacity(rng.uniform() * 2.0);
         }
         match rng.below(3) {
-            0 => check::<f16>(&case, seed),
-            1 => check::<f32>(&case, seed),
-            _ => check::<bf16>(&case, seed),
+            0 => check::<f16>(cuda, &case, seed),
+            1 => check::<f32>(cuda, &case, seed),
+            _ => check::<bf16>(cuda, &case, seed),
         }
     }
 }
 
 /// Warps, blocks and late copies in other orders give the same bits, and no finding.
 #[test]
-#[ignore = "the seed is the process's: run it alone"]
 fn other_orders() {
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
     let case = Case::new(140, 72, 136, 3, 2).routing(Routing::Zipf);
     let inputs = Inputs::new::<bf16>(&case, 9);
-    let first = run::<Cuda, bf16>(&case, &inputs);
+    let first = run::<Cuda, bf16>(cuda, &case, &inputs);
     for seed in 0..6 {
+        // Nothing on a GPU.
+        cuda_emulator_loader::set_seed(Some(seed));
         assert!(
-            cuda_emulator_loader::set_seed(Some(seed)).is_some(),
-            "needs the emulator"
+            first == run::<Cuda, bf16>(cuda, &case, &inputs),
+            "seed {seed}"
         );
-        assert!(first == run::<Cuda, bf16>(&case, &inputs), "seed {seed}");
     }
-    cuda_emulator_loader::set_seed(None);
 }
 
 /// More tiles than blocks, of which every other one is the empty half of a tile of the plan: a block goes from a tile to an
 /// empty one and on, without a step between.
 #[test]
 fn empty_halves_of_tiles() {
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
     let case = Case::new(960, 392, 8, 40, 2);
     assert_eq!(tile_height(&case), 128);
-    check::<f32>(&case, 3);
+    check::<f32>(cuda, &case, 3);
 }
 
 #[test]
 fn the_same_bits_again() {
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
     let case = Case::new(260, 72, 136, 5, 3).routing(Routing::Zipf);
     let bits = |results: Results| -> Vec<Vec<u64>> {
         let of = |values: Vec<f64>| values.into_iter().map(f64::to_bits).collect();
         results.into_iter().map(|(_, values)| of(values)).collect()
     };
     let inputs = Inputs::new::<bf16>(&case, 9);
-    let first = bits(run::<Cuda, bf16>(&case, &inputs));
-    assert!(first == bits(run::<Cuda, bf16>(&case, &inputs)));
+    let first = bits(run::<Cuda, bf16>(cuda, &case, &inputs));
+    assert!(first == bits(run::<Cuda, bf16>(cuda, &case, &inputs)));
     let inputs = Inputs::new::<f32>(&case, 9);
-    let first = bits(run::<Cuda, f32>(&case, &inputs));
-    assert!(first == bits(run::<Cuda, f32>(&case, &inputs)));
+    let first = bits(run::<Cuda, f32>(cuda, &case, &inputs));
+    assert!(first == bits(run::<Cuda, f32>(cuda, &case, &inputs)));
 }

@@ -2,9 +2,7 @@
 //! cuobjdump and nvdisasm beside nvcc (NVCC, or where `cargo xtask nvcc` puts it); says so and passes where they are
 //! missing.
 //!
-//! `cargo test --features cuda --test cuda_sass -- --nocapture` prints the table of docs/kernels.md for what was built.
-
-#![cfg(feature = "cuda")]
+//! `cargo test --features cuda --test cuda sass -- --nocapture` prints the table of docs/kernels.md for what was built.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -1,38 +1,21 @@
-//! `examples/train` as a user runs it: a process, its files, an exit code.
+//! `train`: its files, what it refuses, what a full disk and a killed run leave.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// The example's executable: cargo puts it beside the tests, in `examples`.
-fn executable() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.ancestors().nth(2).unwrap();
-    let path = profile
-        .join("examples/train")
-        .with_extension(std::env::consts::EXE_EXTENSION);
-    assert!(
-        path.is_file(),
-        "{} is not there: `cargo test` builds it, `cargo test --test train` does not; run `cargo build --example train` first",
-        path.display()
-    );
-    path
-}
+use super::executable;
 
 /// An empty directory of one test's own, with a text.
 fn directory(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("train")
-        .join(name);
-    let _ = fs::remove_dir_all(&path);
-    fs::create_dir_all(&path).unwrap();
+    let path = super::directory("train", name);
     fs::write(path.join("text"), "fine-grained experts\n".repeat(10_000)).unwrap();
     path
 }
 
 /// A tiny training of 6 steps, if `options` do not say otherwise.
 fn command(directory: &Path, options: &[&str]) -> Command {
-    let mut command = Command::new(executable());
+    let mut command = Command::new(executable("train"));
     // Options that are given replace these.
     let tiny = "--text text --out out --batch 32 --context 2 --hidden 8 --d-ff 16 --experts 4 --top-k 2 --expert-width 4 --steps 6";
     command
@@ -198,7 +181,7 @@ fn absurd_values_are_refused_with_the_limit() {
         }
     }
     let large = ["--batch", "1000000", "--hidden", "65536", "--text", "text"];
-    let run = Command::new(executable())
+    let run = Command::new(executable("train"))
         .current_dir(&directory)
         .args(large)
         .output()
@@ -236,7 +219,7 @@ fn paths_are_tried_before_the_training() {
     );
     refused(&run(&directory, &["--save", "."]), &["--save", "folder"]);
     let out = |path: &str| {
-        let mut command = Command::new(executable());
+        let mut command = Command::new(executable("train"));
         command
             .current_dir(&directory)
             .args(["--text", "text", "--out", path])

@@ -1,4 +1,4 @@
-//! `examples/parity` as a user runs it: a process, two files, an exit code.
+//! `parity`: what it writes is the oracle's, and what it refuses.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -14,30 +14,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-/// The example's executable: cargo puts it beside the tests, in `examples`.
-fn executable() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.ancestors().nth(2).unwrap();
-    let path = profile
-        .join("examples/parity")
-        .with_extension(std::env::consts::EXE_EXTENSION);
-    assert!(
-        path.is_file(),
-        "{} is not there: `cargo test` builds it, `cargo test --test parity` does not; run `cargo build --example parity` first",
-        path.display()
-    );
-    path
-}
-
-/// An empty directory of one test's own.
-fn directory(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("parity")
-        .join(name);
-    let _ = fs::remove_dir_all(&path);
-    fs::create_dir_all(&path).unwrap();
-    path
-}
+use super::{directory, executable};
 
 /// A tensor of a file.
 #[derive(Clone)]
@@ -170,7 +147,7 @@ fn parity(directory: &Path, input: Option<&[u8]>, options: &[&str]) -> Output {
     if let Some(bytes) = input {
         fs::write(directory.join("IN.safetensors"), bytes).unwrap();
     }
-    Command::new(executable())
+    Command::new(executable("parity"))
         .current_dir(directory)
         // Of the drivers of CUDA there is nothing to say.
         .env("CUDA_EMULATOR_QUIET", "1")
@@ -273,7 +250,7 @@ fn check(
 
 #[test]
 fn f32_is_within_1e_5_of_f64_for_every_configuration() {
-    let directory = directory("f32");
+    let directory = directory("parity", "f32");
     let sayable =
         |config: &&MoeConfig| config.router().single_expert() != SingleExpert::StraightThrough;
     let all = configs(12, 10, 8, 3);
@@ -289,7 +266,7 @@ fn f32_is_within_1e_5_of_f64_for_every_configuration() {
 
 #[test]
 fn f32_is_within_1e_5_of_f64_at_the_sizes_of_a_layer() {
-    let directory = directory("sizes");
+    let directory = directory("parity", "sizes");
     let config = base(96, 72, 32, 4).build().unwrap();
     let problem = Problem::random(&config, 200, 1).rounded::<f32, f32>();
     let got = outcome(
@@ -302,7 +279,7 @@ fn f32_is_within_1e_5_of_f64_at_the_sizes_of_a_layer() {
 
 #[test]
 fn a_bf16_file_is_computed_in_f32_unless_told_otherwise() {
-    let directory = directory("bf16_file");
+    let directory = directory("parity", "bf16_file");
     let config = base(16, 12, 8, 2)
         .score_function(ScoreFunction::Sigmoid)
         .build()
@@ -336,7 +313,7 @@ fn fits<T: Element<Acc = f32>>(values: &[f64]) -> bool {
 
 #[test]
 fn low_precision_rounds_what_is_stored_and_a_router_weight_given_as_f32_stays_so() {
-    let directory = directory("storage");
+    let directory = directory("parity", "storage");
     let config = base(32, 24, 8, 2).build().unwrap();
     let random = Problem::random(&config, 50, 3);
 
@@ -442,7 +419,7 @@ fn in_layout(
 
 #[test]
 fn every_layout_of_the_experts_is_the_same_layer() {
-    let directory = directory("layouts");
+    let directory = directory("parity", "layouts");
     // Twice no shape tells a layout: H = 2I, and H = I.
     for (h, i) in [(12, 10), (8, 4), (6, 6)] {
         let config = MoeConfig::builder(h, i, 4, 2).build().unwrap();
@@ -485,7 +462,7 @@ fn every_layout_of_the_experts_is_the_same_layer() {
 
 #[test]
 fn a_layout_that_does_not_fit_is_one_line() {
-    let directory = directory("wrong_layouts");
+    let directory = directory("parity", "wrong_layouts");
     let config = MoeConfig::builder(6, 4, 3, 2).build().unwrap();
     let problem = Problem::random(&config, 2, 5).rounded::<f32, f32>();
     let fused = File::new(&config, &problem);
@@ -545,7 +522,7 @@ fn a_layout_that_does_not_fit_is_one_line() {
 #[cfg(feature = "cuda")]
 #[test]
 fn cuda_is_as_close_as_the_cpu_is() {
-    let directory = directory("cuda");
+    let directory = directory("parity", "cuda");
     let sayable =
         |config: &&MoeConfig| config.router().single_expert() != SingleExpert::StraightThrough;
     let all = configs(12, 10, 8, 3);
@@ -584,7 +561,7 @@ fn cuda_is_as_close_as_the_cpu_is() {
 
 #[test]
 fn no_tokens_give_empty_outputs_and_zero_gradients() {
-    let directory = directory("empty");
+    let directory = directory("parity", "empty");
     for score in generate::SCORES {
         let config = base(8, 6, 4, 2).score_function(score).build().unwrap();
         let problem = Problem::random(&config, 0, 4);
@@ -603,7 +580,7 @@ fn no_tokens_give_empty_outputs_and_zero_gradients() {
 
 #[test]
 fn optional_keys_may_be_absent() {
-    let directory = directory("optional");
+    let directory = directory("parity", "optional");
     let config = base(8, 6, 4, 2).build().unwrap();
     let problem = Problem::random(&config, 9, 5).rounded::<f32, f32>();
     let mut file = File::new(&config, &problem);
@@ -642,7 +619,7 @@ fn good() -> File {
 
 #[test]
 fn a_config_that_cannot_work_is_one_line() {
-    let directory = directory("config");
+    let directory = directory("parity", "config");
     let cases: &[(&str, Option<Value>, &[&str])] = &[
         ("top_k", Some(json!(5)), &["top_k", "4", "5"]),
         ("top_k", Some(json!(0)), &["top_k", "at least 1"]),
@@ -759,7 +736,7 @@ fn a_config_that_cannot_work_is_one_line() {
 
 #[test]
 fn a_file_that_is_not_what_it_should_be_is_one_line() {
-    let directory = directory("file");
+    let directory = directory("parity", "file");
     let refuse = |file: File, parts: &[&str]| {
         refused(
             &directory,
@@ -838,7 +815,7 @@ fn a_file_that_is_not_what_it_should_be_is_one_line() {
 
 #[test]
 fn a_small_file_that_asks_for_much_memory_is_refused() {
-    let directory = directory("memory");
+    let directory = directory("parity", "memory");
     let config = base(1, 1, 1 << 16, 2).build().unwrap();
     let mut file = File::new(&config, &Problem::random(&config, 0, 6));
     let tokens = 1 << 23;
@@ -854,10 +831,10 @@ fn a_small_file_that_asks_for_much_memory_is_refused() {
 #[cfg(target_os = "linux")]
 #[test]
 fn closed_pipes_and_full_disks_do_not_panic() {
-    let directory = directory("pipes");
+    let directory = directory("parity", "pipes");
     let run = |path: &str, stdout: std::process::Stdio, stderr: std::process::Stdio| {
         fs::write(directory.join("IN.safetensors"), good().bytes()).unwrap();
-        Command::new(executable())
+        Command::new(executable("parity"))
             .current_dir(&directory)
             .env("CUDA_EMULATOR_QUIET", "1")
             .args(["IN.safetensors", path])
@@ -883,7 +860,7 @@ fn closed_pipes_and_full_disks_do_not_panic() {
 
 #[test]
 fn a_path_or_an_option_that_cannot_work_is_one_line() {
-    let directory = directory("paths");
+    let directory = directory("parity", "paths");
     let run = parity(&directory, None, &[]);
     refused(&directory, &run, &["cannot read IN.safetensors"]);
 
@@ -898,7 +875,7 @@ fn a_path_or_an_option_that_cannot_work_is_one_line() {
     refused(&directory, &run, &["--fast"]);
 
     let to = |path: &str| {
-        Command::new(executable())
+        Command::new(executable("parity"))
             .current_dir(&directory)
             .env("CUDA_EMULATOR_QUIET", "1")
             .args(["IN.safetensors", path])

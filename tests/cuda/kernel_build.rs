@@ -1,5 +1,4 @@
 //! `build.rs` with a compiler that takes as long as a test wants: builds that are killed, and builds at the same time.
-#![cfg(unix)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

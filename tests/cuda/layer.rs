@@ -1,10 +1,7 @@
 //! The whole layer on CUDA: what it launches and keeps, that it neither allocates nor waits, and that no interleaving changes a
-//! bit. On a machine without a GPU it runs on the emulator, with all its checks.
-
-#![cfg(feature = "cuda")]
+//! bit.
 
 use std::ptr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use millet::cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 use millet::cudarc::driver::sys::{CUgraphInstantiate_flags, CUgraphNodeType};
@@ -18,31 +15,7 @@ use millet::{
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-/// A test that has the device, and the emulator's options, to itself. When it is over there must be no findings.
-struct Alone {
-    _guard: MutexGuard<'static, ()>,
-}
-
-fn alone() -> Alone {
-    static ONE: Mutex<()> = Mutex::new(());
-    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(result) = cuda_emulator_loader::set_option("CUDA_EMULATOR_CHECK", Some("all")) {
-        result.unwrap();
-    }
-    cuda_emulator_loader::clear();
-    Alone { _guard: guard }
-}
-
-impl Drop for Alone {
-    fn drop(&mut self) {
-        cuda_emulator_loader::set_seed(None);
-        let findings = cuda_emulator_loader::findings().unwrap_or_default();
-        cuda_emulator_loader::clear();
-        if !std::thread::panicking() {
-            assert_eq!(findings, [] as [String; 0]);
-        }
-    }
-}
+use crate::alone;
 
 /// A device with a stream of its own and memory that can be part of a graph.
 fn cuda() -> Cuda {
