@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use approx::{abs_diff_eq, assert_abs_diff_eq};
 use millet::presets::{self, Evidence, Layers, ModelSize, Preset, SharedExperts, System};
 use millet::scaling_law::{FlopCost, ScalingLaw, Transformer};
 use millet::{
@@ -19,7 +20,7 @@ fn assert_rounds_to(printed: &str, value: f64, what: &str) {
     let half_unit = 0.5 * 10f64.powi(-(decimals as i32));
     let expected: f64 = printed.parse().unwrap();
     assert!(
-        (value - expected).abs() <= half_unit * (1.0 + 1e-9),
+        abs_diff_eq!(value, expected, epsilon = half_unit * (1.0 + 1e-9)),
         "{what}: {value} does not round to {printed}"
     );
 }
@@ -325,9 +326,13 @@ fn costs_of_a_small_layer_by_hand() {
     let down = rows * 4.0 + 4.0 * 8.0 + rows * 8.0;
     for (element_bytes, bytes) in [(BF16, 2.0 * (up + down)), (F32, 4.0 * (up + down))] {
         let intensity = config.arithmetic_intensity(10, element_bytes);
-        assert!((intensity - flops / bytes).abs() < 1e-12, "{intensity}");
+        assert_abs_diff_eq!(intensity, flops / bytes, epsilon = 1e-12);
     }
-    assert!((config.padding_share(10, 16) - 8.0 * 6.0 / 20.0).abs() < 1e-12);
+    assert_abs_diff_eq!(
+        config.padding_share(10, 16),
+        8.0 * 6.0 / 20.0,
+        epsilon = 1e-12
+    );
 }
 
 #[test]
@@ -422,11 +427,11 @@ fn scaling_law_gives_the_papers_flops_and_losses() {
     let cost = FlopCost::default();
     for ([active, tokens, granularity, flops, loss], derived) in COMPUTE_OPTIMAL {
         let model = Transformer::with_active_parameters(active, 64.0, granularity);
-        assert!((model.active_parameters() / active - 1.0).abs() < 1e-12);
-        assert!((model.parameters() / active - 43.0).abs() < 1e-9);
+        assert_abs_diff_eq!(model.active_parameters() / active, 1.0, epsilon = 1e-12);
+        assert_abs_diff_eq!(model.parameters() / active, 43.0, epsilon = 1e-9);
         let ratio = model.flops_per_token(&cost) * tokens / flops;
         assert!(
-            (ratio - 1.0).abs() < 0.01,
+            abs_diff_eq!(ratio, 1.0, epsilon = 0.01),
             "{active:e}: FLOPs {ratio} of the paper's"
         );
         let lower = loss - ScalingLaw::MOE_E64.loss(model.parameters(), tokens, granularity);
@@ -462,11 +467,11 @@ fn the_optimum_of_each_budget_is_the_papers() {
             best.tokens / tokens,
         ];
         assert!(
-            (size - 1.0).abs() < 0.03,
+            abs_diff_eq!(size, 1.0, epsilon = 0.03),
             "{flops:e} FLOPs: {size} of the paper's N"
         );
         assert!(
-            (data - 1.0).abs() < 0.03,
+            abs_diff_eq!(data, 1.0, epsilon = 0.03),
             "{flops:e} FLOPs: {data} of the paper's D"
         );
         assert!(
@@ -476,7 +481,7 @@ fn the_optimum_of_each_budget_is_the_papers() {
         );
         // The budget is spent, and a little more or less width is worse.
         let spent = best.model.flops_per_token(&cost) * best.tokens;
-        assert!((spent / flops - 1.0).abs() < 1e-12);
+        assert_abs_diff_eq!(spent / flops, 1.0, epsilon = 1e-12);
         for factor in [0.98, 1.02] {
             let other = Transformer::new(factor * best.model.hidden_size, 64.0, granularity);
             let tokens = flops / other.flops_per_token(&cost);
@@ -553,7 +558,7 @@ fn every_fit_has_the_papers_constants() {
         for ((parameters, tokens, granularity), expected) in points.into_iter().zip(expected) {
             let loss = law.loss(parameters, tokens, granularity);
             assert!(
-                (loss - expected).abs() < 1e-9,
+                abs_diff_eq!(loss, expected, epsilon = 1e-9),
                 "{law:?}: {loss}, not {expected}"
             );
         }
@@ -590,7 +595,8 @@ fn budgets_and_granularities_that_cannot_be_are_refused() {
     for budget in [1e-300, 1.0, 1e300] {
         let best = law.compute_optimal(&cost, budget, 8.0).unwrap();
         let spent = best.model.flops_per_token(&cost) * best.tokens;
-        assert!((spent / budget - 1.0).abs() < 1e-9 && best.loss.is_finite());
+        assert_abs_diff_eq!(spent / budget, 1.0, epsilon = 1e-9);
+        assert!(best.loss.is_finite());
     }
 }
 

@@ -61,55 +61,6 @@ impl TestBackend for millet::Cuda {
     }
 }
 
-/// The part of the rule below that does not depend on a reference. Where a test holds a number against one that it works out
-/// itself, this is its tolerance in f32, relative to the larger of 1 and the number.
-pub const F32: f64 = 1e-5;
-
-/// Results of a backend in its exact type against what is right. In f64 each is within `tolerance` of it, relative to the larger
-/// of 1 and it. In f32 it is the rule for storage types, [`assert_near`], `same` being what the CPU computes in f32.
-#[track_caller]
-pub fn assert_right<B: TestBackend>(
-    got: &[f64],
-    exact: &[f64],
-    same: impl FnOnce() -> Vec<f64>,
-    tolerance: f64,
-    what: &str,
-) {
-    assert_eq!(got.len(), exact.len(), "{what}");
-    let exact: Vec<f64> = widen(&narrow::<B::Exact>(exact));
-    if B::Exact::DTYPE != DType::F64 {
-        return assert_near(got, &exact, &same(), what);
-    }
-    for (i, (&got, &exact)) in got.iter().zip(&exact).enumerate() {
-        let allowed = tolerance * exact.abs().max(1.0);
-        let close = distance(got, exact) <= allowed;
-        assert!(close, "{what}: {got} instead of {exact} at {i}");
-    }
-}
-
-/// The rule for storage types: `max|got − exact| < 2·max|same − exact| + 1e-5`, where `same` is what the CPU computes in the same
-/// type. It is for numbers of order 1; where the largest is larger, the 1e-5 is relative to it.
-#[track_caller]
-pub fn assert_near(got: &[f64], exact: &[f64], same: &[f64], what: &str) {
-    let lengths = (got.len(), same.len());
-    assert_eq!(lengths, (exact.len(), exact.len()), "{what}");
-    let furthest = |values: &[f64]| {
-        let distances = values.iter().zip(exact).map(|(&v, &e)| distance(v, e));
-        // A NaN must not hide.
-        distances.fold(0.0f64, |m, d| if m.is_nan() || d <= m { m } else { d })
-    };
-    let finite = exact.iter().filter(|v| v.is_finite());
-    let size = finite.fold(1.0f64, |m, v| m.max(v.abs()));
-    let (got, same) = (furthest(got), furthest(same));
-    let allowed = 2.0 * same + F32 * size;
-    assert!(got < allowed, "{what}: off by {got:e}, allowed {allowed:e}");
-}
-
-/// 0 between equal values, infinite ones too.
-fn distance(a: f64, b: f64) -> f64 {
-    if a == b { 0.0 } else { (a - b).abs() }
-}
-
 /// Device memory that knows its length.
 pub struct Tensor<B: TestBackend, T: Scalar> {
     buffer: B::Buffer<T>,

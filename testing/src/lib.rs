@@ -5,7 +5,8 @@
 //! | [`conformance`](mod@conformance) | the tests that every backend must pass |
 //! | [`generate`] | inputs: reproducible, and of every kind that has gone wrong somewhere |
 //! | [`oracle`] | the layer once more, in plain loops that share nothing with millet; in f64 it is what is right |
-//! | [`harness`] | runs a backend on host tensors, and the rule of tolerance |
+//! | [`harness`] | runs a backend on host tensors |
+//! | [`tolerance`] | how far results may be from what is right |
 //!
 //! A backend implements [`TestBackend`](harness::TestBackend); [`conformance_tests!`] then makes a `#[test]` of each test. It can also be
 //! run on any layer and held against the oracle:
@@ -15,6 +16,7 @@
 //! use millet_testing::generate;
 //! use millet_testing::harness::{self, Problem};
 //! use millet_testing::oracle::Oracle;
+//! use millet_testing::tolerance::assert_right;
 //!
 //! // H, I, E and K, and then the number of tokens.
 //! let config = generate::base(16, 8, 6, 2).build()?;
@@ -23,7 +25,7 @@
 //! let right = Oracle::exact(&config).layer(&problem, 1.0);
 //! got.assert_same_routing(&right, "one small layer");
 //! for ((name, got), (_, right)) in got.floats().into_iter().zip(right.floats()) {
-//!     harness::assert_right::<Cpu>(got, right, Vec::new, 1e-11, name);
+//!     assert_right::<Cpu>(got, right, Vec::new, 1e-11, name);
 //! }
 //! # Ok::<(), millet::Error>(())
 //! ```
@@ -42,5 +44,6 @@ pub mod conformance;
 pub mod generate;
 pub mod harness;
 pub mod oracle;
+pub mod tolerance;
 
 pub use conformance::conformance;

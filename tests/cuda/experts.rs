@@ -12,6 +12,7 @@ use millet_testing::generate::{self, Rng};
 use millet_testing::harness::{
     HostPlan, Tensor, TestBackend, dispatch, list_tiles, narrow, scratch, widen,
 };
+use millet_testing::tolerance::{F32, Values, assert_near_in_norm};
 
 use crate::alone;
 
@@ -390,10 +391,6 @@ fn run<B: TestBackend, T: Element>(backend: &B, case: &Case, inputs: &Inputs) ->
     results
 }
 
-fn norm(values: impl Iterator<Item = f64>) -> f64 {
-    values.map(|v| v * v).sum::<f64>().sqrt()
-}
-
 /// `max|out − ref64| < 2·max|ref of the same type − ref64| + 1e-5`, and the same of the norm of the difference.
 fn check<T: Element>(cuda: &Cuda, case: &Case, seed: u64) {
     let inputs = Inputs::new::<T>(case, seed);
@@ -401,32 +398,11 @@ fn check<T: Element>(cuda: &Cuda, case: &Case, seed: u64) {
     let same = run::<Cpu, T>(&Cpu, case, &inputs);
     let got = run::<Cuda, T>(cuda, case, &inputs);
     for (((name, got), (_, same)), (_, exact)) in got.iter().zip(&same).zip(&exact) {
-        assert_eq!(got.len(), exact.len(), "{name}");
-        let differences =
-            |values: &[f64]| -> Vec<f64> { values.iter().zip(exact).map(|(v, e)| v - e).collect() };
-        let (mine, theirs) = (differences(got), differences(same));
-        // A NaN must not hide.
-        let largest = |d: &[f64]| {
-            d.iter()
-                .map(|v| v.abs())
-                .fold(0.0f64, |m, v| if m.is_nan() || v <= m { m } else { v })
-        };
-        let (error, allowed) = (largest(&mine), 2.0 * largest(&theirs) + 1e-5);
-        assert!(
-            error < allowed,
-            "{name} of {}: {error:e} ≥ {allowed:e}: {case:?}",
-            T::DTYPE
-        );
-        let size = norm(exact.iter().copied()).max(1e-30);
-        let (error, of_same) = (
-            norm(mine.iter().copied()) / size,
-            norm(theirs.iter().copied()) / size,
-        );
-        assert!(
-            error < 1.5 * of_same + 2e-6,
-            "{name} of {}: norm {error:e} beside {of_same:e}: {case:?}",
-            T::DTYPE
-        );
+        let what = format!("{name} of {}: {case:?}", T::DTYPE);
+        assert_near_in_norm(got, exact, same, &what);
+        let [got, same, exact] = [got, same, exact].map(|values| Values(values));
+        let (error, allowed) = (got.furthest(exact), 2.0 * same.furthest(exact) + F32);
+        assert!(error < allowed, "{what}: {error:e} ≥ {allowed:e}");
     }
 }
 
@@ -458,8 +434,7 @@ fn tf32_where_it_is_asked_for() {
         .iter()
         .zip(&exact)
     {
-        let differences = got.iter().zip(exact).map(|(g, e)| g - e);
-        let error = norm(differences) / norm(exact.iter().copied());
+        let error = Values(got).relative_error(Values(exact));
         // w·a is made of h, by no product.
         let expected = if *name == "w·a" {
             0.0..1e-6

@@ -2,6 +2,7 @@
 //!
 //! Their memory is not written before, so that on the emulator, and only there, it takes next to none.
 
+use approx::assert_abs_diff_eq;
 use millet::cudarc::driver::CudaSlice;
 use millet::half::bf16;
 use millet::{
@@ -127,7 +128,7 @@ fn assert_dot(got: f32, a: &[bf16], b: &[bf16]) {
     let products = a.iter().zip(b).map(|(a, b)| a.to_f64() * b.to_f64());
     let (want, size) = products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
     let tolerance = f64::from(f32::EPSILON) * size;
-    assert!((f64::from(got) - want).abs() < tolerance, "{got} {want}");
+    assert_abs_diff_eq!(f64::from(got), want, epsilon = tolerance);
 }
 
 #[test]

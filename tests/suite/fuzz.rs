@@ -1,7 +1,7 @@
 //! Routing on CUDA against the CPU at the same storage type, over random configurations, shapes and inputs.
 //!
 //! Each operation gets the same inputs on both, so that one that is wrong does not hide behind another. Ids, maps and copies must
-//! be equal, and weights to the bit; other floats obey the rule of [`assert_right`](millet_testing::harness::assert_right), with f64 on
+//! be equal, and weights to the bit; other floats obey the rule of [`assert_right`](millet_testing::tolerance::assert_right), with f64 on
 //! the CPU for the truth.
 //!
 //! `MILLET_FUZZ_CASES` and `MILLET_FUZZ_SEED` change the number of cases of each of the four, 75, and their choice; those of
@@ -21,9 +21,9 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use millet_testing::generate::{LogitKind, POLICIES, Rng, RoutingKind, SCORES};
 use millet_testing::harness::{
-    HostPlan, RouterOutcome, Tensor, TestBackend, assert_near, dispatch, list_tiles, narrow,
-    scratch, widen,
+    HostPlan, RouterOutcome, Tensor, TestBackend, dispatch, list_tiles, narrow, scratch, widen,
 };
+use millet_testing::tolerance::assert_near;
 
 #[test]
 fn f32_in_everything() {

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 
 use crate::fuzz::runner;
 use millet_testing::generate::{POLICIES, Rng, SCORES, base};
-use millet_testing::harness::{Problem, assert_near, run};
+use millet_testing::harness::{Problem, run};
+use millet_testing::tolerance::assert_near;
 
 #[derive(Debug, Clone)]
 struct Case {

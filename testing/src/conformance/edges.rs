@@ -1,5 +1,6 @@
 //! Sizes 0 and 1, nothing kept, everything in one place, values that are not numbers.
 
+use approx::abs_diff_eq;
 use millet::{
     Capacity, Cpu, DropPolicy, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad, ExpertsUp,
     Keep, Losses, MoeConfig, MoeLayer, PermuteForward, Renormalize, RouterWeightGrad,
@@ -7,11 +8,9 @@ use millet::{
 };
 
 use crate::generate::{POLICIES, Rng, RoutingKind, SCORES, base, capacities};
-use crate::harness::{
-    F32, HostPlan, Outcome, Problem, RouterOutcome, Tensor, TestBackend, assert_right, dispatch,
-    route, route_backward, run, run_with, scratch,
-};
+use crate::harness::{HostPlan, Outcome, Problem, RouterOutcome, Tensor, TestBackend, dispatch, route, route_backward, run, run_with, scratch};
 use crate::oracle::Oracle;
+use crate::tolerance::{F32, assert_right};
 
 fn assert_zeros(values: &[f64], what: &str) {
     assert!(
@@ -324,7 +323,7 @@ pub(super) fn a_bad_token_spoils_no_other<B: TestBackend>() {
                 ] {
                     for (a, b) in a[t * 4..t * 4 + 4].iter().zip(&b[t * 4..t * 4 + 4]) {
                         assert!(
-                            (a - b).abs() < B::tolerance(1e-13, F32),
+                            abs_diff_eq!(a, b, epsilon = B::tolerance(1e-13, F32)),
                             "{field} of token {t}, {name}: {a} {b}"
                         );
                     }

@@ -1,9 +1,11 @@
 //! The worked vectors of the definition, as printed there.
 
+use approx::{abs_diff_eq, assert_abs_diff_eq};
 use millet::{AuxScale, Capacity, Losses, MoeConfig, Renormalize};
 
 use crate::generate::{POLICIES, SCORES};
-use crate::harness::{F32, HostPlan, TestBackend, dispatch, route, route_backward};
+use crate::harness::{HostPlan, TestBackend, dispatch, route, route_backward};
+use crate::tolerance::F32;
 
 /// T = 3, E = 4, K = 2.
 const LOGITS: [f64; 12] = [0.0, 1.0, 2.0, 3.0, 1.0, 0.5, -1.0, 0.0, 2.0, 2.0, -3.0, 1.0];
@@ -31,7 +33,7 @@ fn assert_printed<B: TestBackend>(values: &[f64], printed: &[&str]) {
         let expected: f64 = text.parse().unwrap();
         let tolerance = 0.5001 * unit + B::tolerance(0.0, F32_DIGITS) * expected.abs();
         assert!(
-            (value - expected).abs() <= tolerance,
+            abs_diff_eq!(value, expected, epsilon = tolerance),
             "{value} is not {text}"
         );
     }
@@ -77,10 +79,7 @@ pub(super) fn losses_and_weights<B: TestBackend>() {
             .chain(&routed.lse)
             .chain(&routed.stats),
     ) {
-        assert!(
-            (got - want).abs() <= F32_DIGITS * want.abs(),
-            "{got} {want}"
-        );
+        assert_abs_diff_eq!(got, want, epsilon = F32_DIGITS * want.abs());
     }
 
     // Without the 1/K the same routing costs K times as much.
@@ -90,7 +89,8 @@ pub(super) fn losses_and_weights<B: TestBackend>() {
         .build()
         .unwrap();
     let doubled = route::<B, B::Exact>(&per_token, &LOGITS, None).aux();
-    assert!((doubled - 2.0 * routed.aux()).abs() < B::tolerance(1e-16, 1e-9));
+    let tolerance = B::tolerance(1e-16, 1e-9);
+    assert_abs_diff_eq!(doubled, 2.0 * routed.aux(), epsilon = tolerance);
 }
 
 pub(super) fn loss_gradients<B: TestBackend>() {
@@ -206,7 +206,10 @@ pub(super) fn kept_sets<B: TestBackend>() {
                         (_, true) => 1.0,
                     };
                     let tolerance = B::tolerance(1e-15, F32);
-                    assert!((weights[a] - expected).abs() < tolerance, "{policy:?} {a}");
+                    assert!(
+                        abs_diff_eq!(weights[a], expected, epsilon = tolerance),
+                        "{policy:?} {a}"
+                    );
                 }
             }
         }
@@ -229,7 +232,7 @@ pub(super) fn uniform_routing_costs_the_coefficient<B: TestBackend>() {
             assert_eq!(routed.counts, [3; 7]);
             let expected = 0.25 * factor;
             assert!(
-                (routed.aux() - expected).abs() < B::tolerance(1e-14, F32),
+                abs_diff_eq!(routed.aux(), expected, epsilon = B::tolerance(1e-14, F32)),
                 "{score_function:?} {scale:?}"
             );
         }

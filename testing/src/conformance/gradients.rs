@@ -1,5 +1,6 @@
 //! Gradients that accumulate, of choices that were dropped, and from a forward that kept less.
 
+use approx::assert_abs_diff_eq;
 use millet::half::{bf16, f16};
 use millet::{
     BackwardInput, Capacity, DType, DropPolicy, Element, Gradients, Keep, MoeConfig, MoeLayer, Real,
@@ -7,9 +8,8 @@ use millet::{
 };
 
 use crate::generate::{base, configs};
-use crate::harness::{
-    F32, HostPlan, Problem, Tensor, TestBackend, dispatch, narrow, route, route_backward, run, widen,
-};
+use crate::harness::{HostPlan, Problem, Tensor, TestBackend, dispatch, narrow, route, route_backward, run, widen};
+use crate::tolerance::F32;
 
 /// Without renormalisation a dropped assignment stays in the softmax: dz = −w·Σ w_j g_j, not 0.
 pub(super) fn a_dropped_choice_still_moves_the_router<B: TestBackend>() {
@@ -40,7 +40,7 @@ pub(super) fn a_dropped_choice_still_moves_the_router<B: TestBackend>() {
     let expected = [w0 * (g - w0 * g), -w1 * w0 * g, 0.0, 0.0, 0.0, 0.0];
     for (got, want) in grad.iter().zip(expected) {
         let tolerance = B::tolerance(1e-15, F32);
-        assert!((got - want).abs() < tolerance, "{got} {want}");
+        assert_abs_diff_eq!(*got, want, epsilon = tolerance);
     }
     assert!(expected[1].abs() > 0.1);
 }

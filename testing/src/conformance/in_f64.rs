@@ -1,6 +1,7 @@
 //! What shows in f64 only: central finite differences through the whole layer, for every gradient path, with random cotangents, and
 //! routers to the last digits.
 
+use approx::{abs_diff_eq, assert_abs_diff_eq};
 use millet::{
     AuxScale, Capacity, DropPolicy, ExpertBias, Keep, Losses, MoeConfig, MoeLayer, ScoreFunction, SingleExpert,
     Weights,
@@ -134,7 +135,7 @@ pub(super) fn check_fields<B: TestBackend>(
         for (i, &analytic) in analytic.iter().enumerate() {
             let slope = loss.slope(&mut problem, *values, i);
             assert!(
-                (slope - analytic).abs() < TOLERANCE * (1.0 + largest),
+                abs_diff_eq!(slope, analytic, epsilon = TOLERANCE * (1.0 + largest)),
                 "{name}[{i}]: finite difference {slope}, gradient {analytic}: {config:?}"
             );
         }
@@ -222,10 +223,7 @@ pub(super) fn straight_through_is_the_gradient_of_the_full_softmax<B: TestBacken
             for (i, &gradient) in outcome.router_grad.iter().enumerate() {
                 let of_losses = loss.slope(&mut moved, |p| &mut p.router, i);
                 let expected = of_losses + full.router_grad[i];
-                assert!(
-                    (gradient - expected).abs() < TOLERANCE * 4.0,
-                    "{gradient} {expected}"
-                );
+                assert_abs_diff_eq!(gradient, expected, epsilon = 4.0 * TOLERANCE);
             }
         }
     }

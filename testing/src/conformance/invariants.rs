@@ -2,16 +2,15 @@
 
 use std::collections::HashSet;
 
+use approx::{abs_diff_eq, assert_abs_diff_eq, assert_relative_eq};
 use millet::{
     Capacity, DropPolicy, Keep, MoeConfig, PermuteBackward, PermuteForward, Plan, Renormalize,
     ScoreFunction, SingleExpert, UnpermuteBackward, UnpermuteForward,
 };
 
 use crate::generate::{POLICIES, Rng, RoutingKind, SCORES, base};
-use crate::harness::{
-    F32, HostPlan, Problem, Tensor, TestBackend, dispatch, exact, narrow, route, run, scratch,
-    widen,
-};
+use crate::harness::{HostPlan, Problem, Tensor, TestBackend, dispatch, exact, narrow, route, run, scratch, widen};
+use crate::tolerance::{F32, Values};
 
 #[derive(Debug, Clone)]
 struct Routing {
@@ -112,7 +111,7 @@ fn check_plan<B: TestBackend>(routing: &Routing) {
         let expected = if survives { 1.5 } else { 0.0 };
         let tolerance = B::tolerance(1e-14, F32);
         assert!(
-            (total - expected).abs() < tolerance,
+            abs_diff_eq!(total, expected, epsilon = tolerance),
             "{total} instead of {expected}: {what}"
         );
         for a in slots {
@@ -151,7 +150,7 @@ pub(super) fn weights_sum_to_the_scale<B: TestBackend>() {
                     score_function != ScoreFunction::SoftmaxBeforeTopK || top_k == experts;
                 let tolerance = B::tolerance(1e-14, F32);
                 match normalized {
-                    true => assert!((total - 2.5).abs() < tolerance, "{total}"),
+                    true => assert_abs_diff_eq!(total, 2.5, epsilon = tolerance),
                     false => assert!(total < 2.5 - 1e-6 && total > 0.0, "{total}"),
                 }
             }
@@ -230,10 +229,7 @@ pub(super) fn permute_and_its_backward_are_adjoint<B: TestBackend>() {
     let forward = dot(&permuted[..rows * hidden], &r[..rows * hidden]);
     let backward = dot(&x, &x_grad.to_f64(&backend));
     let tolerance = dot_tolerance::<B>(&permuted[..rows * hidden], &r[..rows * hidden]);
-    assert!(
-        (forward - backward).abs() < tolerance,
-        "{forward} {backward}"
-    );
+    assert_abs_diff_eq!(forward, backward, epsilon = tolerance);
     assert!(forward.abs() > 1.0);
 }
 
@@ -277,11 +273,8 @@ pub(super) fn unpermute_and_its_backward_are_adjoint<B: TestBackend>() {
     let weights_grad = weights_grad.to_f64(&backend);
     let by_weights = dot(&weights, &weights_grad);
     let tolerance = dot_tolerance::<B>(&y[..rows * hidden], &rows_grad[..rows * hidden]);
-    assert!((value - by_rows).abs() < tolerance, "{value} {by_rows}");
-    assert!(
-        (value - by_weights).abs() < tolerance,
-        "{value} {by_weights}"
-    );
+    assert_abs_diff_eq!(value, by_rows, epsilon = tolerance);
+    assert_abs_diff_eq!(value, by_weights, epsilon = tolerance);
     assert!(value.abs() > 1.0);
     for (g, &row) in weights_grad
         .iter()
@@ -351,10 +344,9 @@ pub(super) fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() 
                 output: output.view_mut(),
             })
             .unwrap();
-        for (got, want) in output.to_f64(&backend).iter().zip(&layer.output) {
-            let tolerance = B::tolerance(1e-13, F32);
-            assert!((got - want).abs() < tolerance, "{got} {want}");
-        }
+        let output = output.to_f64(&backend);
+        let tolerance = B::tolerance(1e-13, F32);
+        assert_abs_diff_eq!(Values(&output), Values(&layer.output), epsilon = tolerance);
     }
 }
 
@@ -399,12 +391,13 @@ pub(super) fn permuting_tokens_permutes_results<B: TestBackend>() {
                 (&there.down_grad, &here.down_grad),
                 (&there.losses, &here.losses),
             ] {
-                for (got, want) in got.iter().zip(want) {
-                    assert!(
-                        (got - want).abs() < B::tolerance(1e-12, F32) * want.abs().max(1.0),
-                        "{got} {want}"
-                    );
-                }
+                let tolerance = B::tolerance(1e-12, F32);
+                assert_relative_eq!(
+                    Values(got),
+                    Values(want),
+                    epsilon = tolerance,
+                    max_relative = tolerance
+                );
             }
         }
     }
@@ -427,10 +420,9 @@ pub(super) fn one_expert_is_the_dense_layer<B: TestBackend>() {
         let outcome = run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 0.0);
         for t in 0..30 {
             let want = swiglu(&config, &problem, 0, &problem.x[t * 6..(t + 1) * 6]);
-            for (got, want) in outcome.output[t * 6..(t + 1) * 6].iter().zip(want) {
-                let tolerance = B::tolerance(1e-13, F32);
-                assert!((got - want).abs() < tolerance, "{got} {want}");
-            }
+            let got = &outcome.output[t * 6..(t + 1) * 6];
+            let tolerance = B::tolerance(1e-13, F32);
+            assert_abs_diff_eq!(Values(got), Values(&want), epsilon = tolerance);
         }
         // There is nothing to choose, so nothing to learn.
         let tolerance = B::tolerance(1e-14, F32);

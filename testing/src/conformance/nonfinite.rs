@@ -1,5 +1,6 @@
 //! NaN and ±∞: what they reach, what they must not, and that every backend and type agrees about both.
 
+use approx::{abs_diff_eq, assert_abs_diff_eq, assert_relative_eq};
 use millet::half::{bf16, f16};
 use millet::{
     Capacity, Cpu, DType, DropPolicy, Element, Keep, Losses, MoeConfig, MoeLayer, Renormalize,
@@ -10,6 +11,7 @@ use crate::generate::SCORES;
 use crate::harness::{
     HostPlan, Outcome, Problem, Tensor, TestBackend, dispatch, route, route_backward, run, run_with,
 };
+use crate::tolerance::{F32, Values};
 
 const VALUES: [f64; 3] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
 
@@ -233,10 +235,8 @@ pub(super) fn large_values_stay_finite<B: TestBackend>() {
         .chunks_exact(16)
         .zip(want.output.chunks_exact(16))
     {
-        let allowed = 1e-5 * want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
-        for (&got, &want) in got.iter().zip(want) {
-            assert!((got - want).abs() < allowed, "{got} instead of {want}");
-        }
+        let allowed = F32 * want.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+        assert_abs_diff_eq!(Values(got), Values(want), epsilon = allowed);
     }
 }
 
@@ -262,7 +262,7 @@ pub(super) fn a_bad_row_has_no_part_in_the_routers_gradient<B: TestBackend>() {
         for (&got, want) in outcome.router_grad.iter().zip([-expected, expected]) {
             let what = format!("{value}, {} and {}", T::DTYPE, W::DTYPE);
             assert!(
-                (got - want).abs() < tolerance,
+                abs_diff_eq!(got, want, epsilon = tolerance),
                 "{got} instead of {want}: {what}"
             );
         }
@@ -283,10 +283,8 @@ pub(super) fn a_bad_row_has_no_part_in_the_routers_gradient<B: TestBackend>() {
         let want = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
         problem.x[TOKEN * 16..][..16].fill(f64::NAN);
         let got = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
-        for (&got, &want) in got.router_grad.iter().zip(&want.router_grad) {
-            let allowed = 1e-5 * want.abs().max(1.0);
-            assert!((got - want).abs() < allowed, "{got} instead of {want}");
-        }
+        let [got, want] = [&got, &want].map(|outcome| Values(&outcome.router_grad));
+        assert_relative_eq!(got, want, epsilon = F32, max_relative = F32);
     }
 }
 

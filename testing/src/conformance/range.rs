@@ -1,5 +1,6 @@
 //! What of a type's range a row of the down product may use, and where it is rounded: after it was weighed.
 
+use approx::abs_diff_eq;
 use millet::half::{bf16, f16};
 use millet::{Capacity, DropPolicy, Element, ExpertsDown, Keep, MoeConfig};
 
@@ -124,7 +125,10 @@ fn check_layer<B: TestBackend, T: Element>(
     let hidden = config.hidden_size();
     let what = format!("{}, H={hidden}, T={}", T::DTYPE, problem.tokens);
     for got in &outcome.output {
-        assert!((got - want).abs() < tolerance, "{got}, not {want}: {what}");
+        assert!(
+            abs_diff_eq!(*got, want, epsilon = tolerance),
+            "{got}, not {want}: {what}"
+        );
     }
     for (name, values) in outcome.floats() {
         assert!(values.iter().all(|v| v.is_finite()), "{name}: {what}");

@@ -1,5 +1,6 @@
 //! Routers on every kind of logits against the oracle: which experts exactly, weights and statistics closely.
 
+use approx::{RelativeEq, assert_abs_diff_eq};
 use millet::{
     Capacity, Cpu, DType, Element, Error, GroupLimit, Losses, MoeConfig, Real, Renormalize, ScoreFunction,
     SingleExpert,
@@ -7,11 +8,9 @@ use millet::{
 
 use crate::generate::{LogitKind, Rng, RoutingKind, SCORES, capacities};
 
-use crate::harness::{
-    F32, HostPlan, RouterOutcome, TestBackend, assert_right, dispatch, list_tiles, route,
-    route_backward, try_route, widen,
-};
+use crate::harness::{HostPlan, RouterOutcome, TestBackend, dispatch, list_tiles, route, route_backward, try_route, widen};
 use crate::oracle::{Number, Oracle, Routed};
+use crate::tolerance::{F32, Values, assert_right};
 
 fn router(
     score_function: ScoreFunction,
@@ -48,7 +47,7 @@ fn convert<N: Number>(values: &[f64]) -> Vec<N> {
 /// Equal, or within `tolerance` relative to the larger of 1 and `want`.
 #[track_caller]
 fn assert_close(got: f64, want: f64, tolerance: f64, what: &str) {
-    let close = got == want || (got - want).abs() <= tolerance * want.abs().max(1.0);
+    let close = Values(&[got]).relative_eq(&Values(&[want]), tolerance, tolerance);
     assert!(close, "{what}: {got} instead of {want}");
 }
 
@@ -534,7 +533,7 @@ pub(super) fn a_selection_bias_picks_but_does_not_weigh<B: TestBackend>() {
         .zip([2.0 * s(2.0) / total, 2.0 * s(0.0) / total])
     {
         let tolerance = B::tolerance(1e-15, F32);
-        assert!((got - want).abs() < tolerance, "{got} {want}");
+        assert_abs_diff_eq!(*got, want, epsilon = tolerance);
     }
     // A masked expert stays masked however large its bias.
     let masked = [f64::NEG_INFINITY, 1.0, 2.0, 3.0];
@@ -547,11 +546,7 @@ pub(super) fn a_large_bias_does_not_cancel_the_weight<B: TestBackend>() {
     let config = router(ScoreFunction::Sigmoid, 4, 1, None, 1.0);
     let routed = route::<B, f32>(&config, &[-18.0, -19.0, -20.0, -21.0], Some(&[12.0; 4]));
     let expected = 1.0 / (1.0 + 18f64.exp());
-    assert!(
-        (routed.weights[0] / expected - 1.0).abs() < 1e-6,
-        "{:?}",
-        routed.weights
-    );
+    assert_abs_diff_eq!(routed.weights[0] / expected, 1.0, epsilon = 1e-6);
 }
 
 pub(super) fn statistics_are_what_they_say<B: TestBackend>() {
