@@ -1,8 +1,8 @@
 //! The metadata key `config`: JSON → [`MoeConfig`].
 
 use millet::{
-    Capacity, DropPolicy, GroupLimit, Losses, MoeConfig, MoeConfigBuilder, Renormalize,
-    ScoreFunction,
+    Activation, Capacity, DropPolicy, ExpertBias, GroupLimit, Losses, MoeConfig, MoeConfigBuilder,
+    Renormalize, ScoreFunction,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -34,6 +34,14 @@ struct Keys {
     z_loss_coeff: Value,
     #[serde(default)]
     expert_layout: Value,
+    #[serde(default)]
+    activation: Value,
+    #[serde(default)]
+    activation_alpha: Value,
+    #[serde(default)]
+    activation_limit: Value,
+    #[serde(default)]
+    activation_offset: Value,
 }
 
 #[derive(Deserialize)]
@@ -52,8 +60,16 @@ enum Policy {
     SlotMajor,
 }
 
-/// Reads and validates; the layout of the experts' tensors where it is said.
-pub(crate) fn parse(json: &str) -> Result<(MoeConfig, Option<Layout>)> {
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+enum Unit {
+    #[default]
+    Swiglu,
+    ClampedSwiglu,
+}
+
+/// Reads and validates; the layout of the experts' tensors where it is said. That experts have biases is known by their tensors.
+pub(crate) fn parse(json: &str, expert_bias: ExpertBias) -> Result<(MoeConfig, Option<Layout>)> {
     // serde would take an array for the keys' values in order.
     if !json.trim_start().starts_with('{') {
         return Err(format!(
@@ -65,11 +81,41 @@ pub(crate) fn parse(json: &str) -> Result<(MoeConfig, Option<Layout>)> {
     let layout = value("expert_layout", keys.expert_layout.take());
     let layout = layout.map_err(|error| of_config(&error))?;
     let config = builder(keys).map_err(|error| of_config(&error))?;
-    let config = config.build().map_err(|error| of_config(&error))?;
+    let config = config
+        .expert_bias(expert_bias)
+        .build()
+        .map_err(|error| of_config(&error))?;
     Ok((config, layout))
 }
 
-fn builder(keys: Keys) -> Result<MoeConfigBuilder> {
+/// The parameters belong to the clamped one.
+fn activation(keys: &mut Keys) -> Result<Activation> {
+    let unit: Option<Unit> = value("activation", keys.activation.take())?;
+    let names = ["activation_alpha", "activation_limit", "activation_offset"];
+    let given = [
+        &mut keys.activation_alpha,
+        &mut keys.activation_limit,
+        &mut keys.activation_offset,
+    ];
+    let given = given.map(Value::take);
+    match unit.unwrap_or_default() {
+        Unit::Swiglu => match given.iter().position(|value| !value.is_null()) {
+            None => Ok(Activation::SwiGlu),
+            Some(i) => Err(format!("{} needs activation = clamped_swiglu", names[i])),
+        },
+        Unit::ClampedSwiglu => {
+            let [alpha, limit, offset] = given;
+            Ok(Activation::ClampedSwiGlu {
+                alpha: value(names[0], alpha)?,
+                limit: value(names[1], limit)?,
+                offset: value(names[2], offset)?,
+            })
+        }
+    }
+}
+
+fn builder(mut keys: Keys) -> Result<MoeConfigBuilder> {
+    let activation = activation(&mut keys)?;
     let score = match value("score_function", keys.score_function)? {
         Score::SoftmaxAfterTopk => ScoreFunction::SoftmaxAfterTopK,
         Score::SoftmaxBeforeTopk => ScoreFunction::SoftmaxBeforeTopK,
@@ -86,6 +132,7 @@ fn builder(keys: Keys) -> Result<MoeConfigBuilder> {
         value("num_experts", keys.num_experts)?,
         value("top_k", keys.top_k)?,
     )
+    .activation(activation)
     .score_function(score)
     .scaling_factor(value("scaling_factor", keys.scaling_factor)?)
     .losses(Losses::new(

@@ -10,6 +10,8 @@ use crate::output::Tensor;
 
 const GATE_UP: &str = "experts.gate_up_proj";
 const DOWN: &str = "experts.down_proj";
+/// The biases of both, where a file has them; the layouts of one tensor per expert have none.
+pub(crate) const BIASES: [&str; 2] = ["experts.gate_up_proj_bias", "experts.down_proj_bias"];
 
 /// The orders that are read. Shapes do not tell the first two apart: the config's key `expert_layout` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -66,7 +68,7 @@ impl Layout {
     /// The names that are expected, for a message.
     pub(crate) fn names(self) -> String {
         match self.projections() {
-            None => format!("{GATE_UP}, {DOWN}"),
+            None => format!("{GATE_UP}, {DOWN}, {}", BIASES.join(", ")),
             Some(projections) => projections
                 .map(|name| format!("experts.{{e}}.{name}.weight"))
                 .join(", "),
@@ -76,7 +78,7 @@ impl Layout {
     /// Is `name` a tensor of this layout?
     pub(crate) fn has(self, experts: usize, name: &str) -> bool {
         let Some(projections) = self.projections() else {
-            return [GATE_UP, DOWN].contains(&name);
+            return [GATE_UP, DOWN].contains(&name) || BIASES.contains(&name);
         };
         let middle = name
             .strip_prefix("experts.")
@@ -169,6 +171,42 @@ impl Layout {
             layouts::deinterleave_gate_up(config, &rows)?,
             layouts::transpose(e, i, h, &down)?,
         ))
+    }
+
+    /// The bias of gate_up, gates first, of a tensor of this layout.
+    pub(crate) fn fuse_bias<T: Element>(
+        self,
+        config: &MoeConfig,
+        gate_up: Vec<T>,
+    ) -> millet::Result<Vec<T>> {
+        match self {
+            Self::GptOss => layouts::deinterleave_gate_up_bias(config, &gate_up),
+            _ => Ok(gate_up),
+        }
+    }
+
+    /// The gradients of the biases under their names.
+    pub(crate) fn bias_gradients<T: Element<Acc = f32>>(
+        self,
+        config: &MoeConfig,
+        gate_up: &[T],
+        down: &[T],
+    ) -> millet::Result<[Tensor; 2]> {
+        let (h, i, e) = (
+            config.hidden_size(),
+            config.intermediate_size(),
+            config.num_experts(),
+        );
+        let alternating = match self {
+            Self::GptOss => Some(layouts::interleave_gate_up_bias(config, gate_up)?),
+            _ => None,
+        };
+        let gate_up = alternating.as_deref().unwrap_or(gate_up);
+        let [gate_up_name, down_name] = BIASES.map(|name| format!("grad_{name}"));
+        Ok([
+            Tensor::real(gate_up_name, &[e, 2 * i], gate_up),
+            Tensor::real(down_name, &[e, h], down),
+        ])
     }
 
     /// The gradients under the tensors' names, each as its tensor.

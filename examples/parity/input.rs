@@ -1,10 +1,10 @@
 //! The file that is read: its tensors, checked against its config.
 
-use millet::{Element, MoeConfig};
+use millet::{Element, ExpertBias, MoeConfig};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::experts::Layout;
+use crate::experts::{BIASES, Layout};
 use crate::{Result, config};
 
 const X: &str = "x";
@@ -26,6 +26,7 @@ pub(crate) struct Input<'a> {
     bias: Option<TensorView<'a>>,
     /// In the order of the layout.
     experts: Vec<(String, TensorView<'a>)>,
+    expert_biases: Option<[TensorView<'a>; 2]>,
     grad_output: TensorView<'a>,
 }
 
@@ -36,6 +37,8 @@ pub(crate) struct Tensors<T, W> {
     pub(crate) bias: Option<Vec<f32>>,
     pub(crate) gate_up: Vec<T>,
     pub(crate) down: Vec<T>,
+    /// Of gate_up and of down.
+    pub(crate) expert_biases: Option<[Vec<T>; 2]>,
     pub(crate) grad_output: Vec<T>,
 }
 
@@ -55,7 +58,14 @@ impl<'a> Input<'a> {
         let json = metadata
             .get("config")
             .ok_or("the metadata key `config` is missing: the layer's configuration, as JSON")?;
-        let (config, layout) = config::parse(json)?;
+        let has_biases = BIASES.iter().any(|name| file.names().contains(name));
+        let (config, layout) = config::parse(
+            json,
+            match has_biases {
+                true => ExpertBias::GateUpAndDown,
+                false => ExpertBias::None,
+            },
+        )?;
         let layout = layout.unwrap_or_else(|| Layout::of(&file));
         let (h, e) = (config.hidden_size(), config.num_experts());
         let is_known = |name: &str| NAMES.contains(&name) || layout.has(e, name);
@@ -94,6 +104,13 @@ impl<'a> Input<'a> {
                 ))
             }
         };
+        let (i, [gate_up, down]) = (config.intermediate_size(), BIASES);
+        let expert_biases = has_biases.then(|| {
+            Ok([
+                of_shape(gate_up, "[num_experts, 2·intermediate_size]", &[e, 2 * i])?,
+                of_shape(down, "[num_experts, hidden_size]", &[e, h])?,
+            ])
+        });
         let bias = file.names().contains(&BIAS);
         let bias = bias.then(|| of_shape(BIAS, "[num_experts]", &[e]));
         Ok(Self {
@@ -104,6 +121,7 @@ impl<'a> Input<'a> {
                 .tensors(&config)
                 .map(|(name, symbols, shape)| Ok((name.clone(), of_shape(&name, symbols, &shape)?)))
                 .collect::<Result<_>>()?,
+            expert_biases: expert_biases.transpose()?,
             layout,
             grad_output: of_shape(GRAD, "[T of `x`, hidden_size]", &[tokens, h])?,
             x,
@@ -129,6 +147,12 @@ impl<'a> Input<'a> {
             .layout
             .fuse(&self.config, experts)
             .map_err(|error| error.to_string())?;
+        let biases = self.expert_biases.as_ref().map(|[gate_up, down]| {
+            let gate_up = convert(BIASES[0], gate_up)?;
+            let gate_up = self.layout.fuse_bias(&self.config, gate_up);
+            let gate_up = gate_up.map_err(|error| error.to_string())?;
+            Ok([gate_up, convert(BIASES[1], down)?])
+        });
         Ok(Tensors {
             x: convert(X, &self.x)?,
             router: convert(ROUTER, &self.router)?,
@@ -139,6 +163,7 @@ impl<'a> Input<'a> {
                 .transpose()?,
             gate_up,
             down,
+            expert_biases: biases.transpose()?,
             grad_output: convert(GRAD, &self.grad_output)?,
         })
     }

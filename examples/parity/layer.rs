@@ -1,8 +1,8 @@
 //! The layer's run: everything that is written.
 
 use millet::{
-    Backend, BackwardInput, Element, Gradients, Keep, Logits, MoeLayer, RouterForward, Scalar,
-    WeightGrad, Weights, stats_elements,
+    Backend, BackwardInput, Element, ExpertBiasGrads, ExpertBiases, Gradients, Keep, Logits,
+    MoeLayer, RouterForward, Scalar, WeightGrad, Weights, stats_elements,
 };
 
 use crate::Result;
@@ -58,13 +58,23 @@ fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
     let bias = &bias.map(|bias| Device::upload(backend, bias)).transpose()?;
     let gate_up = Device::upload(backend, &tensors.gate_up)?;
     let down = Device::upload(backend, &tensors.down)?;
+    let biases = match &tensors.expert_biases {
+        None => None,
+        Some([gate_up, down]) => Some([
+            Device::upload(backend, gate_up)?,
+            Device::upload(backend, down)?,
+        ]),
+    };
 
     let weights = Weights::<B, T, W> {
         router: router.view(),
         selection_bias: bias.as_ref().map(Device::view),
         gate_up: gate_up.view(),
         down: down.view(),
-        expert_bias: None,
+        expert_bias: biases.as_ref().map(|[gate_up, down]| ExpertBiases {
+            gate_up: gate_up.view(),
+            down: down.view(),
+        }),
     };
     let mut saved = layer.saved::<T>(tokens, Keep::Hidden)?;
     let mut workspace = layer.workspace::<T>(tokens, Keep::Hidden)?;
@@ -79,12 +89,22 @@ fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
     let mut router_grad = Device::<B, W>::new(backend, router.len)?;
     let mut gate_up_grad = Device::<B, T>::new(backend, gate_up.len)?;
     let mut down_grad = Device::<B, T>::new(backend, down.len)?;
+    let mut bias_grads = match &biases {
+        None => None,
+        Some([gate_up, down]) => Some([
+            Device::<B, T>::new(backend, gate_up.len)?,
+            Device::<B, T>::new(backend, down.len)?,
+        ]),
+    };
     let gradients = Gradients::<B, T, W> {
         x: x_grad.view_mut(),
         router: WeightGrad::Overwrite(router_grad.view_mut()),
         gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
         down: WeightGrad::Overwrite(down_grad.view_mut()),
-        expert_bias: None,
+        expert_bias: bias_grads.as_mut().map(|[gate_up, down]| ExpertBiasGrads {
+            gate_up: WeightGrad::Overwrite(gate_up.view_mut()),
+            down: WeightGrad::Overwrite(down.view_mut()),
+        }),
     };
     let start = BackwardInput {
         x,
@@ -122,6 +142,10 @@ fn pass<B: Backend, T: Element<Acc = f32>, W: Element<Acc = f32>>(
         Tensor::real("grad_router.weight", &[e, h], &router_grad),
     ];
     tensors.extend(input.layout.gradients(config, &gate_up_grad, &down_grad)?);
+    if let Some([gate_up, down]) = bias_grads {
+        let (gate_up, down) = (gate_up.read(backend)?, down.read(backend)?);
+        tensors.extend(input.layout.bias_gradients(config, &gate_up, &down)?);
+    }
     Ok((tensors, summary))
 }
 

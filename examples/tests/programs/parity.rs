@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use millet::half::{bf16, f16};
-use millet::{DropPolicy, Element, MoeConfig, Renormalize, ScoreFunction, SingleExpert};
+use millet::{
+    Activation, DropPolicy, Element, ExpertBias, MoeConfig, Renormalize, ScoreFunction,
+    SingleExpert,
+};
 use millet_testing::generate::{self, base, configs};
 use millet_testing::harness::{self, Problem, narrow};
 use millet_testing::oracle::Oracle;
@@ -15,6 +18,9 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
 use super::{directory, executable};
+
+const GATE_UP_BIAS: &str = "experts.gate_up_proj_bias";
+const DOWN_BIAS: &str = "experts.down_proj_bias";
 
 /// A tensor of a file.
 #[derive(Clone)]
@@ -85,6 +91,10 @@ impl File {
         if let Some(bias) = &problem.bias {
             put("router.selection_bias", &[e], bias);
         }
+        if !problem.gate_up_bias.is_empty() {
+            put(GATE_UP_BIAS, &[e, 2 * i], &problem.gate_up_bias);
+            put(DOWN_BIAS, &[e, h], &problem.down_bias);
+        }
         let metadata = HashMap::from([("config".to_owned(), json(config).to_string())]);
         Self { tensors, metadata }
     }
@@ -114,7 +124,20 @@ impl File {
 /// A configuration as the file's JSON.
 fn json(config: &MoeConfig) -> Value {
     let (router, capacity) = (config.router(), config.capacity());
+    let (activation, parameters) = match config.activation() {
+        Activation::SwiGlu => (None, None),
+        Activation::ClampedSwiGlu {
+            alpha,
+            limit,
+            offset,
+        } => (Some("clamped_swiglu"), Some([alpha, limit, offset])),
+        other => panic!("no name for {other:?}"),
+    };
     json!({
+        "activation": activation,
+        "activation_alpha": parameters.map(|p| p[0]),
+        "activation_limit": parameters.map(|p| p[1]),
+        "activation_offset": parameters.map(|p| p[2]),
         "hidden_size": config.hidden_size(),
         "intermediate_size": config.intermediate_size(),
         "num_experts": config.num_experts(),
@@ -222,7 +245,7 @@ fn check(
         ("kept", &[t, k], &kept),
         ("tokens_per_expert", &[e], &rows),
     ];
-    let reals: [(&str, &[usize], &[f64]); 8] = [
+    let mut reals: Vec<(&str, &[usize], &[f64])> = vec![
         ("output", &[t, h], &want.output),
         ("topk_weights", &[t, k], &raw_weights),
         ("aux_loss", &[1], &want.losses[..1]),
@@ -236,6 +259,21 @@ fn check(
         ),
         ("grad_experts.down_proj", &[e, h, i], &want.down_grad),
     ];
+    let (gate_up_bias, down_bias) = ([e, 2 * i], [e, h]);
+    if config.expert_bias() != ExpertBias::None {
+        reals.extend([
+            (
+                "grad_experts.gate_up_proj_bias",
+                &gate_up_bias[..],
+                &want.gate_up_bias_grad[..],
+            ),
+            (
+                "grad_experts.down_proj_bias",
+                &down_bias[..],
+                &want.down_bias_grad[..],
+            ),
+        ]);
+    }
     assert_eq!(got.len(), integers.len() + reals.len());
     for (name, shape, want) in integers {
         assert_eq!(got[name].shape, shape, "{name}: {what}");
@@ -264,17 +302,28 @@ fn f32_is_within_1e_5_of_f64_for_every_configuration() {
     assert!(dropped > 1000, "only {dropped} assignments were dropped");
 }
 
+/// SwiGLU, and the experts of GPT-OSS.
 #[test]
 fn f32_is_within_1e_5_of_f64_at_the_sizes_of_a_layer() {
     let directory = directory("parity", "sizes");
-    let config = base(96, 72, 32, 4).build().unwrap();
-    let problem = Problem::random(&config, 200, 1).rounded::<f32, f32>();
-    let got = outcome(
-        &directory,
-        &File::new(&config, &problem),
-        &["--device", "cpu"],
-    );
-    check(&config, &problem, &got, 1e-5, "");
+    let plain = base(96, 72, 32, 4);
+    // h is of order 1, and a limit of 7 would clamp nothing.
+    let clamped = plain.clone().activation(Activation::ClampedSwiGlu {
+        alpha: 1.702,
+        limit: 1.25,
+        offset: 1.0,
+    });
+    let biased = clamped.clone().expert_bias(ExpertBias::GateUpAndDown);
+    for builder in [plain, clamped, biased] {
+        let config = builder.build().unwrap();
+        let problem = Problem::random(&config, 200, 1).rounded::<f32, f32>();
+        let got = outcome(
+            &directory,
+            &File::new(&config, &problem),
+            &["--device", "cpu"],
+        );
+        check(&config, &problem, &got, 1e-5, &format!("{config:?}"));
+    }
 }
 
 #[test]
@@ -368,6 +417,17 @@ fn in_layout(
     let mut put = |name: String, shape: &[usize], values: Vec<f64>| {
         tensors.insert(format!("{prefix}{name}"), Tensor::f32(shape, &values));
     };
+    if let Some(bias) = fused.tensors.get(&format!("{prefix}{GATE_UP_BIAS}")) {
+        let bias = bias.reals();
+        let at = |n: usize| bias[n / (2 * i) * 2 * i + n % 2 * i + n % (2 * i) / 2];
+        put(
+            GATE_UP_BIAS.into(),
+            &[e, 2 * i],
+            (0..e * 2 * i).map(at).collect(),
+        );
+        let down = fused.tensors[&format!("{prefix}{DOWN_BIAS}")].reals();
+        put(DOWN_BIAS.into(), &[e, h], down);
+    }
     if layout == "gpt_oss" {
         let at = |n: usize| {
             let (expert, column, pair) = (n / (h * 2 * i), n / (2 * i) % h, n % (2 * i));
@@ -421,8 +481,14 @@ fn in_layout(
 fn every_layout_of_the_experts_is_the_same_layer() {
     let directory = directory("parity", "layouts");
     // Twice no shape tells a layout: H = 2I, and H = I.
-    for (h, i) in [(12, 10), (8, 4), (6, 6)] {
-        let config = MoeConfig::builder(h, i, 4, 2).build().unwrap();
+    for (h, i, bias) in [
+        (12, 10, ExpertBias::None),
+        (8, 4, ExpertBias::None),
+        (6, 6, ExpertBias::None),
+        (12, 10, ExpertBias::GateUpAndDown),
+    ] {
+        let config = MoeConfig::builder(h, i, 4, 2).expert_bias(bias);
+        let config = config.build().unwrap();
         let problem = Problem::random(&config, 9, 5).rounded::<f32, f32>();
         let fused = File::new(&config, &problem);
         let want = outcome(&directory, &fused, &[]);
@@ -437,6 +503,9 @@ fn every_layout_of_the_experts_is_the_same_layer() {
             ("mixtral", true),
             ("mixtral", false),
         ] {
+            if bias != ExpertBias::None && layout != "gpt_oss" {
+                continue; // has none
+            }
             let mut file = fused.clone();
             file.tensors.retain(|name, _| !name.starts_with("experts."));
             file.tensors.extend(in_layout(&config, layout, "", &fused));
