@@ -24,9 +24,9 @@
 //
 // dS = ⟨dA', a⟩ in the epilogue, so that y need not be kept, and the gather along the reduction follow SonicMoE (arXiv
 // 2512.14080).
+#include "device/activation.cuh"
 #include "device/epilogue.cuh"
 #include "device/experts_kernels.cuh"
-#include "device/swiglu.cuh"
 #include "device/tile_scheduler.cuh"
 #include "mainloop/ampere.cuh"
 #include "params.h"
@@ -83,17 +83,14 @@ template <typename T, int TILE_M_, Access ACCESS> struct DownBackward : RowTileS
                     float2 gate[4], up[4], a[4];
                     load_columns<T, ACCESS>(h, left, exists, gate);
                     load_columns<T, ACCESS>(h + params.inner, left, exists, up);
+                    with_activation(params.activation, [&](auto activation) {
 #pragma unroll
-                    for (int c = 0; c < 4; c++) {
-                        const float *gradient = &accumulator.mma[i][j + c][2 * half];
-                        SwigluBackward<T> x(weight, gradient[0], gate[c].x, up[c].x);
-                        SwigluBackward<T> y(weight, gradient[1], gate[c].y, up[c].y);
-                        gate[c] = make_float2(x.gate, y.gate);
-                        up[c] = make_float2(x.up, y.up);
-                        a[c] = make_float2(x.weighted_a, y.weighted_a);
-                        dot += x.dot;
-                        dot += y.dot;
-                    }
+                        for (int c = 0; c < 4; c++) {
+                            const float *gradient = &accumulator.mma[i][j + c][2 * half];
+                            dot += activation_backward<T>(activation, weight, gradient[0], gate[c].x, up[c].x, a[c].x);
+                            dot += activation_backward<T>(activation, weight, gradient[1], gate[c].y, up[c].y, a[c].y);
+                        }
+                    });
                     store_columns<T, ACCESS>(h, left, exists, gate);
                     store_columns<T, ACCESS>(h + params.inner, left, exists, up);
                     store_columns<T, ACCESS>(static_cast<T *>(params.rows_out) + row * params.inner + first, left,
@@ -244,9 +241,10 @@ extern "C" __global__ void __launch_bounds__(MILLET_THREADS)
     const int64_t i = static_cast<int64_t>(blockIdx.x) * MILLET_THREADS + threadIdx.x;
     if (i < __ldg(params.offsets + params.experts)) {
         const int parts = (params.inner + MILLET_DOT_COLUMNS - 1) / MILLET_DOT_COLUMNS;
-        float sum = 0.0f;
+        const int32_t assignment = __ldg(params.row_to_assignment + i);
+        float sum = params.bias ? params.weights_grad[assignment] : 0.0f;
         for (int part = 0; part < parts; part++) sum += params.dots[part * params.max_rows + i];
-        params.weights_grad[__ldg(params.row_to_assignment + i)] = sum;
+        params.weights_grad[assignment] = sum;
     }
     if (i < params.assignments && __ldg(params.assignment_to_row + i) < 0) params.weights_grad[i] = 0.0f;
 }

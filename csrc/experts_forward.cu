@@ -21,9 +21,9 @@
 //
 // The gather in the load and the paired epilogue follow SonicMoE (arXiv 2512.14080); a multistage ring is usual for
 // this generation of tensor cores.
+#include "device/activation.cuh"
 #include "device/epilogue.cuh"
 #include "device/experts_kernels.cuh"
-#include "device/swiglu.cuh"
 #include "device/tile_scheduler.cuh"
 #include "mainloop/ampere.cuh"
 #include "params.h"
@@ -66,8 +66,14 @@ template <typename T, int TILE_M_, Access ACCESS> struct Up : RowTileScheduler<T
         });
     }
 
-    __device__ __forceinline__ void epilogue(const Tile &tile, const Accumulator<TILE_M> &accumulator) const {
+    __device__ __forceinline__ void epilogue(const Tile &tile, Accumulator<TILE_M> &accumulator) const {
         const int first = tile.column + ThreadCoord::warp_n() * (PAIRS / 2), left = params.inner - first;
+        if (params.bias) {
+            // mma tiles of gate and up alternate.
+            const T *bias = static_cast<const T *>(params.bias) + tile.expert * (2ll * params.inner) + first;
+            add_columns<T, TILE_M, ACCESS, 0, 2>(bias, left, accumulator);
+            add_columns<T, TILE_M, ACCESS, 1, 2>(bias + params.inner, left, accumulator);
+        }
 #pragma unroll
         for (int i = 0; i < Accumulator<TILE_M>::MMA_M; i++)
 #pragma unroll
@@ -82,8 +88,12 @@ template <typename T, int TILE_M_, Access ACCESS> struct Up : RowTileScheduler<T
                                 *u = &accumulator.mma[i][2 * j + 1][2 * half];
                     gate[j] = rounded<T>(make_float2(g[0], g[1]));
                     up[j] = rounded<T>(make_float2(u[0], u[1]));
-                    a[j] = make_float2(swiglu(gate[j].x, up[j].x), swiglu(gate[j].y, up[j].y));
                 }
+                with_activation(params.activation, [&](auto activation) {
+#pragma unroll
+                    for (int j = 0; j < 4; j++)
+                        a[j] = make_float2(activation.value(gate[j].x, up[j].x), activation.value(gate[j].y, up[j].y));
+                });
                 if (params.h) {
                     T *h = static_cast<T *>(params.h) + row * (2ll * params.inner) + first;
                     store_columns<T, ACCESS>(h, left, exists, gate);
@@ -124,6 +134,13 @@ template <typename T, int TILE_M_, Access ACCESS> struct Down : RowTileScheduler
     }
 
     __device__ __forceinline__ void epilogue(const Tile &tile, Accumulator<TILE_M> &accumulator) const {
+        if (params.bias) {
+            const int first = ThreadCoord::warp_n() * WARP_N, left = tile.columns - first;
+            const int64_t column = static_cast<int64_t>(tile.expert) * params.hidden + tile.column + first;
+            const T *bias = static_cast<const T *>(params.bias) + column;
+            add_columns<T, TILE_M, ACCESS, 0, 1>(bias, left, accumulator);
+            add_columns<T, TILE_M, ACCESS, 4, 1>(bias + 32, left - 32, accumulator);
+        }
         weigh(tile, accumulator);
         store_rows<T, TILE_M, ACCESS>(static_cast<T *>(params.rows_out), params.hidden, tile, accumulator);
     }

@@ -212,6 +212,19 @@ typedef struct {
 // Columns that one partial sum of a weight's gradient is over.
 #define MILLET_DOT_COLUMNS 64
 
+// millet::Activation.
+#define MILLET_SWIGLU 0
+#define MILLET_CLAMPED_SWIGLU 1
+
+// What experts make of gate and up: millet::Activation.
+typedef struct {
+    int32_t kind;
+    // Of ClampedSwiGlu.
+    float alpha;
+    float limit;
+    float offset;
+} MilletActivation;
+
 // The experts' products. See csrc/experts_forward.cu and csrc/experts_backward.cu.
 typedef struct {
     int32_t hidden;
@@ -228,6 +241,7 @@ typedef struct {
     uint32_t column_band;
     // f32: one product of tf32 numbers instead of three of their parts.
     int32_t tf32;
+    MilletActivation activation;
     int64_t max_rows;
     int64_t assignments;
     const int32_t *offsets;
@@ -238,6 +252,8 @@ typedef struct {
     const void *tokens;
     // gate_up [E, 2I, H] or down [E, H, I].
     const void *weight;
+    // [E, 2I] or [E, H], or null. In down's backward it is not read: if there is one, `weights_grad` holds its part.
+    const void *bias;
     // [R, I] or [R, 2I]: a, w·a or dh that is read.
     const void *rows_in;
     // [R, H] or [R, I]: w·y, dX̃, a or w·a that is written.
@@ -255,3 +271,37 @@ typedef struct {
     // Counts the tiles that were drawn; 0 when a kernel starts.
     uint32_t *tickets;
 } MilletExperts;
+
+// Columns of a block that sums a bias's gradient: so many bytes of a row, or so many elements where rows are not whole
+// vectors.
+#define MILLET_BIAS_BYTES 128
+#define MILLET_BIAS_ELEMENTS 32
+
+// The experts' biases in backward. See csrc/experts_bias.cu.
+typedef struct {
+    int64_t tokens;
+    int32_t top_k;
+    int32_t hidden;
+    int32_t inner;
+    int32_t experts;
+    // Are rows of all tensors 16-byte aligned?
+    int32_t vectorized;
+    // Blocks per expert that sum the gradient of gate_up's bias, and of down's.
+    int32_t gate_up_blocks;
+    int32_t down_blocks;
+    const int32_t *offsets;
+    const int32_t *row_to_assignment;
+    const int32_t *assignment_to_row;
+    // dO [T, H], dh [R, 2I] and down's bias [E, H].
+    const void *output_grad;
+    const void *h_grad;
+    const void *down_bias;
+    // [T, K].
+    const float *weights;
+    float *weights_grad;
+    // [E, 2I] and [E, H]: overwritten, or added to in f32.
+    void *gate_up_grad;
+    float *gate_up_grad_sum;
+    void *down_grad;
+    float *down_grad_sum;
+} MilletExpertBias;

@@ -107,6 +107,23 @@ __device__ __forceinline__ void load_columns(const T *row, int columns, bool exi
     }
 }
 
+// Adds 32 columns of a bias to every row: to the thread's pairs in mma tiles FIRST, FIRST + STRIDE, … of N. `bias`
+// points to the first column, `columns` of them exist.
+template <typename T, int TILE_M, Access ACCESS, int FIRST, int STRIDE>
+__device__ __forceinline__ void add_columns(const T *bias, int columns, Accumulator<TILE_M> &accumulator) {
+    float2 v[4];
+    load_columns<T, ACCESS>(bias, columns, true, v);
+#pragma unroll
+    for (int i = 0; i < Accumulator<TILE_M>::MMA_M; i++)
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                accumulator.mma[i][FIRST + STRIDE * c][2 * half] += v[c].x;
+                accumulator.mma[i][FIRST + STRIDE * c][2 * half + 1] += v[c].y;
+            }
+}
+
 // A warp's sum as it is, to `rows` [·, columns].
 template <typename T, int TILE_M, Access ACCESS, class Tile>
 __device__ __forceinline__ void store_rows(T *rows, int columns, const Tile &tile,

@@ -105,7 +105,7 @@ impl<'a> Input<'a> {
             }
         };
         let (i, [gate_up, down]) = (config.intermediate_size(), BIASES);
-        let expert_biases = has_biases.then(|| {
+        let expert_biases = has_biases.then(|| -> Result<_> {
             Ok([
                 of_shape(gate_up, "[num_experts, 2·intermediate_size]", &[e, 2 * i])?,
                 of_shape(down, "[num_experts, hidden_size]", &[e, h])?,
@@ -147,12 +147,15 @@ impl<'a> Input<'a> {
             .layout
             .fuse(&self.config, experts)
             .map_err(|error| error.to_string())?;
-        let biases = self.expert_biases.as_ref().map(|[gate_up, down]| {
-            let gate_up = convert(BIASES[0], gate_up)?;
-            let gate_up = self.layout.fuse_bias(&self.config, gate_up);
-            let gate_up = gate_up.map_err(|error| error.to_string())?;
-            Ok([gate_up, convert(BIASES[1], down)?])
-        });
+        let biases = self
+            .expert_biases
+            .as_ref()
+            .map(|[gate_up, down]| -> Result<_> {
+                let gate_up = convert(BIASES[0], gate_up)?;
+                let gate_up = self.layout.fuse_bias(&self.config, gate_up);
+                let gate_up = gate_up.map_err(|error| error.to_string())?;
+                Ok([gate_up, convert(BIASES[1], down)?])
+            });
         Ok(Tensors {
             x: convert(X, &self.x)?,
             router: convert(ROUTER, &self.router)?,

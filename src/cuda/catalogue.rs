@@ -35,6 +35,9 @@ pub(super) enum Operation {
     ExpertsInputGrad,
     ExpertsDownWeightGrad,
     ExpertsUpWeightGrad,
+    /// The down bias's part of dS.
+    ExpertsBiasDots,
+    ExpertsBiasGrad,
 }
 
 /// Which of an operation's kernels.
@@ -153,8 +156,8 @@ const WEIGHT_F32: &[Types] = &[F32, BF16_F32, F16_F32];
 const X_SIXTEEN_BITS: &[Types] = &[BF16, F16, BF16_F32, F16_F32];
 
 files! {
-    "combine", "dispatch", "experts_backward", "experts_forward", "permute", "router", "router_grad", "router_tokens",
-    "router_tokens_backward",
+    "combine", "dispatch", "experts_backward", "experts_bias", "experts_forward", "permute", "router", "router_grad",
+    "router_tokens", "router_tokens_backward",
 }
 
 rows! {
@@ -207,6 +210,9 @@ rows! {
     ExpertsUpWeightGrad,   Tile::Large,        Ampere, "experts_backward",       "experts_up_weight_grad",       SIXTEEN_BITS,   1;
     ExpertsUpWeightGrad,   Tile::Small,        Ampere, "experts_backward",       "experts_up_weight_grad",       &[F32],         1;
     ExpertsUpWeightGrad,   Tile::Any,          Ampere, "experts_backward",       "experts_up_weight_grad_any",   STORAGE,        1;
+    // Four rows per thread in flight, or a row of dO and one of a bias.
+    ExpertsBiasDots,       Tile::Only,         Ampere, "experts_bias",           "experts_bias_dots",            STORAGE,        4;
+    ExpertsBiasGrad,       Tile::Only,         Ampere, "experts_bias",           "experts_bias_grad",            STORAGE,        4;
 }
 
 /// The kernels of a file that `architecture` runs.

@@ -8,12 +8,12 @@ use std::ptr;
 use cudarc::driver::CudaViewMut;
 
 use super::arch::{Plan as Tiling, RowProduct, Storage, WeightGradient};
-use super::catalogue::Operation;
+use super::catalogue::{Operation, Tile};
 use super::combine::Gather;
 use super::launch::{Launch, Pieces};
 use super::{Cuda, F32Products, View, alignment, router, sys};
 use crate::check;
-use crate::config::{Activation, ExpertBias, MoeConfig};
+use crate::config::{Activation, MoeConfig};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::ops::{
@@ -28,6 +28,31 @@ fn divider(divisor: usize) -> (u32, u32) {
     let shift = divisor.next_power_of_two().trailing_zeros();
     let multiplier = (((1u64 << shift) - divisor) << 32) / divisor + 1;
     (multiplier as u32, shift)
+}
+
+/// Threads of a block, where it is not a product's.
+const THREADS: usize = sys::MILLET_THREADS as usize;
+
+fn activation(activation: Activation) -> sys::MilletActivation {
+    let none = sys::MilletActivation {
+        kind: sys::MILLET_SWIGLU as i32,
+        alpha: 0.0,
+        limit: 0.0,
+        offset: 0.0,
+    };
+    match activation {
+        Activation::SwiGlu => none,
+        Activation::ClampedSwiGlu {
+            alpha,
+            limit,
+            offset,
+        } => sys::MilletActivation {
+            kind: sys::MILLET_CLAMPED_SWIGLU as i32,
+            alpha: alpha as f32,
+            limit: limit as f32,
+            offset: offset as f32,
+        },
+    }
 }
 
 /// Parts of a row's ⟨dA', a⟩.
@@ -79,33 +104,12 @@ impl<'a> Prepared<'a> {
         let tiles = plan.row_tiles();
         let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
         let mut launch = Launch::new(cuda, operation);
-        let size = |tensor: &str, value: usize| {
-            i32::try_from(value).map_err(|_| Error::Unsupported {
-                operation,
-                reason: format!("{tensor} = {value} is over the limit {}", i32::MAX),
-            })
-        };
-        if config.expert_bias() != ExpertBias::None {
-            return Err(Error::Unsupported {
-                operation,
-                reason: "only ExpertBias::None on CUDA yet".to_owned(),
-            });
-        }
-        if config.activation() != Activation::SwiGlu {
-            return Err(Error::Unsupported {
-                operation,
-                reason: format!(
-                    "only Activation::SwiGlu on CUDA yet, not {:?}",
-                    config.activation()
-                ),
-            });
-        }
         let (top_k_multiplier, top_k_shift) = divider(config.top_k());
         let parameters = sys::MilletExperts {
-            hidden: size("H", hidden)?,
-            // 2I is a size, too.
-            inner: size("2I", 2 * inner)? / 2,
-            experts: size("E", config.num_experts())?,
+            // A configuration's sizes are below 2²¹.
+            hidden: hidden as i32,
+            inner: inner as i32,
+            experts: config.num_experts() as i32,
             top_k_multiplier,
             top_k_shift,
             tile_rows: tiles.height as i32,
@@ -113,6 +117,7 @@ impl<'a> Prepared<'a> {
             column_tiles: 0,
             column_band: 0,
             tf32: (cuda.f32_products == F32Products::Tf32).into(),
+            activation: activation(config.activation()),
             max_rows: config.max_rows(tokens) as i64,
             assignments: (tokens * config.top_k()) as i64,
             offsets: launch.read("offsets", map.offsets, 4)?,
@@ -121,6 +126,7 @@ impl<'a> Prepared<'a> {
             row_tiles: launch.read("row_tiles", map.row_tiles, 8)?,
             tokens: ptr::null(),
             weight: ptr::null(),
+            bias: ptr::null(),
             rows_in: ptr::null(),
             rows_out: ptr::null_mut(),
             h: ptr::null_mut(),
@@ -269,6 +275,57 @@ fn product_rows<'s, T: Element>(
     unsafe { product.transmute_mut::<T>(elements) }.expect("scratch_elements counts them")
 }
 
+/// What the kernels of the biases need, without tensors.
+fn bias_parameters<T: Element>(plan: &Plan<Cuda>) -> sys::MilletExpertBias {
+    let config = plan.config();
+    let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+    let vectorized = Storage::new(T::DTYPE, hidden, inner).aligned;
+    let columns = match vectorized {
+        true => sys::MILLET_BIAS_BYTES as usize / size_of::<T>(),
+        false => sys::MILLET_BIAS_ELEMENTS as usize,
+    };
+    sys::MilletExpertBias {
+        tokens: plan.tokens() as i64,
+        top_k: config.top_k() as i32,
+        hidden: hidden as i32,
+        inner: inner as i32,
+        experts: config.num_experts() as i32,
+        vectorized: vectorized.into(),
+        gate_up_blocks: (2 * inner).div_ceil(columns) as i32,
+        down_blocks: hidden.div_ceil(columns) as i32,
+        offsets: ptr::null(),
+        row_to_assignment: ptr::null(),
+        assignment_to_row: ptr::null(),
+        output_grad: ptr::null(),
+        h_grad: ptr::null(),
+        down_bias: ptr::null(),
+        weights: ptr::null(),
+        weights_grad: ptr::null_mut(),
+        gate_up_grad: ptr::null_mut(),
+        gate_up_grad_sum: ptr::null_mut(),
+        down_grad: ptr::null_mut(),
+        down_grad_sum: ptr::null_mut(),
+    }
+}
+
+/// Where a bias's gradient goes: overwritten, or added to.
+fn bias_gradient<'a, T: Element>(
+    launch: &mut Launch<'a>,
+    tensor: &'static str,
+    grad: WeightGradOf<'a, Cuda, T>,
+) -> Result<(*mut std::ffi::c_void, *mut f32)> {
+    Ok(match grad {
+        WeightGrad::Overwrite(view) => {
+            let address = launch.write(tensor, view, size_of::<T>())?;
+            (address.cast(), ptr::null_mut())
+        }
+        WeightGrad::Accumulate(view) => {
+            let address = launch.write(tensor, view, 4)?;
+            (ptr::null_mut(), address.cast())
+        }
+    })
+}
+
 impl Experts for Cuda {
     fn run_experts_up<T: Element>(&self, arguments: Checked<ExpertsUp<'_, Self, T>>) -> Result<()> {
         const OPERATION: &str = ops::experts::UP;
@@ -276,7 +333,7 @@ impl Experts for Cuda {
             plan,
             x,
             gate_up,
-            bias: _,
+            bias,
             h,
             a,
             mut scratch,
@@ -285,6 +342,9 @@ impl Experts for Cuda {
         let mut up = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
         up.parameters.tokens = up.read("x", x)?;
         up.parameters.weight = up.read("gate_up", gate_up)?;
+        if let Some(bias) = bias {
+            up.parameters.bias = up.read("gate_up bias", bias)?;
+        }
         up.parameters.rows_out = up.write("a", a)?;
         if let Some(h) = h {
             up.parameters.h = up.write("h", h)?;
@@ -304,7 +364,7 @@ impl Experts for Cuda {
             plan,
             a,
             down,
-            bias: _,
+            bias,
             weights,
             output,
             mut scratch,
@@ -315,6 +375,9 @@ impl Experts for Cuda {
             let mut product = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
             product.parameters.rows_in = product.read("a", a)?;
             product.parameters.weight = product.read("down", down)?;
+            if let Some(bias) = bias {
+                product.parameters.bias = product.read("down bias", bias)?;
+            }
             product.parameters.weights = product.launch.read("weights", weights, 4)?.cast();
             product.parameters.rows_out = product.write("scratch", weighed.slice_mut(..))?;
             let columns = plan.config().hidden_size();
@@ -336,12 +399,11 @@ impl Experts for Cuda {
         arguments: Checked<ExpertsDownBackward<'_, Self, T>>,
     ) -> Result<()> {
         const OPERATION: &str = ops::experts::DOWN_BACKWARD;
-        const THREADS: usize = sys::MILLET_THREADS as usize;
         let ExpertsDownBackward {
             plan,
             output_grad,
             down,
-            bias: _,
+            bias,
             weights,
             h,
             weighted_a,
@@ -358,6 +420,23 @@ impl Experts for Cuda {
         let weights_grad = backward.launch.write("weights_grad", weights_grad, 4)?;
         backward.parameters.weights_grad = weights_grad.cast();
         backward.parameters.dots = backward.launch.write("scratch", dots, 4)?.cast();
+        if let Some(bias) = bias {
+            // Not read, but its part of the weights' gradients is there already.
+            backward.parameters.bias = backward.read("down bias", bias)?;
+            let launch = &backward.launch;
+            let kernel = launch.kernel(Operation::ExpertsBiasDots, Tile::Only, T::DTYPE)?;
+            let parameters = sys::MilletExpertBias {
+                offsets: backward.parameters.offsets,
+                assignment_to_row: backward.parameters.assignment_to_row,
+                output_grad: backward.parameters.tokens,
+                down_bias: backward.parameters.bias,
+                weights_grad: backward.parameters.weights_grad,
+                ..bias_parameters::<T>(plan)
+            };
+            let grid = [plan.tokens().div_ceil(THREADS / 32), 1, 1];
+            // SAFETY: lengths are checked; the plan is as dispatch makes it.
+            unsafe { launch.run(kernel, grid, THREADS, 0, &parameters) }?;
+        }
         let columns = plan.config().intermediate_size();
         let sums = backward.launch.untyped(Operation::ExpertsWeightsGrad)?;
         // SAFETY: lengths are checked; the plan is as dispatch makes it.
@@ -418,12 +497,35 @@ impl Experts for Cuda {
 
     fn run_experts_bias_grad<T: Element>(
         &self,
-        _: Checked<ExpertsBiasGrad<'_, Self, T>>,
+        arguments: Checked<ExpertsBiasGrad<'_, Self, T>>,
     ) -> Result<()> {
-        Err(Error::Unsupported {
-            operation: ops::experts::BIAS_GRAD,
-            reason: "only ExpertBias::None on CUDA yet".to_owned(),
-        })
+        let ExpertsBiasGrad {
+            plan,
+            h_grad,
+            output_grad,
+            weights,
+            gate_up,
+            down,
+        } = arguments.into_inner();
+        let (config, map) = (plan.config(), plan.map());
+        let mut launch = Launch::new(self, ops::experts::BIAS_GRAD);
+        let kernel = launch.kernel(Operation::ExpertsBiasGrad, Tile::Only, T::DTYPE)?;
+        let mut parameters = bias_parameters::<T>(plan);
+        let alignment = alignment(T::DTYPE, parameters.vectorized != 0);
+        parameters.offsets = launch.read("offsets", map.offsets, 4)?;
+        parameters.row_to_assignment =
+            launch.read("row_to_assignment", map.row_to_assignment, 4)?;
+        parameters.h_grad = launch.read("h_grad", h_grad, alignment)?.cast();
+        parameters.output_grad = launch.read("output_grad", output_grad, alignment)?.cast();
+        parameters.weights = launch.read("weights", weights, 4)?.cast();
+        (parameters.gate_up_grad, parameters.gate_up_grad_sum) =
+            bias_gradient::<T>(&mut launch, "gate_up bias gradient", gate_up)?;
+        (parameters.down_grad, parameters.down_grad_sum) =
+            bias_gradient::<T>(&mut launch, "down bias gradient", down)?;
+        let blocks = (parameters.gate_up_blocks + parameters.down_blocks) as usize;
+        let grid = [blocks * config.num_experts(), 1, 1];
+        // SAFETY: lengths are checked; the plan is as dispatch makes it.
+        unsafe { launch.run(kernel, grid, THREADS, 0, &parameters) }
     }
 
     fn run_experts_input_grad<T: Element, W: Element<Acc = T::Acc>>(

@@ -269,5 +269,6 @@ parameters!(
     MilletRouterInputGrad,
     MilletRouterWeightGrad,
     MilletRows,
+    MilletExpertBias,
     MilletExperts,
 );

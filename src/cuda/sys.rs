@@ -1,5 +1,5 @@
 // Made of csrc/params.h by `cargo xtask bindings`; change that.
-// FNV-1a of csrc/params.h: ccaeb9b6343e6674
+// FNV-1a of csrc/params.h: b7dcaa6c061056e9
 
 pub const MILLET_THREADS: u32 = 256;
 pub const MILLET_MAX_TILES: u32 = 256;
@@ -35,6 +35,10 @@ pub const MILLET_PRODUCT_STAGES: u32 = 3;
 pub const MILLET_PRODUCT_STEP_BYTES: u32 = 64;
 pub const MILLET_PRODUCT_RESIDENT: u32 = 2;
 pub const MILLET_DOT_COLUMNS: u32 = 64;
+pub const MILLET_SWIGLU: u32 = 0;
+pub const MILLET_CLAMPED_SWIGLU: u32 = 1;
+pub const MILLET_BIAS_BYTES: u32 = 128;
+pub const MILLET_BIAS_ELEMENTS: u32 = 32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MilletRouter {
@@ -395,6 +399,27 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct MilletActivation {
+    pub kind: i32,
+    pub alpha: f32,
+    pub limit: f32,
+    pub offset: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MilletActivation"][::std::mem::size_of::<MilletActivation>() - 16usize];
+    ["Alignment of MilletActivation"][::std::mem::align_of::<MilletActivation>() - 4usize];
+    ["Offset of field: MilletActivation::kind"]
+        [::std::mem::offset_of!(MilletActivation, kind) - 0usize];
+    ["Offset of field: MilletActivation::alpha"]
+        [::std::mem::offset_of!(MilletActivation, alpha) - 4usize];
+    ["Offset of field: MilletActivation::limit"]
+        [::std::mem::offset_of!(MilletActivation, limit) - 8usize];
+    ["Offset of field: MilletActivation::offset"]
+        [::std::mem::offset_of!(MilletActivation, offset) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct MilletExperts {
     pub hidden: i32,
     pub inner: i32,
@@ -406,6 +431,7 @@ pub struct MilletExperts {
     pub column_tiles: u32,
     pub column_band: u32,
     pub tf32: i32,
+    pub activation: MilletActivation,
     pub max_rows: i64,
     pub assignments: i64,
     pub offsets: *const i32,
@@ -414,6 +440,7 @@ pub struct MilletExperts {
     pub row_tiles: *const i32,
     pub tokens: *const ::std::os::raw::c_void,
     pub weight: *const ::std::os::raw::c_void,
+    pub bias: *const ::std::os::raw::c_void,
     pub rows_in: *const ::std::os::raw::c_void,
     pub rows_out: *mut ::std::os::raw::c_void,
     pub h: *mut ::std::os::raw::c_void,
@@ -426,7 +453,7 @@ pub struct MilletExperts {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MilletExperts"][::std::mem::size_of::<MilletExperts>() - 176usize];
+    ["Size of MilletExperts"][::std::mem::size_of::<MilletExperts>() - 200usize];
     ["Alignment of MilletExperts"][::std::mem::align_of::<MilletExperts>() - 8usize];
     ["Offset of field: MilletExperts::hidden"]
         [::std::mem::offset_of!(MilletExperts, hidden) - 0usize];
@@ -447,37 +474,110 @@ const _: () = {
     ["Offset of field: MilletExperts::column_band"]
         [::std::mem::offset_of!(MilletExperts, column_band) - 32usize];
     ["Offset of field: MilletExperts::tf32"][::std::mem::offset_of!(MilletExperts, tf32) - 36usize];
+    ["Offset of field: MilletExperts::activation"]
+        [::std::mem::offset_of!(MilletExperts, activation) - 40usize];
     ["Offset of field: MilletExperts::max_rows"]
-        [::std::mem::offset_of!(MilletExperts, max_rows) - 40usize];
+        [::std::mem::offset_of!(MilletExperts, max_rows) - 56usize];
     ["Offset of field: MilletExperts::assignments"]
-        [::std::mem::offset_of!(MilletExperts, assignments) - 48usize];
+        [::std::mem::offset_of!(MilletExperts, assignments) - 64usize];
     ["Offset of field: MilletExperts::offsets"]
-        [::std::mem::offset_of!(MilletExperts, offsets) - 56usize];
+        [::std::mem::offset_of!(MilletExperts, offsets) - 72usize];
     ["Offset of field: MilletExperts::row_to_assignment"]
-        [::std::mem::offset_of!(MilletExperts, row_to_assignment) - 64usize];
+        [::std::mem::offset_of!(MilletExperts, row_to_assignment) - 80usize];
     ["Offset of field: MilletExperts::assignment_to_row"]
-        [::std::mem::offset_of!(MilletExperts, assignment_to_row) - 72usize];
+        [::std::mem::offset_of!(MilletExperts, assignment_to_row) - 88usize];
     ["Offset of field: MilletExperts::row_tiles"]
-        [::std::mem::offset_of!(MilletExperts, row_tiles) - 80usize];
+        [::std::mem::offset_of!(MilletExperts, row_tiles) - 96usize];
     ["Offset of field: MilletExperts::tokens"]
-        [::std::mem::offset_of!(MilletExperts, tokens) - 88usize];
+        [::std::mem::offset_of!(MilletExperts, tokens) - 104usize];
     ["Offset of field: MilletExperts::weight"]
-        [::std::mem::offset_of!(MilletExperts, weight) - 96usize];
+        [::std::mem::offset_of!(MilletExperts, weight) - 112usize];
+    ["Offset of field: MilletExperts::bias"]
+        [::std::mem::offset_of!(MilletExperts, bias) - 120usize];
     ["Offset of field: MilletExperts::rows_in"]
-        [::std::mem::offset_of!(MilletExperts, rows_in) - 104usize];
+        [::std::mem::offset_of!(MilletExperts, rows_in) - 128usize];
     ["Offset of field: MilletExperts::rows_out"]
-        [::std::mem::offset_of!(MilletExperts, rows_out) - 112usize];
-    ["Offset of field: MilletExperts::h"][::std::mem::offset_of!(MilletExperts, h) - 120usize];
+        [::std::mem::offset_of!(MilletExperts, rows_out) - 136usize];
+    ["Offset of field: MilletExperts::h"][::std::mem::offset_of!(MilletExperts, h) - 144usize];
     ["Offset of field: MilletExperts::weights"]
-        [::std::mem::offset_of!(MilletExperts, weights) - 128usize];
+        [::std::mem::offset_of!(MilletExperts, weights) - 152usize];
     ["Offset of field: MilletExperts::weights_grad"]
-        [::std::mem::offset_of!(MilletExperts, weights_grad) - 136usize];
+        [::std::mem::offset_of!(MilletExperts, weights_grad) - 160usize];
     ["Offset of field: MilletExperts::dots"]
-        [::std::mem::offset_of!(MilletExperts, dots) - 144usize];
+        [::std::mem::offset_of!(MilletExperts, dots) - 168usize];
     ["Offset of field: MilletExperts::grad"]
-        [::std::mem::offset_of!(MilletExperts, grad) - 152usize];
+        [::std::mem::offset_of!(MilletExperts, grad) - 176usize];
     ["Offset of field: MilletExperts::grad_sum"]
-        [::std::mem::offset_of!(MilletExperts, grad_sum) - 160usize];
+        [::std::mem::offset_of!(MilletExperts, grad_sum) - 184usize];
     ["Offset of field: MilletExperts::tickets"]
-        [::std::mem::offset_of!(MilletExperts, tickets) - 168usize];
+        [::std::mem::offset_of!(MilletExperts, tickets) - 192usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MilletExpertBias {
+    pub tokens: i64,
+    pub top_k: i32,
+    pub hidden: i32,
+    pub inner: i32,
+    pub experts: i32,
+    pub vectorized: i32,
+    pub gate_up_blocks: i32,
+    pub down_blocks: i32,
+    pub offsets: *const i32,
+    pub row_to_assignment: *const i32,
+    pub assignment_to_row: *const i32,
+    pub output_grad: *const ::std::os::raw::c_void,
+    pub h_grad: *const ::std::os::raw::c_void,
+    pub down_bias: *const ::std::os::raw::c_void,
+    pub weights: *const f32,
+    pub weights_grad: *mut f32,
+    pub gate_up_grad: *mut ::std::os::raw::c_void,
+    pub gate_up_grad_sum: *mut f32,
+    pub down_grad: *mut ::std::os::raw::c_void,
+    pub down_grad_sum: *mut f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MilletExpertBias"][::std::mem::size_of::<MilletExpertBias>() - 136usize];
+    ["Alignment of MilletExpertBias"][::std::mem::align_of::<MilletExpertBias>() - 8usize];
+    ["Offset of field: MilletExpertBias::tokens"]
+        [::std::mem::offset_of!(MilletExpertBias, tokens) - 0usize];
+    ["Offset of field: MilletExpertBias::top_k"]
+        [::std::mem::offset_of!(MilletExpertBias, top_k) - 8usize];
+    ["Offset of field: MilletExpertBias::hidden"]
+        [::std::mem::offset_of!(MilletExpertBias, hidden) - 12usize];
+    ["Offset of field: MilletExpertBias::inner"]
+        [::std::mem::offset_of!(MilletExpertBias, inner) - 16usize];
+    ["Offset of field: MilletExpertBias::experts"]
+        [::std::mem::offset_of!(MilletExpertBias, experts) - 20usize];
+    ["Offset of field: MilletExpertBias::vectorized"]
+        [::std::mem::offset_of!(MilletExpertBias, vectorized) - 24usize];
+    ["Offset of field: MilletExpertBias::gate_up_blocks"]
+        [::std::mem::offset_of!(MilletExpertBias, gate_up_blocks) - 28usize];
+    ["Offset of field: MilletExpertBias::down_blocks"]
+        [::std::mem::offset_of!(MilletExpertBias, down_blocks) - 32usize];
+    ["Offset of field: MilletExpertBias::offsets"]
+        [::std::mem::offset_of!(MilletExpertBias, offsets) - 40usize];
+    ["Offset of field: MilletExpertBias::row_to_assignment"]
+        [::std::mem::offset_of!(MilletExpertBias, row_to_assignment) - 48usize];
+    ["Offset of field: MilletExpertBias::assignment_to_row"]
+        [::std::mem::offset_of!(MilletExpertBias, assignment_to_row) - 56usize];
+    ["Offset of field: MilletExpertBias::output_grad"]
+        [::std::mem::offset_of!(MilletExpertBias, output_grad) - 64usize];
+    ["Offset of field: MilletExpertBias::h_grad"]
+        [::std::mem::offset_of!(MilletExpertBias, h_grad) - 72usize];
+    ["Offset of field: MilletExpertBias::down_bias"]
+        [::std::mem::offset_of!(MilletExpertBias, down_bias) - 80usize];
+    ["Offset of field: MilletExpertBias::weights"]
+        [::std::mem::offset_of!(MilletExpertBias, weights) - 88usize];
+    ["Offset of field: MilletExpertBias::weights_grad"]
+        [::std::mem::offset_of!(MilletExpertBias, weights_grad) - 96usize];
+    ["Offset of field: MilletExpertBias::gate_up_grad"]
+        [::std::mem::offset_of!(MilletExpertBias, gate_up_grad) - 104usize];
+    ["Offset of field: MilletExpertBias::gate_up_grad_sum"]
+        [::std::mem::offset_of!(MilletExpertBias, gate_up_grad_sum) - 112usize];
+    ["Offset of field: MilletExpertBias::down_grad"]
+        [::std::mem::offset_of!(MilletExpertBias, down_grad) - 120usize];
+    ["Offset of field: MilletExpertBias::down_grad_sum"]
+        [::std::mem::offset_of!(MilletExpertBias, down_grad_sum) - 128usize];
 };

@@ -1,7 +1,7 @@
 //! Inputs: reproducible, and of every kind that has gone wrong somewhere.
 
 use millet::{
-    Capacity, DropPolicy, GroupLimit, Losses, MoeConfig, MoeConfigBuilder, Renormalize,
+    Capacity, DropPolicy, ExpertBias, GroupLimit, Losses, MoeConfig, MoeConfigBuilder, Renormalize,
     ScoreFunction, SingleExpert, half::bf16,
 };
 
@@ -224,7 +224,8 @@ pub fn capacities(factor: f64) -> Vec<Option<Capacity>> {
     all
 }
 
-/// Every score function × capacity × groups × scaling factor at (H, I, E, K), and K = 1 and K = E of each score function.
+/// Every score function × capacity × groups × scaling factor at (H, I, E, K), a third with expert biases, and K = 1 and K = E of each
+/// score function.
 pub fn configs(hidden: usize, inner: usize, experts: usize, top_k: usize) -> Vec<MoeConfig> {
     let mut all = Vec::new();
     for score_function in SCORES {
@@ -237,7 +238,13 @@ pub fn configs(hidden: usize, inner: usize, experts: usize, top_k: usize) -> Vec
                 }),
             ] {
                 for scale in [1.0, 2.5] {
+                    // Every third has expert biases: with each of the other choices once.
+                    let expert_bias = match all.len() % 3 {
+                        1 => ExpertBias::GateUpAndDown,
+                        _ => ExpertBias::None,
+                    };
                     let mut builder = base(hidden, inner, experts, top_k)
+                        .expert_bias(expert_bias)
                         .score_function(score_function)
                         .scaling_factor(scale);
                     if let Some(capacity) = capacity {
@@ -269,6 +276,7 @@ pub fn large(share: usize) -> [(MoeConfig, usize); 3] {
     let all = [
         (
             base(20, 6, 6, 2)
+                .expert_bias(ExpertBias::GateUpAndDown)
                 .capacity(limited(DropPolicy::Probability))
                 .build()
                 .unwrap(),

@@ -445,7 +445,7 @@ fn tf32_where_it_is_asked_for() {
     }
 }
 
-fn tile_height(case: &Case) -> usize {
+fn tile_height(cuda: &Cuda, case: &Case) -> usize {
     let tiles = cuda.row_tiles(&case.config(), case.tokens);
     tiles.height
 }
@@ -458,7 +458,7 @@ fn rows_at_the_edges_of_tiles() {
     let counts = vec![0, 1, 63, 64, 65, 127, 128, 129, 0];
     for (experts, height) in [(16, 64), (9, 128)] {
         let case = Case::new(300, 40, 24, experts, 2).routing(Routing::Counts(counts.clone()));
-        assert_eq!(tile_height(&case), height);
+        assert_eq!(tile_height(cuda, &case), height);
         check_all(cuda, [case]);
     }
 }
@@ -602,7 +602,7 @@ fn empty_halves_of_tiles() {
     let _alone = alone();
     let cuda = &Cuda::device(0).unwrap();
     let case = Case::new(960, 392, 8, 40, 2);
-    assert_eq!(tile_height(&case), 128);
+    assert_eq!(tile_height(cuda, &case), 128);
     check::<f32>(cuda, &case, 3);
 }
 

@@ -8,9 +8,9 @@ use millet::cudarc::driver::sys::{CUgraphInstantiate_flags, CUgraphNodeType};
 use millet::cudarc::driver::{CudaContext, CudaGraph, CudaSlice, result, sys};
 use millet::half::{bf16, f16};
 use millet::{
-    BackwardInput, Capacity, Cuda, DropPolicy, Element, Gradients, Keep, Losses, Memory, MoeConfig,
-    MoeConfigBuilder, MoeLayer, Real, Renormalize, Result, Saved, Scalar, ScoreFunction,
-    WeightGrad, Weights, Workspace,
+    Activation, BackwardInput, Capacity, Cuda, DropPolicy, Element, ExpertBias, ExpertBiasGrads,
+    ExpertBiases, Gradients, Keep, Losses, Memory, MoeConfig, MoeConfigBuilder, MoeLayer, Real,
+    Renormalize, Result, Saved, Scalar, ScoreFunction, WeightGrad, Weights, Workspace,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -25,12 +25,14 @@ fn cuda() -> Cuda {
     Cuda::new(&context.new_stream().unwrap()).unwrap()
 }
 
-/// A layer with everything in it: bias, dropping, renormalisation, both losses.
+/// A layer with everything in it: biases, clamps, dropping, renormalisation, both losses.
 fn full(hidden: usize, inner: usize, experts: usize, top_k: usize) -> MoeConfig {
     let capacity = Capacity::new(0.8)
         .policy(DropPolicy::Probability)
         .renormalize(Renormalize::AfterDrop);
     plain(hidden, inner, experts, top_k)
+        .activation(Activation::GPT_OSS)
+        .expert_bias(ExpertBias::GateUpAndDown)
         .score_function(ScoreFunction::Sigmoid)
         .capacity(capacity)
         .build()
@@ -49,14 +51,25 @@ struct Step<T: Element> {
     bias: Option<CudaSlice<f32>>,
     gate_up: CudaSlice<T>,
     down: CudaSlice<T>,
+    /// Of gate_up and of down.
+    expert_bias: Option<[CudaSlice<T>; 2]>,
     output_grad: CudaSlice<T>,
     output: CudaSlice<T>,
     x_grad: CudaSlice<T>,
     router_grad: CudaSlice<f32>,
     gate_up_grad: CudaSlice<T>,
     down_sum: CudaSlice<f32>,
+    gate_up_bias_grad: CudaSlice<T>,
+    down_bias_sum: CudaSlice<f32>,
     saved: Saved<Cuda, T>,
     workspace: Workspace<Cuda, T>,
+}
+
+fn views<T: Element>([gate_up, down]: &[CudaSlice<T>; 2]) -> ExpertBiases<'_, Cuda, T> {
+    ExpertBiases {
+        gate_up: gate_up.into(),
+        down: down.into(),
+    }
 }
 
 impl<T: Element<Acc = f32>> Step<T> {
@@ -73,12 +86,16 @@ impl<T: Element<Acc = f32>> Step<T> {
             bias: has_bias.then(|| floats(experts)),
             gate_up: stored(experts * 2 * inner * hidden),
             down: stored(experts * hidden * inner),
+            expert_bias: (config.expert_bias() != ExpertBias::None)
+                .then(|| [stored(experts * 2 * inner), stored(experts * hidden)]),
             output_grad: stored(tokens * hidden),
             output: stored(tokens * hidden),
             x_grad: stored(tokens * hidden),
             router_grad: floats(experts * hidden),
             gate_up_grad: stored(experts * 2 * inner * hidden),
             down_sum: floats(experts * hidden * inner),
+            gate_up_bias_grad: stored(experts * 2 * inner),
+            down_bias_sum: floats(experts * hidden),
             saved: layer.saved(tokens, keep).unwrap(),
             workspace: layer.workspace(tokens, keep).unwrap(),
             layer,
@@ -102,6 +119,13 @@ impl<T: Element<Acc = f32>> Step<T> {
         numbers(cuda, &mut self.down, 1.4 * inner, &mut rng);
         numbers(cuda, &mut self.output_grad, 1.0, &mut rng);
         numbers(cuda, &mut self.down_sum, 1.0, &mut rng);
+        if let Some(biases) = &mut self.expert_bias {
+            for bias in biases {
+                numbers(cuda, bias, 0.5, &mut rng);
+            }
+        }
+        numbers(cuda, &mut self.down_bias_sum, 1.0, &mut rng);
+        constant(cuda, &mut self.gate_up_bias_grad, T::narrow(f32::NAN));
         constant(cuda, &mut self.router_grad, f32::NAN);
         for stored in [&mut self.output, &mut self.x_grad, &mut self.gate_up_grad] {
             constant(cuda, stored, T::narrow(f32::NAN));
@@ -114,7 +138,7 @@ impl<T: Element<Acc = f32>> Step<T> {
             selection_bias: self.bias.as_ref().map(Into::into),
             gate_up: (&self.gate_up).into(),
             down: (&self.down).into(),
-            expert_bias: None,
+            expert_bias: self.expert_bias.as_ref().map(views),
         };
         let output = self.output.as_view_mut();
         let (saved, workspace) = (&mut self.saved, &mut self.workspace);
@@ -128,7 +152,7 @@ impl<T: Element<Acc = f32>> Step<T> {
             selection_bias: self.bias.as_ref().map(Into::into),
             gate_up: (&self.gate_up).into(),
             down: (&self.down).into(),
-            expert_bias: None,
+            expert_bias: self.expert_bias.as_ref().map(views),
         };
         let input = BackwardInput {
             x: (&self.x).into(),
@@ -140,7 +164,10 @@ impl<T: Element<Acc = f32>> Step<T> {
             router: WeightGrad::Overwrite(self.router_grad.as_view_mut()),
             gate_up: WeightGrad::Overwrite(self.gate_up_grad.as_view_mut()),
             down: WeightGrad::Accumulate(self.down_sum.as_view_mut()),
-            expert_bias: None,
+            expert_bias: self.expert_bias.is_some().then(|| ExpertBiasGrads {
+                gate_up: WeightGrad::Overwrite(self.gate_up_bias_grad.as_view_mut()),
+                down: WeightGrad::Accumulate(self.down_bias_sum.as_view_mut()),
+            }),
         };
         let (saved, workspace) = (&mut self.saved, &mut self.workspace);
         self.layer
@@ -173,6 +200,8 @@ impl<T: Element<Acc = f32>> Step<T> {
             ("dWr", self.bytes(&self.router_grad)),
             ("d gate_up", self.bytes(&self.gate_up_grad)),
             ("d down", self.bytes(&self.down_sum)),
+            ("d gate_up bias", self.bytes(&self.gate_up_bias_grad)),
+            ("d down bias", self.bytes(&self.down_bias_sum)),
         ]
     }
 
@@ -267,8 +296,9 @@ fn launches<T: Element<Acc = f32>>(cuda: &Cuda, config: &MoeConfig, keep: Keep) 
     [nodes(&forward), nodes(&backward)]
 }
 
-/// At most 6 kernels forward and 9 backward; with [`Keep::Routing`] one more. Beside them memsets of a few words: one for each
-/// product of the experts, and one each for routing, dispatch and the router's weight gradient.
+/// At most 6 kernels forward and 9 backward; with [`Keep::Routing`] one more, with expert biases two more in backward, and with another
+/// activation none. Beside them memsets of a few words: one for each product of the experts, and one each for routing, dispatch and the
+/// router's weight gradient.
 #[test]
 fn few_kernels_are_launched() {
     let _alone = alone();
@@ -278,11 +308,16 @@ fn few_kernels_are_launched() {
     let odd = plain(7, 5, 6, 2).build().unwrap();
     // More experts than one kernel makes logits of and routes to.
     let many = plain(16, 8, 600, 4).build().unwrap();
+    let clamped = plain(64, 32, 16, 4).activation(Activation::GPT_OSS);
+    let biased = clamped.clone().expert_bias(ExpertBias::GateUpAndDown);
+    let [clamped, biased] = [clamped, biased].map(|builder| builder.build().unwrap());
     for (name, config, kernels) in [
         ("few", few, [5, 8]),
-        ("dropping", dropping, [5, 8]),
+        ("dropping", dropping, [5, 10]),
         ("odd", odd, [5, 8]),
         ("many", many, [6, 9]),
+        ("clamped", clamped, [5, 8]),
+        ("biased", biased, [5, 10]),
     ] {
         for (dtype, counted) in [
             ("bf16", launches::<bf16>(&cuda, &config, Keep::Hidden)),

@@ -1,6 +1,5 @@
 //! What the headers of the products' main loops say of copies and barriers, against what the emulator counts.
 
-use bytemuck::Zeroable as _;
 use millet::cuda::View;
 use millet::half::bf16;
 use millet::{Cuda, Experts, ExpertsUp, Logits, Memory, MoeConfig, Router, RouterForward};

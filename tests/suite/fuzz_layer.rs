@@ -2,8 +2,8 @@
 
 use millet::half::{bf16, f16};
 use millet::{
-    Capacity, Cpu, Cuda, DropPolicy, Element, Keep, MoeConfig, Renormalize, ScoreFunction,
-    SingleExpert,
+    Activation, Capacity, Cpu, Cuda, DropPolicy, Element, ExpertBias, Keep, MoeConfig, Renormalize,
+    ScoreFunction, SingleExpert,
 };
 use proptest::prelude::*;
 
@@ -29,11 +29,38 @@ fn cases() -> impl Strategy<Value = Case> {
     let factor = prop_oneof![Just(None), (0.0f64..1.5).prop_map(Some)];
     let policy = prop::sample::select(POLICIES.to_vec());
     let keep = prop::sample::select(vec![Keep::Hidden, Keep::Routing]);
-    let rest = (score, factor, policy, any::<bool>(), keep, any::<u64>());
+    // Limits that values come no closer to than a rounding of f32: see `problem`.
+    let activation = prop::sample::select(vec![
+        Activation::SwiGlu,
+        Activation::ClampedSwiGlu {
+            alpha: 1.702,
+            limit: 0.75 + 1.0 / 512.0,
+            offset: 1.0,
+        },
+        Activation::ClampedSwiGlu {
+            alpha: 1.0,
+            limit: 1.5 + 1.0 / 512.0,
+            offset: 0.0,
+        },
+    ]);
+    let bias = prop::sample::select(vec![ExpertBias::None, ExpertBias::GateUpAndDown]);
+    let experts_have = (activation, bias);
+    let rest = (
+        score,
+        factor,
+        policy,
+        any::<bool>(),
+        keep,
+        any::<u64>(),
+        experts_have,
+    );
     (sizes, rest).prop_map(|(sizes, rest)| {
         let (tokens, hidden, inner, (experts, top_k)) = sizes;
-        let (score, factor, policy, renormalize, keep, seed) = rest;
-        let mut builder = base(hidden, inner, experts, top_k).score_function(score);
+        let (score, factor, policy, renormalize, keep, seed, (activation, bias)) = rest;
+        let mut builder = base(hidden, inner, experts, top_k)
+            .activation(activation)
+            .expert_bias(bias)
+            .score_function(score);
         if top_k == 1 && score == ScoreFunction::SoftmaxAfterTopK {
             builder = builder.single_expert(SingleExpert::StraightThrough);
         }
@@ -62,6 +89,14 @@ fn problem(case: &Case) -> Problem {
     }
     for w in &mut problem.router {
         *w = (rng.below(9) as f64 - 4.0) / 16.0;
+    }
+    // So is h where it is clamped, and half a step from the limit: the gradient jumps there.
+    if case.config.activation() != Activation::SwiGlu {
+        for weights in [&mut problem.gate_up, &mut problem.gate_up_bias] {
+            for w in weights {
+                *w = (*w * 16.0).round().clamp(-64.0, 64.0) / 16.0;
+            }
+        }
     }
     problem
 }

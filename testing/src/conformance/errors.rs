@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millet::half::{bf16, f16};
 use millet::{
-    BackwardInput, Capacity, ConfigError, DispatchForward, Element, Error,
+    BackwardInput, Capacity, ConfigError, DispatchForward, Element, Error, ExpertBias, ExpertBiasGrads, ExpertsBiasGrad,
     ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp,
     ExpertsUpWeightGrad, Gradients, GroupLimit, Keep, Logits, Losses, MoeConfig, MoeLayer,
     PermuteBackward, PermuteForward, Plan, Result, RouterBackward, RouterForward,
@@ -12,13 +12,14 @@ use millet::{
     WeightGrad, Weights, stats_elements,
 };
 
-use crate::harness::{HostPlan, Outcome, Problem, Tensor, TestBackend, dispatch, run, scratch};
+use crate::harness::{HostPlan, Outcome, Problem, Tensor, TestBackend, dispatch, expert_bias_views, run, scratch};
 
 const TOKENS: usize = 5;
 
 fn config() -> MoeConfig {
     MoeConfig::builder(3, 2, 4, 2)
         .score_function(ScoreFunction::Sigmoid)
+        .expert_bias(ExpertBias::GateUpAndDown)
         .build()
         .unwrap()
 }
@@ -189,37 +190,40 @@ fn experts<B: TestBackend>() -> Vec<Operation<B>> {
         ("experts up", |b, c, l| {
             let plan = &l.plan(b, c);
             let (x, gate_up) = (l.floats(b, "x", 15), l.floats(b, "gate_up", 48));
+            let bias = l.floats(b, "gate_up bias", 16);
             let (mut h, mut a) = (l.floats(b, "h", 40), l.floats(b, "a", 20));
             let mut scratch = l.scratch(b, c);
             b.experts_up(ExpertsUp::<B, f32> {
                 plan,
                 x: x.view(),
                 gate_up: gate_up.view(),
+                bias: Some(bias.view()),
                 h: Some(h.view_mut()),
                 a: a.view_mut(),
                 scratch: scratch.view_mut(),
-                bias: None,
             })
         }),
         ("experts down", |b, c, l| {
             let plan = &l.plan(b, c);
             let (a, down) = (l.floats(b, "a", 20), l.floats(b, "down", 24));
+            let bias = l.floats(b, "down bias", 12);
             let (weights, mut output) = (l.floats(b, "weights", 10), l.floats(b, "output", 15));
             let mut scratch = l.scratch(b, c);
             b.experts_down(ExpertsDown::<B, f32> {
                 plan,
                 a: a.view(),
                 down: down.view(),
+                bias: Some(bias.view()),
                 weights: weights.view(),
                 output: output.view_mut(),
                 scratch: scratch.view_mut(),
-                bias: None,
             })
         }),
         ("experts down backward", |b, c, l| {
             let plan = &l.plan(b, c);
             let (output_grad, down) = (l.floats(b, "output_grad", 15), l.floats(b, "down", 24));
             let (weights, mut h) = (l.floats(b, "weights", 10), l.floats(b, "h", 40));
+            let bias = l.floats(b, "down bias", 12);
             let mut weighted_a = l.floats(b, "weighted_a", 20);
             let mut weights_grad = l.floats(b, "weights_grad", 10);
             let mut scratch = l.scratch(b, c);
@@ -227,12 +231,12 @@ fn experts<B: TestBackend>() -> Vec<Operation<B>> {
                 plan,
                 output_grad: output_grad.view(),
                 down: down.view(),
+                bias: Some(bias.view()),
                 weights: weights.view(),
                 h: h.view_mut(),
                 weighted_a: weighted_a.view_mut(),
                 weights_grad: weights_grad.view_mut(),
                 scratch: scratch.view_mut(),
-                bias: None,
             })
         }),
         ("experts down weight gradient", |b, c, l| {
@@ -260,6 +264,21 @@ fn experts<B: TestBackend>() -> Vec<Operation<B>> {
                 h_grad: h_grad.view(),
                 grad: WeightGrad::Overwrite(grad.view_mut()),
                 scratch: scratch.view_mut(),
+            })
+        }),
+        ("experts bias gradient", |b, c, l| {
+            let plan = &l.plan(b, c);
+            let (h_grad, weights) = (l.floats(b, "h_grad", 40), l.floats(b, "weights", 10));
+            let output_grad = l.floats(b, "output_grad", 15);
+            let mut gate_up = l.floats(b, "gate_up bias gradient", 16);
+            let mut down = l.floats(b, "down bias gradient", 12);
+            b.experts_bias_grad(ExpertsBiasGrad::<B, f32> {
+                plan,
+                h_grad: h_grad.view(),
+                output_grad: output_grad.view(),
+                weights: weights.view(),
+                gate_up: WeightGrad::Overwrite(gate_up.view_mut()),
+                down: WeightGrad::Accumulate(down.view_mut()),
             })
         }),
         ("experts input gradient", |b, c, l| {
@@ -574,6 +593,9 @@ struct Layer<B: TestBackend> {
     workspace: millet::Workspace<B, f32>,
 }
 
+/// The expert biases' gradients: given where the biases are not, or the other way.
+const GRADIENTS: &str = "expert_bias gradients";
+
 type Change = Option<(&'static str, usize)>;
 
 impl<B: TestBackend> Layer<B> {
@@ -602,13 +624,14 @@ impl<B: TestBackend> Layer<B> {
         let bias = bias.map(|bias| self.tensor(change, "selection bias", bias));
         let gate_up = self.tensor(change, "gate_up", &self.problem.gate_up);
         let down = self.tensor(change, "down", &self.problem.down);
+        let expert_bias = self.expert_bias(change);
         let mut output = self.tensor(change, "output", &self.problem.x);
         let weights = Weights {
             router: router.view(),
             selection_bias: bias.as_ref().map(|bias| bias.view()),
             gate_up: gate_up.view(),
             down: down.view(),
-            expert_bias: None,
+            expert_bias: expert_bias.as_ref().map(expert_bias_views),
         };
         let (saved, workspace) = (&mut self.saved, &mut self.workspace);
         self.layer
@@ -616,7 +639,17 @@ impl<B: TestBackend> Layer<B> {
         Ok(output.to_f64(self.layer.backend()))
     }
 
-    fn backward(&mut self, change: Change, loss_gradient: f64) -> Result<[Vec<f64>; 4]> {
+    fn expert_bias(&self, change: Change) -> Option<[Tensor<B, f32>; 2]> {
+        let problem = &self.problem;
+        (!problem.gate_up_bias.is_empty()).then(|| {
+            [
+                self.tensor(change, "gate_up bias", &problem.gate_up_bias),
+                self.tensor(change, "down bias", &problem.down_bias),
+            ]
+        })
+    }
+
+    fn backward(&mut self, change: Change, loss_gradient: f64) -> Result<[Vec<f64>; 6]> {
         let problem = &self.problem;
         let x = self.tensor(change, "x", &problem.x);
         let output_grad = self.tensor(change, "output_grad", &problem.output_grad);
@@ -629,13 +662,19 @@ impl<B: TestBackend> Layer<B> {
         let mut router_grad = self.tensor(change, "router gradient", &problem.router);
         let mut gate_up_grad = self.tensor(change, "gate_up gradient", &problem.gate_up);
         let mut down_grad = self.tensor(change, "down gradient", &problem.down);
+        let (gate_up_bias, down_bias) = (&problem.gate_up_bias, &problem.down_bias);
+        let mut gate_up_bias_grad = self.tensor(change, "gate_up bias gradient", gate_up_bias);
+        let mut down_bias_grad = self.tensor(change, "down bias gradient", down_bias);
+        let expert_bias = self.expert_bias(change);
         let weights = Weights {
             router: router.view(),
             selection_bias: bias.as_ref().map(|bias| bias.view()),
             gate_up: gate_up.view(),
             down: down.view(),
-            expert_bias: None,
+            expert_bias: expert_bias.as_ref().map(expert_bias_views),
         };
+        let as_weights = change.is_none_or(|(changed, _)| changed != GRADIENTS);
+        let given = expert_bias.is_some() == as_weights;
         let input = BackwardInput {
             x: x.view(),
             output_grad: output_grad.view(),
@@ -646,12 +685,22 @@ impl<B: TestBackend> Layer<B> {
             router: WeightGrad::Overwrite(router_grad.view_mut()),
             gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
             down: WeightGrad::Overwrite(down_grad.view_mut()),
-            expert_bias: None,
+            expert_bias: given.then(|| ExpertBiasGrads {
+                gate_up: WeightGrad::Overwrite(gate_up_bias_grad.view_mut()),
+                down: WeightGrad::Overwrite(down_bias_grad.view_mut()),
+            }),
         };
         let (saved, workspace) = (&mut self.saved, &mut self.workspace);
         self.layer
             .backward(weights, input, saved, workspace, gradients)?;
-        let grads = [x_grad, router_grad, gate_up_grad, down_grad];
+        let grads = [
+            x_grad,
+            router_grad,
+            gate_up_grad,
+            down_grad,
+            gate_up_bias_grad,
+            down_bias_grad,
+        ];
         Ok(grads.map(|grad| grad.to_f64(self.layer.backend())))
     }
 }
@@ -679,6 +728,8 @@ pub(super) fn the_layer_checks_before_it_writes<B: TestBackend>() {
         ("selection bias", 4),
         ("gate_up", 48),
         ("down", 24),
+        ("gate_up bias", 16),
+        ("down bias", 12),
         ("output", 15),
     ] {
         for length in [0, right - 1, right + 1] {
@@ -697,10 +748,14 @@ pub(super) fn the_layer_checks_before_it_writes<B: TestBackend>() {
         ("selection bias", 4),
         ("gate_up", 48),
         ("down", 24),
+        ("gate_up bias", 16),
+        ("down bias", 12),
         ("x gradient", 15),
         ("router gradient", 12),
         ("gate_up gradient", 48),
         ("down gradient", 24),
+        ("gate_up bias gradient", 16),
+        ("down bias gradient", 12),
     ] {
         for length in [0, right - 3, right + 3] {
             let error = layer.backward(Some((tensor, length)), 1.0).unwrap_err();
@@ -738,6 +793,8 @@ pub(super) fn the_layer_checks_before_it_writes<B: TestBackend>() {
         want.router_grad,
         want.gate_up_grad,
         want.down_grad,
+        want.gate_up_bias_grad,
+        want.down_bias_grad,
     ];
     assert_eq!(got, want);
 
@@ -755,6 +812,56 @@ pub(super) fn the_layer_checks_before_it_writes<B: TestBackend>() {
     softmax.problem.bias = None;
     softmax.forward(None).unwrap();
     softmax.backward(None, 1.0).unwrap();
+}
+
+/// Expert biases and their gradients are given if the configuration has them, and only then.
+pub(super) fn expert_biases_are_given_as_configured<B: TestBackend>() {
+    let plain = MoeConfig::builder(3, 2, 4, 2).build().unwrap();
+    for (config, what, chosen) in [
+        (config(), "is missing", "ExpertBias::GateUpAndDown"),
+        (plain, "is given", "ExpertBias::None"),
+    ] {
+        let refused = |result: Result<()>, parts: &[&str]| {
+            let error = result.unwrap_err();
+            assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+            for part in parts.iter().chain(&[what, chosen]) {
+                assert!(error.to_string().contains(part), "{error}");
+            }
+        };
+        let mut layer = Layer::<B>::new(config);
+        layer.forward(None).unwrap();
+        let right = layer.problem.clone();
+        let (gate_up, down) = (&mut layer.problem.gate_up_bias, &mut layer.problem.down_bias);
+        if gate_up.is_empty() {
+            (*gate_up, *down) = (vec![0.5; 16], vec![0.5; 12]);
+        } else {
+            (*gate_up, *down) = (Vec::new(), Vec::new());
+        }
+        let forward = layer.forward(None).map(drop);
+        refused(forward, &["layer forward", "`expert_bias`"]);
+        let backward = layer.backward(None, 1.0).map(drop);
+        refused(backward, &["layer backward", "`expert_bias`"]);
+        layer.problem = right;
+        let backward = layer.backward(Some((GRADIENTS, 0)), 1.0).map(drop);
+        refused(backward, &["layer backward", GRADIENTS]);
+        layer.backward(None, 1.0).unwrap();
+    }
+    // Operations, too.
+    let plain = MoeConfig::builder(3, 2, 4, 2).build().unwrap();
+    for (name, operation) in experts::<B>() {
+        let mut lengths = Lengths {
+            tokens: TOKENS,
+            ..Lengths::default()
+        };
+        let result = operation(&B::create(), &plain, &mut lengths);
+        if !lengths.right.keys().any(|tensor| tensor.contains("bias")) {
+            result.unwrap();
+            continue;
+        }
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::Unsupported { operation, .. } if operation == name));
+        assert!(error.to_string().contains("ExpertBias::None"), "{error}");
+    }
 }
 
 pub(super) fn a_pass_in_too_little_memory_is_refused<B: TestBackend>() {

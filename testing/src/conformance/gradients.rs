@@ -3,12 +3,14 @@
 use approx::assert_abs_diff_eq;
 use millet::half::{bf16, f16};
 use millet::{
-    BackwardInput, Capacity, DType, DropPolicy, Element, Gradients, Keep, MoeConfig, MoeLayer, Real,
+    BackwardInput, Capacity, DType, DropPolicy, Element, ExpertBias, ExpertBiasGrads, Gradients, Keep, MoeConfig, MoeLayer, Real,
     WeightGrad, Weights,
 };
 
 use crate::generate::{base, configs};
-use crate::harness::{HostPlan, Problem, Tensor, TestBackend, dispatch, narrow, route, route_backward, run, widen};
+use crate::harness::{
+    HostPlan, Problem, Tensor, TestBackend, dispatch, expert_bias_views, narrow, route, route_backward, run, widen,
+};
 use crate::tolerance::F32;
 
 /// Without renormalisation a dropped assignment stays in the softmax: dz = −w·Σ w_j g_j, not 0.
@@ -75,7 +77,10 @@ pub(super) fn weight_gradients_accumulate<B: TestBackend>() {
 }
 
 fn accumulate<B: TestBackend, T: Element>(start: f64) {
-    let config = base(6, 5, 4, 2).build().unwrap();
+    let config = base(6, 5, 4, 2)
+        .expert_bias(ExpertBias::GateUpAndDown)
+        .build()
+        .unwrap();
     let problem = Problem::random(&config, 11, 3).rounded::<T, T>();
     let overwritten = run::<B, T, T>(&config, &problem, Keep::Hidden, 1.0);
 
@@ -85,12 +90,13 @@ fn accumulate<B: TestBackend, T: Element>(start: f64) {
     let (x, output_grad) = (tensor(&problem.x), tensor(&problem.output_grad));
     let (router, gate_up) = (tensor(&problem.router), tensor(&problem.gate_up));
     let down = tensor(&problem.down);
+    let expert_bias = problem.expert_biases::<B, T>(backend);
     let weights = Weights {
         router: router.view(),
         selection_bias: None,
         gate_up: gate_up.view(),
         down: down.view(),
-        expert_bias: None,
+        expert_bias: expert_bias.as_ref().map(expert_bias_views),
     };
     let mut saved = layer.saved::<T>(11, Keep::Hidden).unwrap();
     let mut workspace = layer.workspace::<T>(11, Keep::Hidden).unwrap();
@@ -102,21 +108,26 @@ fn accumulate<B: TestBackend, T: Element>(start: f64) {
         zeros(&problem.router),
         zeros(&problem.gate_up),
         zeros(&problem.down),
+        zeros(&problem.gate_up_bias),
+        zeros(&problem.down_bias),
     ];
-    let mut once: Option<[Vec<f64>; 3]> = None;
+    let mut once: Option<[Vec<f64>; 5]> = None;
     for _ in 0..2 {
         let (saved, workspace) = (&mut saved, &mut workspace);
         layer
             .forward(weights, x.view(), output.view_mut(), saved, workspace)
             .unwrap();
         let mut x_grad = Tensor::<B, T>::garbage(backend, problem.x.len());
-        let [router_sum, gate_up_sum, down_sum] = &mut sums;
+        let [router_sum, gate_up_sum, down_sum, gate_up_bias_sum, down_bias_sum] = &mut sums;
         let gradients = Gradients {
             x: x_grad.view_mut(),
             router: WeightGrad::Accumulate(router_sum.view_mut()),
             gate_up: WeightGrad::Accumulate(gate_up_sum.view_mut()),
             down: WeightGrad::Accumulate(down_sum.view_mut()),
-            expert_bias: None,
+            expert_bias: Some(ExpertBiasGrads {
+                gate_up: WeightGrad::Accumulate(gate_up_bias_sum.view_mut()),
+                down: WeightGrad::Accumulate(down_bias_sum.view_mut()),
+            }),
         };
         let input = BackwardInput {
             x: x.view(),
@@ -137,6 +148,8 @@ fn accumulate<B: TestBackend, T: Element>(start: f64) {
             &overwritten.router_grad,
             &overwritten.gate_up_grad,
             &overwritten.down_grad,
+            &overwritten.gate_up_bias_grad,
+            &overwritten.down_bias_grad,
         ];
         for (i, (now, gradient)) in now.iter().zip(gradients).enumerate() {
             match &once {

@@ -7,7 +7,7 @@ use millet::{
     Weights,
 };
 
-use super::router;
+use super::{activation, expert_bias, router};
 use crate::generate::{base, configs};
 use crate::harness::{Outcome, Problem, Tensor, TestBackend, expert_bias_views, route, run};
 use crate::oracle::Oracle;
@@ -93,13 +93,13 @@ impl<B: TestBackend> Loss<B> {
     }
 }
 
-pub(super) type Field = (
+type Field = (
     &'static str,
     fn(&mut Problem) -> &mut Vec<f64>,
     fn(&Outcome) -> &Vec<f64>,
 );
 
-pub(super) const FIELDS: [Field; 6] = [
+const FIELDS: [Field; 6] = [
     ("x", |p| &mut p.x, |o| &o.x_grad),
     ("router", |p| &mut p.router, |o| &o.router_grad),
     ("gate_up", |p| &mut p.gate_up, |o| &o.gate_up_grad),
@@ -112,7 +112,7 @@ pub(super) const FIELDS: [Field; 6] = [
     ("down bias", |p| &mut p.down_bias, |o| &o.down_bias_grad),
 ];
 
-pub(super) fn check_fields<B: TestBackend>(
+fn check_fields<B: TestBackend>(
     config: &MoeConfig,
     problem: &Problem,
     loss_gradient: f64,
@@ -165,6 +165,18 @@ pub(super) fn every_path_against_finite_differences<B: TestBackend>() {
         if config.expert_capacity(9) < 9 && config.top_k() < 8 {
             assert!(dropped(&outcome) > 0, "nothing dropped: {config:?}");
         }
+    }
+}
+
+pub(super) fn clamped_swiglu_against_finite_differences<B: TestBackend>() {
+    for (config, problem) in activation::problems(12) {
+        check_fields::<B>(&config, &problem, 0.7, &FIELDS);
+    }
+}
+
+pub(super) fn biases_against_finite_differences<B: TestBackend>() {
+    for (config, problem) in expert_bias::problems() {
+        check_fields::<B>(&config, &problem, 0.7, &FIELDS);
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `golden` | the worked vectors of the definition |
 //! | `router`, `layer` | routers and the whole layer against the [oracle](crate::oracle), in every type |
+//! | `activation`, `expert_bias` | what experts can have beside SwiGLU |
 //! | `gradients`, `in_f64` | gradients that accumulate, that are kept or dropped; finite differences, for backends that have f64 |
 //! | `edges`, `nonfinite`, `range` | sizes 0 and 1, NaN and ±∞, the range of a type |
 //! | `invariants`, `determinism` | what holds whatever the input; the same bits again |
@@ -102,6 +103,12 @@ macro_rules! areas {
 
 areas! {
     $
+    activation:
+        clamped_swiglu_at_the_limit
+        clamped_swiglu_exact
+        clamped_swiglu_f32
+        clamped_swiglu_bf16
+        clamped_swiglu_f16;
     determinism:
         repeats_change_no_bit
         larger_memory_changes_no_bit
@@ -130,11 +137,19 @@ areas! {
         every_tensor_of_the_experts_has_its_length_checked
         absurd_numbers_of_tokens_are_refused
         the_layer_checks_before_it_writes
+        expert_biases_are_given_as_configured
         a_pass_in_too_little_memory_is_refused
         backward_needs_what_forward_kept
         memory_of_another_configuration_is_refused
         every_pair_of_types_has_its_scratch
         experts_split_unevenly_over_ranks;
+    expert_bias:
+        worked_by_hand
+        biases_exact
+        biases_f32
+        biases_bf16
+        biases_f16
+        zeros_change_nothing;
     golden:
         losses_and_weights
         loss_gradients
@@ -191,6 +206,8 @@ areas! {
         statistics_are_what_they_say;
     [f64] in_f64:
         every_path_against_finite_differences
+        clamped_swiglu_against_finite_differences
+        biases_against_finite_differences
         both_scales_of_the_balance_loss
         straight_through_is_the_gradient_of_the_full_softmax
         every_kind_of_logits;

@@ -3,7 +3,7 @@
 use approx::{abs_diff_eq, assert_abs_diff_eq, assert_relative_eq};
 use millet::half::{bf16, f16};
 use millet::{
-    Capacity, Cpu, DType, DropPolicy, Element, Keep, Losses, MoeConfig, MoeLayer, Renormalize,
+    Capacity, Cpu, DType, DropPolicy, Element, ExpertBias, Keep, Losses, MoeConfig, MoeLayer, Renormalize,
     ScoreFunction, UnpermuteBackward, UnpermuteForward,
 };
 
@@ -42,6 +42,8 @@ enum Place {
     Router,
     GateUp,
     Down,
+    GateUpBias,
+    DownBias,
     OutputGrad,
 }
 
@@ -50,11 +52,13 @@ const TOKEN: usize = 7;
 const EXPERT: usize = 2;
 
 impl Place {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::X,
         Self::Router,
         Self::GateUp,
         Self::Down,
+        Self::GateUpBias,
+        Self::DownBias,
         Self::OutputGrad,
     ];
 
@@ -66,6 +70,8 @@ impl Place {
             Self::Router => problem.router[EXPERT * hidden + 3] = value,
             Self::GateUp => problem.gate_up[(EXPERT * 2 * inner + 1) * hidden + 3] = value,
             Self::Down => problem.down[(EXPERT * hidden + 1) * inner + 2] = value,
+            Self::GateUpBias => problem.gate_up_bias[EXPERT * 2 * inner + 1] = value,
+            Self::DownBias => problem.down_bias[EXPERT * hidden + 1] = value,
             Self::OutputGrad => problem.output_grad[TOKEN * hidden + 3] = value,
         }
     }
@@ -75,7 +81,7 @@ impl Place {
         match self {
             Self::X | Self::OutputGrad => token == TOKEN,
             Self::Router => true,
-            Self::GateUp | Self::Down => ids.contains(&(EXPERT as i32)),
+            Self::GateUp | Self::Down | Self::GateUpBias | Self::DownBias => ids.contains(&(EXPERT as i32)),
         }
     }
 }
@@ -84,6 +90,7 @@ impl Place {
 fn config_of(score_function: ScoreFunction, hidden: usize, inner: usize) -> MoeConfig {
     // Without the balance loss, whose counts all tokens share.
     MoeConfig::builder(hidden, inner, 6, 2)
+        .expert_bias(ExpertBias::GateUpAndDown)
         .score_function(score_function)
         .losses(Losses::new(0.0, 0.1))
         .build()
@@ -163,6 +170,12 @@ fn check_planted<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
         for (name, got, clean) in [
             ("gate_up", &got.gate_up_grad, &clean.gate_up_grad),
             ("down", &got.down_grad, &clean.down_grad),
+            (
+                "gate_up bias",
+                &got.gate_up_bias_grad,
+                &clean.gate_up_bias_grad,
+            ),
+            ("down bias", &got.down_bias_grad, &clean.down_bias_grad),
         ] {
             let own = e * got.len() / 6..(e + 1) * got.len() / 6;
             assert_eq!(
@@ -276,7 +289,12 @@ pub(super) fn a_bad_row_has_no_part_in_the_routers_gradient<B: TestBackend>() {
     }
     // Many tokens in several ranges: as if the bad one were 0.
     for score_function in SCORES {
-        let config = config_of(score_function, 16, 8);
+        // Without biases, whose part of dS is so large that sums cancel to less than 1e-5 of their terms.
+        let config = MoeConfig::builder(16, 8, 6, 2)
+            .score_function(score_function)
+            .losses(Losses::new(0.0, 0.1))
+            .build()
+            .unwrap();
         let mut problem = Problem::random(&config, 600, 5);
         problem.output_grad[TOKEN * 16..][..16].fill(0.0);
         problem.x[TOKEN * 16..][..16].fill(0.0);
@@ -374,6 +392,8 @@ fn check_vanished<B: TestBackend, T: Element>(score_function: ScoreFunction) {
         let mut planted = problem.clone();
         planted.gate_up[5 * 2 * inner * hidden..].fill(value);
         planted.down[5 * hidden * inner..].fill(value);
+        planted.gate_up_bias[5 * 2 * inner..].fill(value);
+        planted.down_bias[5 * hidden..].fill(value);
         on(&planted).assert_same_bits(&clean, &what(value, "expert"));
 
         // A token, whose second choice learns nothing from it.
@@ -403,7 +423,12 @@ fn check_untouched(outcome: &Outcome, second: usize, what: &str) {
     let slots = 2 * TOKEN..2 * TOKEN + 2;
     assert_eq!(outcome.ids[slots.clone()], [0, second as i32], "{what}");
     assert_eq!(outcome.weights[slots], [1.0, 0.0], "{what}");
-    for grad in [&outcome.gate_up_grad, &outcome.down_grad] {
+    for grad in [
+        &outcome.gate_up_grad,
+        &outcome.down_grad,
+        &outcome.gate_up_bias_grad,
+        &outcome.down_bias_grad,
+    ] {
         let own = second * grad.len() / 6..(second + 1) * grad.len() / 6;
         assert!(grad[own].iter().all(|g| g.is_finite()), "{what}");
     }
