@@ -1,209 +1,52 @@
-//! Damaged modules and absurd launches: an error and a line that explains it, never a crash.
-//!
-//! Texts are cut, and bytes, numbers and lines of them changed at random. What still loads runs, with and without checks: whatever
-//! the kernel does, the host survives.
+//! Damaged modules and absurd launches: an error and a line that explains it, never a crash. Random damage is of
+//! [`cuda_emulator_damage`].
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::Cell;
+use std::panic::catch_unwind;
 
-use cuda_emulator::device::Device;
-use cuda_emulator::engine::{self, Launch};
+use cuda_emulator::engine;
 use cuda_emulator::memory::DeviceMemory;
-use cuda_emulator::options::{Check, Options};
+use cuda_emulator::options::Options;
 use cuda_emulator::ptx;
+use cuda_emulator_damage::{binaries, runs, survive, survive_binary, texts};
+use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
-const TEXTS: [&str; 4] = [
-    include_str!("../data/sync_kernels.ptx"),
-    include_str!("../data/tests.ptx"),
-    include_str!("../ptx/mix.ptx"),
-    include_str!("../ptx/debug.ptx"),
-];
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) % n.max(1) as u64) as usize
-    }
-}
-
-const MARKS: &[u8] = b" \t\n{}[](),;.:%$@!|+-_<>=\"0179abfrxZ/*";
-
-/// Numbers that are too large, too small, or just beside what is allowed.
-const NUMBERS: [&str; 12] = [
-    "0",
-    "1",
-    "3",
-    "31",
-    "33",
-    "64",
-    "65537",
-    "4294967295",
-    "4294967296",
-    "18446744073709551615",
-    "-1",
-    "0x7fffffffffffffff",
-];
-
-/// Places of numbers in a text: start and end.
-fn numbers(text: &str) -> Vec<(usize, usize)> {
-    let bytes = text.as_bytes();
-    let mut found = Vec::new();
-    let mut i = 0;
-    while i < bytes.len() {
-        let starts = bytes[i].is_ascii_digit()
-            && (i == 0
-                || !(bytes[i - 1].is_ascii_alphanumeric() || b"_%$.".contains(&bytes[i - 1])));
-        let start = i;
-        while i < bytes.len() && bytes[i].is_ascii_digit() {
-            i += 1;
-        }
-        match starts {
-            true => found.push((start, i)),
-            false => i = i.max(start + 1),
-        }
-    }
-    found
-}
-
-/// A text with one or a few things wrong.
-fn damage(text: &str, random: &mut Random) -> String {
-    let mut text = text.to_owned();
-    for _ in 0..1 + random.below(3) {
-        let lines: Vec<&str> = text.lines().collect();
-        let (a, b) = (random.below(lines.len()), random.below(lines.len()));
-        text = match random.below(7) {
-            0 => text[..random.below(text.len())].to_owned(),
-            1 => {
-                let mut bytes = text.into_bytes();
-                let at = random.below(bytes.len());
-                bytes[at] = MARKS[random.below(MARKS.len())];
-                String::from_utf8(bytes).expect("ASCII for ASCII")
-            }
-            2 => {
-                let mut lines = lines;
-                lines.remove(a);
-                lines.join("\n")
-            }
-            3 => {
-                let mut lines = lines;
-                lines.insert(b, lines[a]);
-                lines.join("\n")
-            }
-            4 => {
-                let mut lines = lines;
-                lines.swap(a, b);
-                lines.join("\n")
-            }
-            // Numbers are what is most often wrong in an instruction that still parses.
-            _ => {
-                let places = numbers(&text);
-                let Some(&(start, end)) = places.get(random.below(places.len())) else {
-                    continue;
-                };
-                let number = NUMBERS[random.below(NUMBERS.len())];
-                format!("{}{number}{}", &text[..start], &text[end..])
-            }
-        };
-        if text.is_empty() {
-            break;
-        }
-    }
-    text
-}
-
-/// Loads a text and runs all of its kernels; how many ran. An error must say something.
-fn survive(text: &str, options: &[Options]) -> usize {
-    let module = match ptx::parse(text) {
-        Ok(module) => module,
-        Err(e) => {
-            assert!(e.message.len() > 5, "{e}");
-            return 0;
-        }
+/// The same damage every time.
+fn damaged<S: Strategy>(cases: u32, modules: S, test: impl Fn(S::Value)) {
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
     };
-    let memory = DeviceMemory::with_tracking(1 << 24, true).expect("memory");
-    let loaded = match engine::load(&module, &memory) {
-        Ok(loaded) => loaded,
-        Err(e) => {
-            assert!(e.to_string().len() > 5, "{e}");
-            return 0;
-        }
-    };
-    let buffer = memory.allocate(1 << 16, 256).expect("memory");
-    memory.fill(buffer, 1 << 16, &[0]).expect("an allocation");
-    let mut ran = 0;
-    let pairs = |kernel| options.iter().map(move |o| (kernel, o));
-    for (kernel, options) in loaded.program.kernels.iter().flat_map(pairs) {
-        let size = kernel.params.iter().map(|p| p.offset + p.size).max();
-        let size = size.unwrap_or(0) as usize;
-        // What the driver refuses before a kernel runs.
-        if size > 4352 || kernel.static_shared > 48 << 10 {
-            continue;
-        }
-        let mut params = vec![0; size];
-        for p in &kernel.params {
-            let value = if p.size == 8 { buffer } else { 3 };
-            let (from, n) = (p.offset as usize, (p.size as usize).min(8));
-            params[from..from + n].copy_from_slice(&value.to_le_bytes()[..n]);
-        }
-        let report = engine::run(&Launch {
-            kernel,
-            grid: [3, 1, 1],
-            block: [64, 1, 1],
-            cluster: [1; 3],
-            dynamic_shared: 1024,
-            params,
-            cooperative: false,
-            memory: &memory,
-            device: Device::from_key("a100").expect("a known card"),
-            options,
-        });
-        if let Some(fault) = report.fault {
-            assert!(
-                !fault.message.contains("the emulator itself failed"),
-                "{fault:?}"
-            );
-            assert!(fault.message.len() > 10, "{fault:?}");
-        }
-        ran += 1;
-    }
-    ran
-}
-
-fn runs() -> [Options; 2] {
-    let checked = Options {
-        instruction_limit: 100_000,
-        ..crate::gpu::checked(5)
-    };
-    let parallel = Options {
-        check: Check::Off,
-        late_async: false,
-        seed: None,
-        threads: 2,
-        ..checked.clone()
-    };
-    [checked, parallel]
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[0; 32]);
+    let result = TestRunner::new_with_rng(config, rng).run(&modules, |module| {
+        test(module);
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
 #[test]
 fn damaged_text_is_an_error_or_runs_to_some_end() {
-    let options = runs();
-    let mut ran = 0;
-    for seed in 0..600 {
-        let mut random = Random(seed);
-        let original = TEXTS[random.below(TEXTS.len())];
-        let text = damage(original, &mut random);
-        let result = catch_unwind(AssertUnwindSafe(|| survive(&text, &options)));
-        ran += result.unwrap_or_else(|_| panic!("seed {seed} is a panic"));
-    }
+    let (options, ran) = (runs(), Cell::new(0));
+    damaged(600, texts(), |damaged| {
+        ran.set(ran.get() + survive(&damaged.text(), &options))
+    });
+    let ran = ran.get();
     assert!(
         ran > 500,
         "only {ran} kernels ran: the damage is too great to test the executor"
     );
+}
+
+#[test]
+fn a_damaged_fat_binary_is_an_error_or_runs_to_some_end() {
+    let (options, ran) = (runs(), Cell::new(0));
+    damaged(600, binaries(), |damaged| {
+        ran.set(ran.get() + survive_binary(&damaged.bytes(), &options))
+    });
+    assert!(ran.get() > 100, "only {} kernels ran", ran.get());
 }
 
 #[test]
