@@ -3,6 +3,7 @@
 //! | module | |
 //! |---|---|
 //! | [`conformance`](mod@conformance) | the tests that every backend must pass |
+//! | [`mod@fuzz`] | random cases of layers and operations, and the check of each |
 //! | [`generate`] | inputs: reproducible, and of every kind that has gone wrong somewhere |
 //! | [`oracle`] | the layer once more, in plain loops that share nothing with millet; in f64 it is what is right |
 //! | [`harness`] | runs a backend on host tensors |
@@ -41,6 +42,7 @@
 struct Readme;
 
 pub mod conformance;
+pub mod fuzz;
 pub mod generate;
 pub mod harness;
 pub mod oracle;

@@ -494,7 +494,7 @@ impl<N: Number> Oracle<'_, N> {
     }
 
     /// a of gate and up, and its derivatives with respect to both.
-    fn activation(&self, gate: N, up: N) -> [N; 3] {
+    pub(crate) fn activation(&self, gate: N, up: N) -> [N; 3] {
         let (zero, one) = (N::of(0.0), N::of(1.0));
         match self.config.activation() {
             Activation::SwiGlu => {

@@ -1,5 +1,5 @@
 //! The [conformance](millet_testing::conformance) of every backend, a module each; what is the CPU's alone; configurations; and random
-//! cases of CUDA against the CPU.
+//! cases.
 
 #[cfg(feature = "cuda")]
 use cuda_emulator_loader as _;
@@ -15,7 +15,4 @@ mod cuda {
 
 mod config;
 mod cpu_alone;
-#[cfg(feature = "cuda")]
 mod fuzz;
-#[cfg(feature = "cuda")]
-mod fuzz_layer;

@@ -40,7 +40,7 @@ pub struct Test {
 /// Declares the areas and lists their tests, once for the functions here and once for the macro. `$d` is a dollar.
 macro_rules! areas {
     ($d:tt $($area:ident: $($test:ident)+;)+ [f64] $in_f64:ident: $($f64_test:ident)+;) => {
-        $(mod $area;)+
+        $(pub(crate) mod $area;)+
         mod $in_f64;
 
         /// All tests of a backend; those in f64 if that is its exact type.

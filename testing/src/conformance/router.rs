@@ -8,9 +8,12 @@ use millet::{
 
 use crate::generate::{LogitKind, Rng, RoutingKind, SCORES, capacities};
 
-use crate::harness::{HostPlan, RouterOutcome, TestBackend, dispatch, list_tiles, route, route_backward, try_route, widen};
+use crate::harness::{
+    HostPlan, RouterOutcome, TestBackend, dispatch, list_tiles, narrow, route, route_backward,
+    try_route, widen,
+};
 use crate::oracle::{Number, Oracle, Routed};
-use crate::tolerance::{F32, Values, assert_right};
+use crate::tolerance::{F32, Values, assert_near, assert_right};
 
 fn router(
     score_function: ScoreFunction,
@@ -32,7 +35,7 @@ fn router(
     builder.build().unwrap()
 }
 
-fn oracle<N: Number>(config: &MoeConfig) -> Oracle<'_, N> {
+pub(crate) fn oracle<N: Number>(config: &MoeConfig) -> Oracle<'_, N> {
     Oracle {
         config,
         store: |v| v,
@@ -40,7 +43,7 @@ fn oracle<N: Number>(config: &MoeConfig) -> Oracle<'_, N> {
     }
 }
 
-fn convert<N: Number>(values: &[f64]) -> Vec<N> {
+pub(crate) fn convert<N: Number>(values: &[f64]) -> Vec<N> {
     values.iter().map(|&v| N::of(v)).collect()
 }
 
@@ -51,7 +54,7 @@ fn assert_close(got: f64, want: f64, tolerance: f64, what: &str) {
     assert!(close, "{what}: {got} instead of {want}");
 }
 
-pub(super) fn check<N: Number>(
+pub(crate) fn check<N: Number>(
     config: &MoeConfig,
     got: &RouterOutcome,
     want: &Routed<N>,
@@ -194,56 +197,67 @@ pub(super) fn backward_on_every_kind_of_logits<B: TestBackend>() {
                 continue;
             }
             let config = &with_capacity(config, capacity);
-            let (top_k, experts) = (config.top_k(), config.num_experts());
-            let oracle = oracle::<f64>(config);
-            let routed = oracle.route(logits, bias);
-            let forward = route::<B, B::Exact>(config, logits, bias);
-            if forward.ids != routed.ids {
-                // Two sums with a sigmoid are one number in f32 and two in f64.
-                let sums = bias.is_some() || config.router().groups().is_some();
-                assert!(B::Exact::DTYPE == DType::F32 && sums, "ids: {what}");
-                continue;
-            }
-            // Equal weights may differ in their last bit by the order of a sum, and the drop would follow.
-            let plan = oracle.dispatch(&forward.ids, &forward.weights);
-            let mut rng = Rng::new(9);
-            let weights_grad: Vec<f64> = (plan.assignment_to_row.iter())
-                .map(|&row| if row < 0 { 0.0 } else { rng.normal() })
-                .collect();
-            let weights_grad = widen(&convert::<f32>(&weights_grad));
-            let want = oracle.route_backward(&routed, &plan, &weights_grad, 0.5);
-            let (_, weights) =
-                dispatch::<B, B::Exact>(&B::create(), config, &forward.ids, &forward.weights);
-            let got = route_backward::<B, B::Exact>(
-                config,
-                logits,
-                &forward,
-                &weights,
-                &weights_grad,
-                0.5,
-            );
-            let same =
-                route_backward::<Cpu, f32>(config, logits, &forward, &weights, &weights_grad, 0.5);
-            let rows = got.chunks_exact(experts).zip(want.chunks_exact(experts));
-            for (t, ((got, want), same)) in rows.zip(same.chunks_exact(experts)).enumerate() {
-                if routed.bad[t] {
-                    assert!(
-                        got.iter().all(|&g| g == 0.0),
-                        "a bad row's gradient: {what}"
-                    );
-                }
-                // Where every weight of a row underflows there is nothing left to renormalise.
-                let slots = t * top_k..(t + 1) * top_k;
-                let total: f64 = plan.weights[slots].iter().sum();
-                if want.iter().any(|w| !w.is_finite()) {
-                    assert!(total == 0.0, "the oracle itself is not finite: {what}");
-                    continue;
-                }
-                let what = format!("row {t}: {what} {capacity:?}");
-                assert_right::<B>(got, want, || same.to_vec(), 1e-11, &what);
-            }
+            check_backward::<B, B::Exact>(config, logits, bias, &format!("{what} {capacity:?}"));
         }
     });
+}
+
+/// The gradient of logits in `A`, of random gradients of the weights that dispatch leaves: in f64 within 1e-11 of the oracle's; in f32 by
+/// the rule of [`assert_near`], and what the CPU itself is off by is 0 there.
+pub(crate) fn check_backward<B: TestBackend, A: Real>(
+    config: &MoeConfig,
+    logits: &[f64],
+    bias: Option<&[f64]>,
+    what: &str,
+) {
+    let (top_k, experts) = (config.top_k(), config.num_experts());
+    let oracle = oracle::<f64>(config);
+    let routed = oracle.route(logits, bias);
+    let forward = route::<B, A>(config, logits, bias);
+    if forward.ids != routed.ids {
+        // Two sums with a sigmoid are one number in f32 and two in f64.
+        let sums = bias.is_some() || config.router().groups().is_some();
+        assert!(A::DTYPE == DType::F32 && sums, "ids: {what}");
+        return;
+    }
+    // Equal weights may differ in their last bit by the order of a sum, and the drop would follow.
+    let plan = oracle.dispatch(&forward.ids, &forward.weights);
+    let mut rng = Rng::new(9);
+    let weights_grad: Vec<f64> = (plan.assignment_to_row.iter())
+        .map(|&row| if row < 0 { 0.0 } else { rng.normal() })
+        .collect();
+    let weights_grad = widen(&convert::<f32>(&weights_grad));
+    let want = oracle.route_backward(&routed, &plan, &weights_grad, 0.5);
+    let (_, weights) = dispatch::<B, A>(&B::create(), config, &forward.ids, &forward.weights);
+    let got = route_backward::<B, A>(config, logits, &forward, &weights, &weights_grad, 0.5);
+    let same = match B::Exact::DTYPE {
+        DType::F64 => want.clone(),
+        _ => route_backward::<Cpu, f32>(config, logits, &forward, &weights, &weights_grad, 0.5),
+    };
+    let rows = got.chunks_exact(experts).zip(want.chunks_exact(experts));
+    for (t, ((got, want), same)) in rows.zip(same.chunks_exact(experts)).enumerate() {
+        if routed.bad[t] {
+            assert!(
+                got.iter().all(|&g| g == 0.0),
+                "a bad row's gradient: {what}"
+            );
+        }
+        // Where every weight of a row underflows there is nothing left to renormalise.
+        let slots = t * top_k..(t + 1) * top_k;
+        let total: f64 = plan.weights[slots].iter().sum();
+        if want.iter().any(|w| !w.is_finite()) {
+            assert!(total == 0.0, "the oracle itself is not finite: {what}");
+            continue;
+        }
+        let what = format!("row {t}: {what}");
+        match A::DTYPE {
+            DType::F64 => assert_right::<B>(got, want, Vec::new, 1e-11, &what),
+            _ => {
+                let [want, same] = [want, same].map(|values| widen(&narrow::<A>(values)));
+                assert_near(got, &want, &same, &what);
+            }
+        }
+    }
 }
 
 fn with_capacity(config: &MoeConfig, capacity: Option<Capacity>) -> MoeConfig {
@@ -298,7 +312,7 @@ pub(super) fn dispatch_of_every_kind_of_routing<B: TestBackend>() {
     }
 }
 
-fn check_dispatch<B: TestBackend, A: Real>(config: &MoeConfig, ids: &[i32], weights: &[f64]) {
+pub(crate) fn check_dispatch<B: TestBackend, A: Real>(config: &MoeConfig, ids: &[i32], weights: &[f64]) {
     let backend = B::create();
     let want = oracle::<f64>(config).dispatch(ids, weights);
     let (plan, weights) = dispatch::<B, A>(&backend, config, ids, weights);
