@@ -3,6 +3,7 @@
 mod bindings;
 mod conformance;
 mod format;
+mod fuzz;
 mod publish;
 mod wheels;
 
@@ -23,6 +24,8 @@ Usage: cargo xtask <task>
   format       rewrites what rustfmt and clang-format would lay out otherwise; clang-format comes from PyPI into target
   bindings     src/cuda/sys.rs from csrc/params.h
   bench        the benches (arguments after it go to criterion)
+  fuzz         random cases of layers, operations and damaged modules: --backend cpu (default) or cuda, --minutes N (5), --seed N
+               (a new one), --case TARGET:CASE (that one alone)
   conformance  CUTLASS, CuTe, CUB and Triton kernels on the emulator; installs them below target (arguments: cub, gemm, triton)";
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         (Some("format"), true) => format::format(),
         (Some("bindings"), true) => bindings::bindings(),
         (Some("bench"), _) => bench(&rest),
+        (Some("fuzz"), _) => fuzz::fuzz(&rest),
         (Some("conformance"), _) => conformance::conformance(&rest),
         (Some("help" | "--help" | "-h"), _) => {
             println!("{USAGE}");
