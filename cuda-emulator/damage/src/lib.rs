@@ -308,7 +308,7 @@ pub fn runs() -> [Options; 2] {
 /// When an error says nothing, or the emulator fails instead of the kernel.
 pub fn survive_binary(bytes: &[u8], options: &[Options]) -> usize {
     let device = Device::from_key("a100").expect("a known card");
-    match module_text(bytes, &device) {
+    match module_text(bytes, device) {
         Ok(text) => survive(&text, options),
         Err(message) => {
             assert!(message.len() > 10, "{message}");
