@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use millet::{
     Backend, BackwardInput, Cpu, DType, DispatchForward, Element, ExpertBias, ExpertBiasGrads,
     ExpertBiases, Gradients, Keep, Logits, MoeConfig, MoeLayer, Plan, Real, Result, RouterBackward,
-    RouterForward, RowTiles, Saved, Scalar, ScoreFunction, WeightGrad, Weights, Workspace,
-    stats_elements,
+    RouterForward, RowTiles, Saved, Scalar, ScoreFunction, UnpermuteForward, WeightGrad, Weights,
+    Workspace, stats_elements,
 };
 
 use crate::generate::Rng;
@@ -196,6 +196,24 @@ impl Problem {
         (!self.gate_up_bias.is_empty()).then(|| biases.map(|bias| Tensor::from_f64(backend, bias)))
     }
 
+    /// Its tensors in a backend's memory.
+    pub fn upload<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
+        &self,
+        backend: &B,
+    ) -> Inputs<B, T, W> {
+        let tensor = |values: &Vec<f64>| Tensor::<B, T>::from_f64(backend, values);
+        let bias = self.bias.as_deref();
+        Inputs {
+            x: tensor(&self.x),
+            router: Tensor::from_f64(backend, &self.router),
+            bias: bias.map(|bias| Tensor::from_f64(backend, bias)),
+            gate_up: tensor(&self.gate_up),
+            down: tensor(&self.down),
+            expert_bias: self.expert_biases(backend),
+            output_grad: tensor(&self.output_grad),
+        }
+    }
+
     /// Every tensor rounded to the type it will have.
     pub fn rounded<T: Element, W: Element<Acc = T::Acc>>(&self) -> Self {
         let round = |values: &[f64]| widen(&narrow::<T>(values));
@@ -212,6 +230,32 @@ impl Problem {
             gate_up_bias: round(&self.gate_up_bias),
             down_bias: round(&self.down_bias),
             output_grad: round(&self.output_grad),
+        }
+    }
+}
+
+/// A [`Problem`] in a backend's memory.
+pub struct Inputs<B: TestBackend, T: Element, W: Element<Acc = T::Acc>> {
+    /// \[T, H\].
+    pub x: Tensor<B, T>,
+    router: Tensor<B, W>,
+    bias: Option<Tensor<B, T::Acc>>,
+    gate_up: Tensor<B, T>,
+    down: Tensor<B, T>,
+    expert_bias: Option<[Tensor<B, T>; 2]>,
+    /// \[T, H\].
+    pub output_grad: Tensor<B, T>,
+}
+
+impl<B: TestBackend, T: Element, W: Element<Acc = T::Acc>> Inputs<B, T, W> {
+    /// What a layer's passes take.
+    pub fn weights(&self) -> Weights<'_, B, T, W> {
+        Weights {
+            router: self.router.view(),
+            selection_bias: self.bias.as_ref().map(Tensor::view),
+            gate_up: self.gate_up.view(),
+            down: self.down.view(),
+            expert_bias: self.expert_bias.as_ref().map(expert_bias_views),
         }
     }
 }
@@ -313,25 +357,11 @@ pub fn run_with<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
     loss_gradient: f64,
 ) -> Outcome {
     let backend = layer.backend();
-    let tensor = |values: &[f64]| Tensor::<B, T>::from_f64(backend, values);
-    let (x, output_grad) = (tensor(&problem.x), tensor(&problem.output_grad));
-    let (gate_up, down) = (tensor(&problem.gate_up), tensor(&problem.down));
-    let router = Tensor::<B, W>::from_f64(backend, &problem.router);
-    let bias = problem
-        .bias
-        .as_deref()
-        .map(|b| Tensor::<B, T::Acc>::from_f64(backend, b));
-    let expert_bias = problem.expert_biases::<B, T>(backend);
-    let weights = Weights {
-        router: router.view(),
-        selection_bias: bias.as_ref().map(|bias| bias.view()),
-        gate_up: gate_up.view(),
-        down: down.view(),
-        expert_bias: expert_bias.as_ref().map(expert_bias_views),
-    };
+    let inputs = problem.upload::<B, T, W>(backend);
+    let (weights, x) = (inputs.weights(), inputs.x.view());
     let mut output = Tensor::<B, T>::garbage(backend, problem.x.len());
     layer
-        .forward(weights, x.view(), output.view_mut(), saved, workspace)
+        .forward(weights, x, output.view_mut(), saved, workspace)
         .unwrap();
     let routing = layer.routing(saved).unwrap();
     let (aux, z) = layer.losses(saved).unwrap();
@@ -347,14 +377,14 @@ pub fn run_with<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
         router: WeightGrad::Overwrite(router_grad.view_mut()),
         gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
         down: WeightGrad::Overwrite(down_grad.view_mut()),
-        expert_bias: expert_bias.is_some().then(|| ExpertBiasGrads {
+        expert_bias: weights.expert_bias.map(|_| ExpertBiasGrads {
             gate_up: WeightGrad::Overwrite(gate_up_bias_grad.view_mut()),
             down: WeightGrad::Overwrite(down_bias_grad.view_mut()),
         }),
     };
     let input = BackwardInput {
-        x: x.view(),
-        output_grad: output_grad.view(),
+        x,
+        output_grad: inputs.output_grad.view(),
         loss_gradient,
     };
     layer
@@ -569,6 +599,26 @@ pub fn list_tiles(tiles: RowTiles, offsets: &[i32]) -> Vec<i32> {
     assert!(list.len() <= 2 * tiles.most, "{tiles:?} for {offsets:?}");
     list.resize(2 * tiles.most, -1);
     list
+}
+
+/// Unpermute of rows \[max rows, H\] with weights \[T, K\] → \[T, H\].
+pub fn unpermute<B: TestBackend, T: Element>(
+    backend: &B,
+    plan: &Plan<B>,
+    rows: &Tensor<B, T>,
+    weights: &Tensor<B, T::Acc>,
+) -> Vec<f64> {
+    let elements = plan.tokens() * plan.config().hidden_size();
+    let mut output = Tensor::<B, T>::garbage(backend, elements);
+    backend
+        .unpermute(UnpermuteForward::<B, T> {
+            plan,
+            rows: rows.view(),
+            weights: weights.view(),
+            output: output.view_mut(),
+        })
+        .unwrap();
+    output.to_f64(backend)
 }
 
 /// A plan's tensors on the host.

@@ -124,6 +124,19 @@ fn install() -> Result<Layout, String> {
     })
 }
 
+/// The host's C++ compiler: `CXX`, else the system's. nvcc by itself takes only one that is called g++.
+fn host_compiler() -> Result<PathBuf, String> {
+    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let compiler = cc::Build::new()
+        .cpp(true)
+        .target(&host)
+        .host(&host)
+        .opt_level(2)
+        .try_get_compiler();
+    let compiler = compiler.map_err(|error| format!("no C++ compiler: {error}"))?;
+    Ok(compiler.path().to_owned())
+}
+
 /// Compiles a program to PTX and host code, with our own runtime instead of NVIDIA's, if its sources changed.
 fn compile(layout: &Layout, name: &str, include: &str) -> Result<(), String> {
     let Layout {
@@ -160,6 +173,8 @@ fn compile(layout: &Layout, name: &str, include: &str) -> Result<(), String> {
         ])
         .args(["-gencode", "arch=compute_80,code=compute_80"])
         .args(["-cudart", "none"])
+        .arg("-ccbin")
+        .arg(host_compiler()?)
         .arg("-I")
         .arg(packages.join(include))
         .arg(&main)
@@ -193,5 +208,26 @@ fn execute(layout: &Layout, name: &str, command: &mut Command) -> Result<(), Str
             "{name}: {count} findings on kernels that are right, see {}",
             report.display()
         )),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn the_host_compiler_takes_cpp() {
+        let mut compiler = Command::new(super::host_compiler().unwrap())
+            .args(["-std=c++17", "-fsyntax-only", "-x", "c++", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = compiler.stdin.take().unwrap();
+        input
+            .write_all(b"#include <type_traits>\nstatic_assert(std::is_same_v<int, int>);")
+            .unwrap();
+        drop(input);
+        assert!(compiler.wait().unwrap().success());
     }
 }

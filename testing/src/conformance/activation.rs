@@ -3,10 +3,10 @@
 use millet::half::{bf16, f16};
 use millet::{Activation, Capacity, ExpertBias, Keep, MoeConfig, Renormalize};
 
+use super::layer::{Rounding, check_exact, check_type};
 use crate::generate::base;
 use crate::harness::{Problem, TestBackend, run};
 use crate::tolerance::F32;
-use super::layer::{Rounding, check_exact, check_type};
 
 /// Two experts of weight ½, one with gate and up at the limit, where the gradient passes, and one beyond it, where it is 0.
 pub(super) fn clamped_swiglu_at_the_limit<B: TestBackend>() {
@@ -28,7 +28,10 @@ pub(super) fn clamped_swiglu_at_the_limit<B: TestBackend>() {
     let outcome = run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 1.0);
     // s = σ(1.702·7): a = 8·7·s and −6·7·s; half of 8·(s + 1.702·7·s·(1 − s)) and of 7·s.
     let want: [(f64, f64); 3] = [
-        (outcome.output[0], 0.5 * (55.999_625_026_426_54 - 41.999_718_769_819_9)),
+        (
+            outcome.output[0],
+            0.5 * (55.999_625_026_426_54 - 41.999_718_769_819_9),
+        ),
         (outcome.gate_up_grad[0], 0.5 * 8.000_584_633_095_288),
         (outcome.gate_up_grad[1], 0.5 * 6.999_953_128_303_317),
     ];
@@ -59,11 +62,11 @@ pub(super) fn problems(tokens: usize) -> impl Iterator<Item = (MoeConfig, Proble
                     }
                 };
                 // GPT-OSS has biases.
-            let builder = match seed {
-                0 => builder.expert_bias(ExpertBias::GateUpAndDown),
-                _ => builder,
-            };
-            let plain = builder.clone().build().unwrap();
+                let builder = match seed {
+                    0 => builder.expert_bias(ExpertBias::GateUpAndDown),
+                    _ => builder,
+                };
+                let plain = builder.clone().build().unwrap();
                 let problem = Problem::random(&plain, tokens, 300 + seed as u64);
                 let limit = limit_between_values(&plain, &problem);
                 let activation = Activation::ClampedSwiGlu {

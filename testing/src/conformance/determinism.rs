@@ -3,7 +3,7 @@
 use millet::{Capacity, Keep, MoeConfig, MoeLayer};
 
 use crate::generate::{self, SCORES, base};
-use crate::harness::{Outcome, Problem, Tensor, TestBackend, expert_bias_views, run, run_with};
+use crate::harness::{Outcome, Problem, Tensor, TestBackend, run, run_with};
 
 /// Half the tokens where they are slow.
 fn large<B: TestBackend>() -> [(MoeConfig, usize); 3] {
@@ -62,25 +62,14 @@ pub(super) fn keeping_nothing_changes_no_output_bit<B: TestBackend>() {
         let trained = run::<B, f32, f32>(&config, &problem, Keep::Hidden, 1.0);
         let layer = MoeLayer::new(B::create(), config.clone());
         let backend = layer.backend();
-        let tensor = |values: &[f64]| Tensor::<B, f32>::from_f64(backend, values);
-        let (x, router) = (tensor(&problem.x), tensor(&problem.router));
-        let (gate_up, down) = (tensor(&problem.gate_up), tensor(&problem.down));
-        let bias = problem.bias.as_deref().map(tensor);
-        let expert_bias = problem.expert_biases::<B, f32>(backend);
-        let weights = millet::Weights {
-            router: router.view(),
-            selection_bias: bias.as_ref().map(|bias| bias.view()),
-            gate_up: gate_up.view(),
-            down: down.view(),
-            expert_bias: expert_bias.as_ref().map(expert_bias_views),
-        };
+        let inputs = problem.upload::<B, f32, f32>(backend);
         let mut saved = layer.saved::<f32>(tokens, Keep::Nothing).unwrap();
         let mut workspace = layer.workspace::<f32>(tokens, Keep::Nothing).unwrap();
         let mut output = Tensor::<B, f32>::garbage(backend, problem.x.len());
         layer
             .forward(
-                weights,
-                x.view(),
+                inputs.weights(),
+                inputs.x.view(),
                 output.view_mut(),
                 &mut saved,
                 &mut workspace,

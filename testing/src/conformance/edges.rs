@@ -8,7 +8,10 @@ use millet::{
 };
 
 use crate::generate::{POLICIES, Rng, RoutingKind, SCORES, base, capacities};
-use crate::harness::{HostPlan, Outcome, Problem, RouterOutcome, Tensor, TestBackend, dispatch, route, route_backward, run, run_with, scratch};
+use crate::harness::{
+    HostPlan, Outcome, Problem, RouterOutcome, Tensor, TestBackend, dispatch, route,
+    route_backward, run, run_with, scratch,
+};
 use crate::oracle::Oracle;
 use crate::tolerance::{F32, assert_right};
 

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millet::half::{bf16, f16};
 use millet::{
-    BackwardInput, Capacity, ConfigError, DispatchForward, Element, Error, ExpertBias, ExpertBiasGrads, ExpertsBiasGrad,
-    ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad, ExpertsInputGrad, ExpertsUp,
-    ExpertsUpWeightGrad, Gradients, GroupLimit, Keep, Logits, Losses, MoeConfig, MoeLayer,
-    PermuteBackward, PermuteForward, Plan, Result, RouterBackward, RouterForward,
-    RouterPart, RouterWeightGrad, ScoreFunction, UnpermuteBackward, UnpermuteForward,
-    WeightGrad, Weights, stats_elements,
+    BackwardInput, Capacity, ConfigError, DispatchForward, Element, Error, ExpertBias,
+    ExpertBiasGrads, ExpertsBiasGrad, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad,
+    ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Gradients, GroupLimit, Keep, Logits, Losses,
+    MoeConfig, MoeLayer, PermuteBackward, PermuteForward, Plan, Result, RouterBackward,
+    RouterForward, RouterPart, RouterWeightGrad, ScoreFunction, UnpermuteBackward,
+    UnpermuteForward, WeightGrad, Weights, stats_elements,
 };
 
-use crate::harness::{HostPlan, Outcome, Problem, Tensor, TestBackend, dispatch, expert_bias_views, run, scratch};
+use crate::harness::{
+    HostPlan, Outcome, Problem, Tensor, TestBackend, dispatch, expert_bias_views, run, scratch,
+};
 
 const TOKENS: usize = 5;
 
@@ -831,7 +833,10 @@ pub(super) fn expert_biases_are_given_as_configured<B: TestBackend>() {
         let mut layer = Layer::<B>::new(config);
         layer.forward(None).unwrap();
         let right = layer.problem.clone();
-        let (gate_up, down) = (&mut layer.problem.gate_up_bias, &mut layer.problem.down_bias);
+        let (gate_up, down) = (
+            &mut layer.problem.gate_up_bias,
+            &mut layer.problem.down_bias,
+        );
         if gate_up.is_empty() {
             (*gate_up, *down) = (vec![0.5; 16], vec![0.5; 12]);
         } else {
@@ -1063,28 +1068,14 @@ pub(super) fn every_pair_of_types_has_its_scratch<B: TestBackend>() {
         let layer = MoeLayer::new(B::create(), config);
         let backend = layer.backend();
         let tensor = |values: &[f64]| Tensor::<B, T>::from_f64(backend, values);
-        let (x, gate_up) = (tensor(&problem.x), tensor(&problem.gate_up));
-        let down = tensor(&problem.down);
-        let router = Tensor::<B, W>::from_f64(backend, &problem.router);
-        let weights = Weights {
-            router: router.view(),
-            selection_bias: None,
-            gate_up: gate_up.view(),
-            down: down.view(),
-            expert_bias: None,
-        };
+        let inputs = problem.upload::<B, T, W>(backend);
+        let (weights, x) = (inputs.weights(), inputs.x.view());
         let mut saved = layer.saved::<T>(3, Keep::Hidden).unwrap();
         let mut workspace = layer.workspace::<T>(3, Keep::Hidden).unwrap();
         let (mut output, mut x_grad) = (tensor(&problem.x), tensor(&problem.x));
         let (mut gate_up_grad, mut down_grad) = (tensor(&problem.gate_up), tensor(&problem.down));
         let mut router_grad = Tensor::<B, W>::from_f64(backend, &problem.router);
-        let forward = layer.forward(
-            weights,
-            x.view(),
-            output.view_mut(),
-            &mut saved,
-            &mut workspace,
-        );
+        let forward = layer.forward(weights, x, output.view_mut(), &mut saved, &mut workspace);
         let taken = B::ANY_ROUTER_WEIGHT || [T::DTYPE, T::Acc::DTYPE].contains(&W::DTYPE);
         if !taken {
             let error = forward.unwrap_err();
@@ -1103,8 +1094,8 @@ pub(super) fn every_pair_of_types_has_its_scratch<B: TestBackend>() {
             expert_bias: None,
         };
         let input = BackwardInput {
-            x: x.view(),
-            output_grad: x.view(),
+            x,
+            output_grad: x,
             loss_gradient: 1.0,
         };
         layer

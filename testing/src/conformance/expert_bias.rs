@@ -3,9 +3,9 @@
 use millet::half::{bf16, f16};
 use millet::{Capacity, Element, ExpertBias, Keep, MoeConfig, ScoreFunction};
 
+use super::layer::{Rounding, check_exact, check_type};
 use crate::generate::base;
 use crate::harness::{Problem, TestBackend, run};
-use super::layer::{Rounding, check_exact, check_type};
 
 pub(super) fn problems() -> impl Iterator<Item = (MoeConfig, Problem)> {
     let builders = [

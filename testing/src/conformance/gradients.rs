@@ -3,13 +3,13 @@
 use approx::assert_abs_diff_eq;
 use millet::half::{bf16, f16};
 use millet::{
-    BackwardInput, Capacity, DType, DropPolicy, Element, ExpertBias, ExpertBiasGrads, Gradients, Keep, MoeConfig, MoeLayer, Real,
-    WeightGrad, Weights,
+    BackwardInput, Capacity, DType, DropPolicy, Element, ExpertBias, ExpertBiasGrads, Gradients,
+    Keep, MoeConfig, MoeLayer, Real, WeightGrad,
 };
 
 use crate::generate::{base, configs};
 use crate::harness::{
-    HostPlan, Problem, Tensor, TestBackend, dispatch, expert_bias_views, narrow, route, route_backward, run, widen,
+    HostPlan, Problem, Tensor, TestBackend, dispatch, narrow, route, route_backward, run, widen,
 };
 use crate::tolerance::F32;
 
@@ -86,18 +86,8 @@ fn accumulate<B: TestBackend, T: Element>(start: f64) {
 
     let layer = MoeLayer::new(B::create(), config);
     let backend = layer.backend();
-    let tensor = |values: &[f64]| Tensor::<B, T>::from_f64(backend, values);
-    let (x, output_grad) = (tensor(&problem.x), tensor(&problem.output_grad));
-    let (router, gate_up) = (tensor(&problem.router), tensor(&problem.gate_up));
-    let down = tensor(&problem.down);
-    let expert_bias = problem.expert_biases::<B, T>(backend);
-    let weights = Weights {
-        router: router.view(),
-        selection_bias: None,
-        gate_up: gate_up.view(),
-        down: down.view(),
-        expert_bias: expert_bias.as_ref().map(expert_bias_views),
-    };
+    let inputs = problem.upload::<B, T, T>(backend);
+    let (weights, x) = (inputs.weights(), inputs.x.view());
     let mut saved = layer.saved::<T>(11, Keep::Hidden).unwrap();
     let mut workspace = layer.workspace::<T>(11, Keep::Hidden).unwrap();
     let mut output = Tensor::<B, T>::garbage(backend, problem.x.len());
@@ -115,10 +105,16 @@ fn accumulate<B: TestBackend, T: Element>(start: f64) {
     for _ in 0..2 {
         let (saved, workspace) = (&mut saved, &mut workspace);
         layer
-            .forward(weights, x.view(), output.view_mut(), saved, workspace)
+            .forward(weights, x, output.view_mut(), saved, workspace)
             .unwrap();
         let mut x_grad = Tensor::<B, T>::garbage(backend, problem.x.len());
-        let [router_sum, gate_up_sum, down_sum, gate_up_bias_sum, down_bias_sum] = &mut sums;
+        let [
+            router_sum,
+            gate_up_sum,
+            down_sum,
+            gate_up_bias_sum,
+            down_bias_sum,
+        ] = &mut sums;
         let gradients = Gradients {
             x: x_grad.view_mut(),
             router: WeightGrad::Accumulate(router_sum.view_mut()),
@@ -130,8 +126,8 @@ fn accumulate<B: TestBackend, T: Element>(start: f64) {
             }),
         };
         let input = BackwardInput {
-            x: x.view(),
-            output_grad: output_grad.view(),
+            x,
+            output_grad: inputs.output_grad.view(),
             loss_gradient: 1.0,
         };
         layer

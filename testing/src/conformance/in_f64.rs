@@ -3,13 +3,13 @@
 
 use approx::{abs_diff_eq, assert_abs_diff_eq};
 use millet::{
-    AuxScale, Capacity, DropPolicy, ExpertBias, Keep, Losses, MoeConfig, MoeLayer, ScoreFunction, SingleExpert,
-    Weights,
+    AuxScale, Capacity, DropPolicy, ExpertBias, Keep, Losses, MoeConfig, MoeLayer, ScoreFunction,
+    SingleExpert,
 };
 
 use super::{activation, expert_bias, router};
 use crate::generate::{base, configs};
-use crate::harness::{Outcome, Problem, Tensor, TestBackend, expert_bias_views, route, run};
+use crate::harness::{Outcome, Problem, Tensor, TestBackend, route, run};
 use crate::oracle::Oracle;
 
 const STEP: f64 = 1e-5;
@@ -41,22 +41,12 @@ impl<B: TestBackend> Loss<B> {
 
     fn at(&mut self, problem: &Problem) -> f64 {
         let backend = self.layer.backend();
-        let tensor = |values: &[f64]| Tensor::<B, f64>::new(backend, values);
-        let x = tensor(&problem.x);
-        let (router, bias) = (tensor(&problem.router), problem.bias.as_deref().map(tensor));
-        let (gate_up, down) = (tensor(&problem.gate_up), tensor(&problem.down));
-        let expert_bias = problem.expert_biases::<B, f64>(backend);
-        let weights = Weights {
-            router: router.view(),
-            selection_bias: bias.as_ref().map(|bias| bias.view()),
-            gate_up: gate_up.view(),
-            down: down.view(),
-            expert_bias: expert_bias.as_ref().map(expert_bias_views),
-        };
+        let inputs = problem.upload::<B, f64, f64>(backend);
+        let (weights, x) = (inputs.weights(), inputs.x.view());
         let mut output = Tensor::<B, f64>::garbage(backend, problem.x.len());
         let (saved, workspace) = (&mut self.saved, &mut self.workspace);
         self.layer
-            .forward(weights, x.view(), output.view_mut(), saved, workspace)
+            .forward(weights, x, output.view_mut(), saved, workspace)
             .unwrap();
         let routing = self.layer.routing(saved).unwrap();
         let routing = (routing.ids, routing.assignment_to_row);
@@ -248,4 +238,3 @@ pub(super) fn every_kind_of_logits<B: TestBackend>() {
         router::check(config, &got, &want, 1e-13, what);
     });
 }
-

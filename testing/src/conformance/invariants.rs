@@ -5,11 +5,14 @@ use std::collections::HashSet;
 use approx::{abs_diff_eq, assert_abs_diff_eq, assert_relative_eq};
 use millet::{
     Capacity, DropPolicy, Keep, MoeConfig, PermuteBackward, PermuteForward, Plan, Renormalize,
-    ScoreFunction, SingleExpert, UnpermuteBackward, UnpermuteForward,
+    ScoreFunction, SingleExpert, UnpermuteBackward,
 };
 
 use crate::generate::{POLICIES, Rng, RoutingKind, SCORES, base};
-use crate::harness::{HostPlan, Problem, Tensor, TestBackend, dispatch, exact, narrow, route, run, scratch, widen};
+use crate::harness::{
+    HostPlan, Problem, Tensor, TestBackend, dispatch, exact, narrow, route, run, scratch,
+    unpermute, widen,
+};
 use crate::tolerance::{F32, Values};
 
 #[derive(Debug, Clone)]
@@ -245,17 +248,9 @@ pub(super) fn unpermute_and_its_backward_are_adjoint<B: TestBackend>() {
     let device = |values: &[f64]| Tensor::<B, B::Exact>::from_f64(&backend, values);
     let (y_device, weights_device) = (device(&y), device(&weights));
     let output_grad_device = device(&output_grad);
-    let mut output = Tensor::<B, B::Exact>::garbage(&backend, tokens * hidden);
+    let output = unpermute(&backend, &plan, &y_device, &weights_device);
     let mut rows_grad = Tensor::<B, B::Exact>::garbage(&backend, capacity);
     let mut weights_grad = Tensor::<B, B::Exact>::garbage(&backend, weights.len());
-    backend
-        .unpermute(UnpermuteForward::<B, B::Exact> {
-            plan: &plan,
-            rows: y_device.view(),
-            weights: weights_device.view(),
-            output: output.view_mut(),
-        })
-        .unwrap();
     backend
         .unpermute_backward(UnpermuteBackward::<B, B::Exact> {
             plan: &plan,
@@ -267,7 +262,7 @@ pub(super) fn unpermute_and_its_backward_are_adjoint<B: TestBackend>() {
         })
         .unwrap();
     // The output is bilinear in rows and weights: both adjoints give the same number.
-    let value = dot(&output.to_f64(&backend), &output_grad);
+    let value = dot(&output, &output_grad);
     let rows_grad = rows_grad.to_f64(&backend);
     let by_rows = dot(&y[..rows * hidden], &rows_grad[..rows * hidden]);
     let weights_grad = weights_grad.to_f64(&backend);
@@ -334,17 +329,7 @@ pub(super) fn permuted_rows_through_the_experts_are_the_layer<B: TestBackend>() 
                 rows[place].copy_from_slice(&y);
             }
         }
-        let rows = device(&rows);
-        let mut output = Tensor::<B, B::Exact>::garbage(&backend, tokens * 7);
-        backend
-            .unpermute(UnpermuteForward::<B, B::Exact> {
-                plan: &plan,
-                rows: rows.view(),
-                weights: weights.view(),
-                output: output.view_mut(),
-            })
-            .unwrap();
-        let output = output.to_f64(&backend);
+        let output = unpermute(&backend, &plan, &device(&rows), &weights);
         let tolerance = B::tolerance(1e-13, F32);
         assert_abs_diff_eq!(Values(&output), Values(&layer.output), epsilon = tolerance);
     }

@@ -3,13 +3,14 @@
 use approx::{abs_diff_eq, assert_abs_diff_eq, assert_relative_eq};
 use millet::half::{bf16, f16};
 use millet::{
-    Capacity, Cpu, DType, DropPolicy, Element, ExpertBias, Keep, Losses, MoeConfig, MoeLayer, Renormalize,
-    ScoreFunction, UnpermuteBackward, UnpermuteForward,
+    Capacity, Cpu, DType, DropPolicy, Element, ExpertBias, Keep, Losses, MoeConfig, MoeLayer,
+    Renormalize, ScoreFunction, UnpermuteBackward,
 };
 
 use crate::generate::SCORES;
 use crate::harness::{
-    HostPlan, Outcome, Problem, Tensor, TestBackend, dispatch, route, route_backward, run, run_with,
+    HostPlan, Outcome, Problem, Tensor, TestBackend, dispatch, route, route_backward, run,
+    run_with, unpermute,
 };
 use crate::tolerance::{F32, Values};
 
@@ -108,9 +109,21 @@ impl Planted {
                 let row = self.expert * 2 * inner + self.row % (2 * inner);
                 (&mut problem.gate_up, row, hidden)
             }
-            Place::Down => (&mut problem.down, self.expert * hidden + self.row % hidden, inner),
-            Place::GateUpBias => (&mut problem.gate_up_bias, self.expert * 2 * inner + self.row % (2 * inner), 1),
-            Place::DownBias => (&mut problem.down_bias, self.expert * hidden + self.row % hidden, 1),
+            Place::Down => (
+                &mut problem.down,
+                self.expert * hidden + self.row % hidden,
+                inner,
+            ),
+            Place::GateUpBias => (
+                &mut problem.gate_up_bias,
+                self.expert * 2 * inner + self.row % (2 * inner),
+                1,
+            ),
+            Place::DownBias => (
+                &mut problem.down_bias,
+                self.expert * hidden + self.row % hidden,
+                1,
+            ),
             Place::OutputGrad => (&mut problem.output_grad, self.token, hidden),
         };
         tensor[row * columns + self.column % columns] = self.value;
@@ -121,7 +134,9 @@ impl Planted {
         match self.place {
             Place::X | Place::OutputGrad => token == self.token,
             Place::Router => true,
-            Place::GateUp | Place::Down | Place::GateUpBias | Place::DownBias => ids.contains(&(self.expert as i32)),
+            Place::GateUp | Place::Down | Place::GateUpBias | Place::DownBias => {
+                ids.contains(&(self.expert as i32))
+            }
         }
     }
 }
@@ -193,7 +208,9 @@ pub(crate) fn check_planted<B: TestBackend, T: Element, W: Element<Acc = T::Acc>
     let ids = |outcome: &Outcome, t: usize| outcome.ids[t * top_k..(t + 1) * top_k].to_vec();
     let settled = |e: &i32| {
         let tokens_of = |outcome: &Outcome| -> Vec<usize> {
-            (0..tokens).filter(|&t| ids(outcome, t).contains(e)).collect()
+            (0..tokens)
+                .filter(|&t| ids(outcome, t).contains(e))
+                .collect()
         };
         neighbours == Neighbours::Ignored || tokens_of(&got) == tokens_of(&clean)
     };
@@ -207,7 +224,10 @@ pub(crate) fn check_planted<B: TestBackend, T: Element, W: Element<Acc = T::Acc>
             let (got, clean) = (&got[row.clone()], &clean[row.clone()]);
             match keeps_bits {
                 true => assert_eq!(bits(got), bits(clean), "{name} of token {t}: {what}"),
-                false => assert!(got.iter().all(|v| v.is_finite()), "{name} of token {t}: {what}"),
+                false => assert!(
+                    got.iter().all(|v| v.is_finite()),
+                    "{name} of token {t}: {what}"
+                ),
             }
         }
     }
@@ -245,7 +265,12 @@ fn check_type<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>() {
         let layer = MoeLayer::new(B::create(), config);
         for place in Place::ALL {
             for value in VALUES {
-                check_planted::<B, T, W>(&layer, Planted::at(place, value), Neighbours::Ignored, &problem);
+                check_planted::<B, T, W>(
+                    &layer,
+                    Planted::at(place, value),
+                    Neighbours::Ignored,
+                    &problem,
+                );
             }
         }
     }
@@ -262,7 +287,12 @@ pub fn planted_values_reach_what_they_touch<B: TestBackend>(backend: B, more: &[
     let layer = MoeLayer::new(backend, config);
     for place in Place::ALL {
         for &value in VALUES.iter().chain(more) {
-            check_planted::<B, f32, f32>(&layer, Planted::at(place, value), Neighbours::Ignored, &problem);
+            check_planted::<B, f32, f32>(
+                &layer,
+                Planted::at(place, value),
+                Neighbours::Ignored,
+                &problem,
+            );
         }
     }
 }
@@ -533,17 +563,8 @@ pub(super) fn a_weight_of_zero_leaves_its_row_out<B: TestBackend>() {
         let rows = [[1.0; 5], [2.0; 5], [value; 5], [value; 5]].concat();
         let device = |values: &[f64]| Tensor::<B, f32>::from_f64(backend, values);
         let (rows, weights) = (device(&rows), device(&weights));
-        let mut output = Tensor::<B, f32>::garbage(backend, 10);
-        backend
-            .unpermute(UnpermuteForward::<B, f32> {
-                plan: &plan,
-                rows: rows.view(),
-                weights: weights.view(),
-                output: output.view_mut(),
-            })
-            .unwrap();
-        let expected = [[0.25; 5], [1.0; 5]].concat();
-        assert_eq!(output.to_f64(backend), expected, "{value}");
+        let output = unpermute(backend, &plan, &rows, &weights);
+        assert_eq!(output, [[0.25; 5], [1.0; 5]].concat(), "{value}");
 
         // Token 1's gradient is as bad as the rows.
         let output_grad = device(&[[1.0; 5], [value; 5]].concat());

@@ -2,8 +2,8 @@
 
 use approx::{RelativeEq, assert_abs_diff_eq};
 use millet::{
-    Capacity, Cpu, DType, Element, Error, GroupLimit, Losses, MoeConfig, Real, Renormalize, ScoreFunction,
-    SingleExpert,
+    Capacity, Cpu, DType, Element, Error, GroupLimit, Losses, MoeConfig, Real, Renormalize,
+    ScoreFunction, SingleExpert,
 };
 
 use crate::generate::{LogitKind, Rng, RoutingKind, SCORES, capacities};
@@ -312,7 +312,11 @@ pub(super) fn dispatch_of_every_kind_of_routing<B: TestBackend>() {
     }
 }
 
-pub(crate) fn check_dispatch<B: TestBackend, A: Real>(config: &MoeConfig, ids: &[i32], weights: &[f64]) {
+pub(crate) fn check_dispatch<B: TestBackend, A: Real>(
+    config: &MoeConfig,
+    ids: &[i32],
+    weights: &[f64],
+) {
     let backend = B::create();
     let want = oracle::<f64>(config).dispatch(ids, weights);
     let (plan, weights) = dispatch::<B, A>(&backend, config, ids, weights);
