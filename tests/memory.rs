@@ -1,54 +1,14 @@
 //! What a layer keeps, and what it takes at most: counted by the allocator.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use millet::half::bf16;
 use millet::{
     BackwardInput, Capacity, Cpu, Gradients, Keep, Losses, Memory, MoeConfig, MoeLayer, WeightGrad,
     Weights,
 };
-
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-thread_local! {
-    /// What this thread holds: others start and stop meanwhile.
-    static MINE: Cell<usize> = const { Cell::new(0) };
-}
-
-fn add_to_mine(bytes: usize) {
-    // A thread that is ending has no counter any more, and nobody asks for it.
-    let _ = MINE.try_with(|mine| mine.set(mine.get().wrapping_add(bytes)));
-}
-
-// SAFETY: every call is the system allocator's; only sizes are counted.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        add_to_mine(layout.size());
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        add_to_mine(layout.size().wrapping_neg());
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use millet_testing::allocator::Counting;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-fn now() -> usize {
-    NOW.load(Ordering::Relaxed)
-}
 
 /// Scratch of published layers in bf16: little for one token, and never less for more tokens.
 fn scratch_grows_with_the_tokens() {
@@ -109,11 +69,15 @@ fn saved_is_what_the_configuration_counts() {
             (Keep::Hidden, counted.total() - counted.x),
             (Keep::Routing, counted.total_without_h() - counted.x),
         ] {
-            let before = MINE.get();
+            let before = Counting::of_this_thread();
             let saved = layer.saved::<f32>(tokens, keep).unwrap();
-            assert_eq!((MINE.get() - before) as u64, expected, "{keep:?}");
+            assert_eq!(
+                (Counting::of_this_thread() - before) as u64,
+                expected,
+                "{keep:?}"
+            );
             drop(saved);
-            assert_eq!(MINE.get(), before);
+            assert_eq!(Counting::of_this_thread(), before);
         }
     }
 }
@@ -125,14 +89,13 @@ fn peak_is_within_a_fifth_of_the_floor() {
     let saved_bytes = config.saved_bytes(tokens, 4);
     let layer = MoeLayer::new(Cpu, config);
 
-    let before = now();
-    PEAK.store(before, Ordering::Relaxed);
+    let before = Counting::restart_peak();
     let wave = |n: usize| (0..n).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<_>>();
     let (x, output_grad) = (wave(tokens * hidden), wave(tokens * hidden));
     let weights = [hidden, 2 * inner * hidden, hidden * inner].map(|n| wave(experts * n));
     let mut gradients = weights.each_ref().map(|w| vec![0.0f32; w.len()]);
     let (mut output, mut x_grad) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-    let floor = now() - before + (saved_bytes.total() - saved_bytes.x) as usize;
+    let floor = Counting::now() - before + (saved_bytes.total() - saved_bytes.x) as usize;
 
     let mut saved = layer.saved::<f32>(tokens, Keep::Hidden).unwrap();
     let mut workspace = layer.workspace::<f32>(tokens, Keep::Hidden).unwrap();
@@ -164,7 +127,14 @@ fn peak_is_within_a_fifth_of_the_floor() {
         .backward(weights, input, &mut saved, &mut workspace, gradients)
         .unwrap();
 
-    let peak = PEAK.load(Ordering::Relaxed) - before;
+    let peak = Counting::peak() - before;
+    let mebibytes = |bytes: usize| bytes as f64 / 1048576.0;
+    println!(
+        "peak, forward and backward: {:.1} MiB = {:.3} of inputs, outputs, gradients and saved bytes ({:.1} MiB)",
+        mebibytes(peak),
+        peak as f64 / floor as f64,
+        mebibytes(floor)
+    );
     assert!(
         peak as f64 <= 1.2 * floor as f64,
         "{peak} bytes, {floor} at least"

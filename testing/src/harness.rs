@@ -82,6 +82,14 @@ impl<B: TestBackend, T: Scalar> Tensor<B, T> {
         }
     }
 
+    /// Zeros, without a copy of them on the host.
+    pub fn zeroed(backend: &B, len: usize) -> Self {
+        Self {
+            buffer: backend.allocate(len).unwrap(),
+            len,
+        }
+    }
+
     /// Filled with something that is not a result.
     pub fn filled(backend: &B, len: usize, value: T) -> Self {
         Self::new(backend, &vec![value; len])

@@ -1,4 +1,4 @@
-//! What tests of [`millet`]'s backends share.
+//! What tests and benches of [`millet`]'s backends share.
 //!
 //! | module | |
 //! |---|---|
@@ -8,6 +8,9 @@
 //! | [`oracle`] | the layer once more, in plain loops that share nothing with millet; in f64 it is what is right |
 //! | [`harness`] | runs a backend on host tensors |
 //! | [`tolerance`] | how far results may be from what is right |
+//! | [`cases`] | layers to measure, by name, each with its source; their inputs |
+//! | [`counters`] | what the CUDA emulator counted for a launch |
+//! | [`allocator`] | an allocator that counts |
 //!
 //! A backend implements [`TestBackend`](harness::TestBackend); [`conformance_tests!`] then makes a `#[test]` of each test. It can also be
 //! run on any layer and held against the oracle:
@@ -41,7 +44,10 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+pub mod allocator;
+pub mod cases;
 pub mod conformance;
+pub mod counters;
 pub mod fuzz;
 pub mod generate;
 pub mod harness;
