@@ -1,226 +1,275 @@
-//! The layer, forward and backward, against one large product on the same cores, and the four systems of arXiv 2506.02890
-//! side by side. Prints ratios of what was measured in this run: absolute CPU times say little about another machine.
+//! The layer, forward and backward, and on the CPU beside it one large product on the same cores. Ends with a table; CPU times are
+//! ratios of what was measured in this run, because absolute ones say little about another machine.
 //!
-//! `cargo bench --bench layer` runs all; `cargo bench --bench layer -- systems` a part.
+//! `cargo bench --bench layer`; docs/benchmarks.md has the choices.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+mod harness;
+
 use std::hint::black_box;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, SamplingMode};
-use millet::presets;
+use harness::{Device, Family, Operation, Result, Routed, Source, Suite, Work};
 use millet::{
-    BackwardInput, Cpu, Dispatch, DispatchForward, Gradients, Keep, Logits, Losses, Memory,
-    MoeConfig, MoeLayer, Plan, Router, RouterBackward, RouterForward, RouterWeightGrad, WeightGrad,
-    Weights, stats_elements,
+    BackwardInput, Element, ExpertBias, ExpertBiasGrads, ExpertBiases, Gradients, Keep, MoeLayer,
+    Saved, SavedBytes, ScoreFunction, WeightGrad, Weights, Workspace,
 };
+use millet_testing::cases::{Case, values};
+use millet_testing::harness::Tensor;
 
-/// Counts what is allocated now and at most.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is the system allocator's; only sizes are counted.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Seconds of every iteration of each benchmark, to print ratios of medians.
-#[derive(Default)]
-struct Times(RefCell<BTreeMap<String, Vec<f64>>>);
-
-impl Times {
-    fn add(&self, name: &str, elapsed: Duration) {
-        self.0
-            .borrow_mut()
-            .entry(name.into())
-            .or_default()
-            .push(elapsed.as_secs_f64());
-    }
-
-    /// The median, if it was measured.
-    fn get(&self, name: &str) -> Option<f64> {
-        let mut times = self.0.borrow().get(name)?.clone();
-        times.sort_by(f64::total_cmp);
-        times.get(times.len() / 2).copied()
-    }
-}
-
-fn measure(
-    criterion: &mut Criterion,
-    group: &str,
-    name: &str,
-    times: &Times,
-    mut run: impl FnMut(),
-) {
-    let mut group = criterion.benchmark_group(group);
-    group.sample_size(10).sampling_mode(SamplingMode::Flat);
-    group
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(4));
-    group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-        bencher.iter_custom(|iterations| {
-            let mut total = Duration::ZERO;
-            for _ in 0..iterations {
-                let start = Instant::now();
-                run();
-                let elapsed = start.elapsed();
-                total += elapsed;
-                times.add(name, elapsed);
-            }
-            total
-        });
-    });
-    group.finish();
-}
-
-/// Values of order 1 that look random.
-fn values(n: usize, scale: f32) -> Vec<f32> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 40) as f32 / (1 << 23) as f32 - 1.0) * 1.7 * scale
-    };
-    std::iter::repeat_with(next).take(n).collect()
-}
+struct Layer;
 
 /// A layer with everything it needs, as a trainer holds it.
-struct Case {
-    layer: MoeLayer<Cpu>,
+struct Set<B: Device, T: Element<Acc = f32>> {
+    layer: MoeLayer<B>,
     tokens: usize,
-    x: Vec<f32>,
-    output: Vec<f32>,
-    x_grad: Vec<f32>,
-    weights: [Vec<f32>; 3],
-    gradients: [Vec<f32>; 3],
-    saved: millet::Saved<Cpu, f32>,
-    workspace: millet::Workspace<Cpu, f32>,
+    x: Tensor<B, T>,
+    output: Tensor<B, T>,
+    output_grad: Tensor<B, T>,
+    weights: Parameters<B, T>,
+    x_grad: Tensor<B, T>,
+    /// Of the weights, with no bias.
+    gradients: Parameters<B, T>,
+    saved: Saved<B, T>,
+    /// Without h.
+    saved_routing: Saved<B, T>,
+    /// Of a pass that no backward follows.
+    saved_nothing: Saved<B, T>,
+    /// Has room for h, for whom does not save it.
+    workspace: Workspace<B, T>,
+    /// Experts that have rows, and those rows.
+    loads: (usize, usize),
+    /// The same tokens, to route by themselves.
+    routed: Routed<B, T>,
 }
 
-impl Case {
-    fn new(config: MoeConfig, tokens: usize, keep: Keep) -> Self {
-        let (hidden, inner, experts) = (
-            config.hidden_size(),
-            config.intermediate_size(),
-            config.num_experts(),
-        );
-        let sizes = [
-            experts * hidden,
-            experts * 2 * inner * hidden,
-            experts * hidden * inner,
-        ];
-        let scales = [hidden, hidden, inner].map(|n| (n as f32).powf(-0.5));
-        let layer = MoeLayer::new(Cpu, config);
-        Self {
-            tokens,
-            x: values(tokens * hidden, 1.0),
-            output: vec![0.0; tokens * hidden],
-            x_grad: vec![0.0; tokens * hidden],
-            weights: std::array::from_fn(|i| values(sizes[i], scales[i])),
-            gradients: sizes.map(|n| vec![0.0; n]),
-            saved: layer.saved(tokens, keep).expect("fits"),
-            workspace: layer.workspace(tokens, keep).expect("fits"),
-            layer,
-        }
-    }
+/// Tensors of the shapes of a layer's weights.
+struct Parameters<B: Device, T: Element<Acc = f32>> {
+    /// Of gate_up and down.
+    expert_bias: Option<[Tensor<B, T>; 2]>,
+    router: Tensor<B, T>,
+    selection_bias: Option<Tensor<B, f32>>,
+    gate_up: Tensor<B, T>,
+    down: Tensor<B, T>,
+}
 
-    fn weights(&self) -> Weights<'_, Cpu, f32> {
-        let [router, gate_up, down] = &self.weights;
+impl<B: Device, T: Element<Acc = f32>> Parameters<B, T> {
+    fn view(&self) -> Weights<'_, B, T> {
         Weights {
-            router,
-            selection_bias: None,
-            gate_up,
-            down,
-            expert_bias: None,
+            router: self.router.view(),
+            selection_bias: self.selection_bias.as_ref().map(Tensor::view),
+            gate_up: self.gate_up.view(),
+            down: self.down.view(),
+            expert_bias: self
+                .expert_bias
+                .as_ref()
+                .map(|[gate_up, down]| ExpertBiases {
+                    gate_up: gate_up.view(),
+                    down: down.view(),
+                }),
         }
     }
 
-    fn forward(&mut self) {
-        let [router, gate_up, down] = &self.weights;
-        let weights = Weights::<Cpu, f32> {
-            router,
-            selection_bias: None,
-            gate_up,
-            down,
-            expert_bias: None,
+    fn overwritten<'a>(&'a mut self, x: &'a mut Tensor<B, T>) -> Gradients<'a, B, T> {
+        Gradients {
+            x: x.view_mut(),
+            router: WeightGrad::Overwrite(self.router.view_mut()),
+            gate_up: WeightGrad::Overwrite(self.gate_up.view_mut()),
+            down: WeightGrad::Overwrite(self.down.view_mut()),
+            expert_bias: self
+                .expert_bias
+                .as_mut()
+                .map(|[gate_up, down]| ExpertBiasGrads {
+                    gate_up: WeightGrad::Overwrite(gate_up.view_mut()),
+                    down: WeightGrad::Overwrite(down.view_mut()),
+                }),
+        }
+    }
+}
+
+impl<B: Device, T: Element<Acc = f32>> Set<B, T> {
+    fn forward(&mut self, keep: Keep) -> Result<()> {
+        let saved = match keep {
+            Keep::Hidden => &mut self.saved,
+            Keep::Routing => &mut self.saved_routing,
+            _ => &mut self.saved_nothing,
         };
-        let result = self.layer.forward(
-            weights,
-            &self.x,
-            &mut self.output,
-            &mut self.saved,
+        self.layer.forward(
+            self.weights.view(),
+            self.x.view(),
+            self.output.view_mut(),
+            saved,
             &mut self.workspace,
-        );
-        result.expect("shapes fit");
+        )?;
+        Ok(())
     }
 
-    fn backward(&mut self) {
-        let [router, gate_up, down] = &self.weights;
-        let weights = Weights::<Cpu, f32> {
-            router,
-            selection_bias: None,
-            gate_up,
-            down,
-            expert_bias: None,
+    fn backward(&mut self, keep: Keep) -> Result<()> {
+        let saved = match keep {
+            Keep::Hidden => &mut self.saved,
+            _ => &mut self.saved_routing,
         };
-        let [router, gate_up, down] = &mut self.gradients;
-        let gradients = Gradients::<Cpu, f32> {
-            x: &mut self.x_grad,
-            router: WeightGrad::Overwrite(&mut router[..]),
-            gate_up: WeightGrad::Overwrite(&mut gate_up[..]),
-            down: WeightGrad::Overwrite(&mut down[..]),
-            expert_bias: None,
-        };
-        // The output serves as its own gradient: values of the right size.
         let input = BackwardInput {
-            x: &self.x[..],
-            output_grad: &self.output[..],
+            x: self.x.view(),
+            output_grad: self.output_grad.view(),
             loss_gradient: 1.0,
         };
-        let result = self.layer.backward(
-            weights,
+        let gradients = self.gradients.overwritten(&mut self.x_grad);
+        self.layer.backward(
+            self.weights.view(),
             input,
-            &mut self.saved,
+            saved,
             &mut self.workspace,
             gradients,
-        );
-        result.expect("shapes fit");
+        )?;
+        Ok(())
     }
 
-    /// FLOPs of the experts alone, forward and backward: what a product's rate is compared with.
-    fn expert_flops(&self) -> f64 {
+    /// FLOPs of the experts for each row of I·H, as the literature counts: 6 forward, 12 backward. Bytes: the tokens, so many times;
+    /// the weights of experts with rows, and the gradients of all; what is saved.
+    fn work(&self, flops: f64, tokens: f64, gradients: f64, saved: fn(&SavedBytes) -> u64) -> Work {
         let config = self.layer.config();
-        config.forward_flops(self.tokens).experts + config.backward_flops(self.tokens).experts
+        let (hidden, inner) = (config.hidden_size(), config.intermediate_size());
+        let (experts, rows) = self.loads;
+        let saved = saved(&self.layer.saved_bytes::<T>(self.tokens));
+        let parameters = config.parameters();
+        let router = parameters.router as f64;
+        let elements = tokens * (self.tokens * hidden) as f64
+            + router
+            + (3 * experts * inner * hidden) as f64
+            + gradients * (router + parameters.experts as f64);
+        let flops = flops * (rows * inner) as f64 * hidden as f64;
+        Work::new(flops, T::DTYPE.size() as f64 * elements + saved as f64)
     }
 }
 
-/// The rate of one large product, all cores.
-fn dense_product(criterion: &mut Criterion, times: &Times, name: &str) {
+impl Family for Layer {
+    const NAME: &'static str = "layer";
+    const DEFAULT: &'static str = "small,systems";
+    type Set<B: Device, T: Element<Acc = f32>> = Set<B, T>;
+
+    fn bytes(case: &Case, element: usize) -> usize {
+        let [tokens, hidden, inner, experts, top_k] = case.sizes();
+        let rows = tokens * top_k;
+        let elements = 6 * experts * inner * hidden + 4 * tokens * hidden;
+        // h twice, a, and the scratch of CUDA.
+        let rows = rows * (5 * inner + hidden);
+        2 * Routed::<millet::Cpu, f32>::bytes(case, element) + (elements + rows) * element
+    }
+
+    fn emulated(case: &Case) -> Case {
+        case.with_fewer_experts()
+    }
+
+    fn set<B: Device, T: Element<Acc = f32>>(
+        backend: &B,
+        case: &Case,
+        seed: u64,
+    ) -> Result<Set<B, T>> {
+        let config = case.config.clone();
+        let [tokens, hidden, inner, experts, _] = case.sizes();
+        let (x, router) = case.tokens_and_router::<T>(seed);
+        let upload = |len, scale, seed| Tensor::new(backend, &values::<T>(len, scale, seed));
+        let zeroed = |len| Tensor::zeroed(backend, len);
+        let over_root = |n: usize| (n as f64).powf(-0.5);
+        let weight = experts * inner * hidden;
+        let biased = config.router().score_function() == ScoreFunction::Sigmoid;
+        let bias = values::<f32>(experts, 0.01, seed + 2);
+        let expert_bias = (config.expert_bias() != ExpertBias::None)
+            .then_some([experts * 2 * inner, experts * hidden]);
+        let layer = MoeLayer::new(backend.clone(), config);
+        let mut set = Set {
+            tokens,
+            x: Tensor::new(backend, &x),
+            output: zeroed(x.len()),
+            output_grad: upload(x.len(), 1.0, seed + 10),
+            weights: Parameters {
+                router: Tensor::new(backend, &router),
+                selection_bias: biased.then(|| Tensor::new(backend, &bias)),
+                expert_bias: expert_bias.map(|[gate_up, down]| {
+                    [
+                        upload(gate_up, 0.1, seed + 13),
+                        upload(down, 0.1, seed + 14),
+                    ]
+                }),
+                gate_up: upload(2 * weight, 1.4 * over_root(hidden), seed + 11),
+                down: upload(weight, 1.4 * over_root(inner), seed + 12),
+            },
+            x_grad: zeroed(x.len()),
+            gradients: Parameters {
+                router: zeroed(router.len()),
+                selection_bias: None,
+                expert_bias: expert_bias.map(|sizes| sizes.map(zeroed)),
+                gate_up: zeroed(2 * weight),
+                down: zeroed(weight),
+            },
+            saved: layer.saved(tokens, Keep::Hidden)?,
+            saved_routing: layer.saved(tokens, Keep::Routing)?,
+            saved_nothing: layer.saved(tokens, Keep::Nothing)?,
+            workspace: layer.workspace(tokens, Keep::Routing)?,
+            loads: (0, 0),
+            routed: Routed::new(backend, case, seed)?,
+            layer,
+        };
+        set.loads = (set.routed.loaded_experts, set.routed.rows);
+        Ok(set)
+    }
+
+    fn operations<B: Device, T: Element<Acc = f32>>(_case: &Case) -> Vec<Operation<B, Set<B, T>>> {
+        vec![
+            Operation::new(
+                "forward",
+                |set: &Set<B, T>| set.work(6.0, 1.0, 0.0, SavedBytes::total),
+                |_, set| set.forward(Keep::Hidden),
+            ),
+            Operation::new(
+                "backward",
+                |set: &Set<B, T>| set.work(12.0, 2.0, 1.0, SavedBytes::total),
+                |_: &B, set| set.backward(Keep::Hidden),
+            )
+            .restore(|_, set| set.forward(Keep::Hidden)),
+            Operation::new(
+                "inference",
+                |set| set.work(6.0, 1.0, 0.0, SavedBytes::total_without_h),
+                |_, set| set.forward(Keep::Nothing),
+            ),
+            Operation::new(
+                "backward-recomputing",
+                |set: &Set<B, T>| set.work(16.0, 2.0, 1.0, SavedBytes::total_without_h),
+                |_: &B, set| set.backward(Keep::Routing),
+            )
+            .restore(|_, set| set.forward(Keep::Routing)),
+            // All but the experts' products, to see what it takes of the layer.
+            Operation::new(
+                "routing",
+                |set| {
+                    let routed = &set.routed;
+                    let works = [
+                        routed.forward_work(Source::Tokens),
+                        routed.dispatch_work(),
+                        routed.backward_work(Source::Tokens),
+                        routed.weight_grad_work(),
+                    ];
+                    let sum = |of: fn(&Work) -> f64| works.iter().map(of).sum();
+                    Work::new(sum(|work| work.flops), sum(|work| work.bytes))
+                },
+                |backend, set| {
+                    let routed = &mut set.routed;
+                    routed.forward(backend, Source::Tokens)?;
+                    routed.dispatch(backend)?;
+                    routed.backward(backend, Source::Tokens)?;
+                    routed.weight_grad(backend)
+                },
+            ),
+        ]
+    }
+}
+
+/// One large product on all cores: what the CPU's layer is compared with.
+fn product(suite: &mut Suite, when: &str) {
     const N: usize = 2048;
-    let (a, b) = (values(N * N, 1.0), values(N * N, 1.0));
+    let n = N as isize;
+    let [a, b] = [1, 2].map(|seed| values::<f32>(N * N, 1.0, seed));
     let mut c = vec![0.0f32; N * N];
-    measure(criterion, "product", name, times, || {
-        let n = N as isize;
+    suite.bench(PRODUCT, when, || {
         // SAFETY: three N×N matrices, the output exclusively borrowed.
         unsafe {
             gemm_f32::gemm::f32::get_gemm_fn()(
@@ -249,179 +298,73 @@ fn dense_product(criterion: &mut Criterion, times: &Times, name: &str) {
     });
 }
 
-fn layer(criterion: &mut Criterion, times: &Times) {
-    let (tokens, hidden, inner, experts, top_k) = (4096, 512, 256, 64, 8);
-    let builder = MoeConfig::builder(hidden, inner, experts, top_k).losses(Losses::new(1e-2, 1e-3));
-    let config = builder.build().expect("valid");
+const PRODUCT: &str = "product/2048x2048x2048";
 
-    // Memory first, while nothing else is alive.
-    let before = NOW.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let mut case = Case::new(config.clone(), tokens, Keep::Hidden);
-    case.forward();
-    case.backward();
-    let peak = PEAK.load(Ordering::Relaxed) - before;
-    let floats = 4 * tokens * hidden + 2 * case.weights.iter().map(Vec::len).sum::<usize>();
-    let saved = config.saved_bytes(tokens, 4);
-    // x is among the inputs already; the output's gradient is the fourth tensor of T×H.
-    let floor = floats * 4 + (saved.total() - saved.x) as usize;
-    // This case lets the output be its own gradient, a trainer has one more.
-    let peak = peak + tokens * hidden * 4;
-    println!(
-        "peak memory, forward and backward: {:.1} MiB = {:.3} of inputs, outputs, gradients and saved bytes ({:.1} MiB)",
-        peak as f64 / 1048576.0,
-        peak as f64 / floor as f64,
-        floor as f64 / 1048576.0
-    );
+/// FLOP/s of the product, the mean of before and after.
+fn product_rate(suite: &Suite) -> Option<f64> {
+    let seconds = ["before", "after"].map(|when| suite.median(&format!("{PRODUCT}/{when}")));
+    let [Some(before), Some(after)] = seconds else {
+        return None;
+    };
+    Some(2.0 * 2048f64.powi(3) / (0.5 * (before + after)))
+}
 
-    dense_product(criterion, times, "2048x2048x2048");
-    measure(criterion, "layer", "forward", times, || case.forward());
-    measure(criterion, "layer", "forward+backward", times, || {
-        case.forward();
-        case.backward();
-    });
-    dense_product(criterion, times, "2048x2048x2048");
-    let routing = routing_time(criterion, times, &case);
-    if let (Some(product), Some(both)) =
-        (times.get("2048x2048x2048"), times.get("forward+backward"))
-    {
-        let dense = 2.0 * 2048f64.powi(3) / product;
-        let rate = case.expert_flops() / both;
-        println!(
-            "layer T={tokens} H={hidden} I={inner} E={experts} K={top_k}, f32, forward+backward:"
-        );
-        println!(
-            "  {:.1} % of the FLOP rate of one 2048³ product",
-            100.0 * rate / dense
-        );
-        if let Some(routing) = routing {
-            println!(
-                "  {:.1} % of the time is routing (all but the experts' products)",
-                100.0 * routing / both
-            );
+/// Every case that was measured forward and backward: a CPU's as ratios, a GPU's rates too.
+fn print_table(suite: &Suite) {
+    let product = product_rate(suite);
+    let mut rows = Vec::new();
+    for variant in suite.variants() {
+        let mut first = None;
+        for case in suite.cases() {
+            let id = |operation: &str| format!("layer/{}/{variant}/{operation}", case.name);
+            let median = |operation: &str| suite.median(&id(operation));
+            let (Some(forward), Some(backward)) = (median("forward"), median("backward")) else {
+                continue;
+            };
+            let flops = case.config.forward_flops(case.tokens).experts;
+            let [one, both] = *first.get_or_insert([forward, forward + backward]);
+            let share = match product.filter(|_| variant.starts_with("cpu")) {
+                Some(rate) => {
+                    let reached = 3.0 * flops / (forward + backward);
+                    format!("{:.0} %", 100.0 * reached / rate)
+                }
+                None => "–".into(),
+            };
+            let rates = match variant.starts_with("cpu") {
+                true => "– | –".into(),
+                false => format!(
+                    "{:.0} | {:.0}",
+                    flops / forward / 1e12,
+                    2.0 * flops / backward / 1e12
+                ),
+            };
+            let routing = median("routing").map_or("–".into(), |routing| {
+                format!("{:.1} %", 100.0 * routing / (forward + backward))
+            });
+            rows.push(format!(
+                "| {} | {variant} | {:.2} | {:.2} | {share} | {routing} | {rates} |",
+                case.name,
+                forward / one,
+                (forward + backward) / both
+            ));
         }
     }
-}
-
-/// Router forward, dispatch, router backward and the router's weight gradient, by themselves.
-fn routing_time(criterion: &mut Criterion, times: &Times, case: &Case) -> Option<f64> {
-    let (config, tokens) = (case.layer.config(), case.tokens);
-    let (experts, top_k) = (config.num_experts(), config.top_k());
-    let assignments = tokens * top_k;
-    let (mut ids, mut weights) = (vec![0; assignments], vec![0.0; assignments]);
-    let (mut lse, mut counts) = (vec![0.0; tokens], vec![0; experts]);
-    let mut stats = vec![0.0; stats_elements(config)];
-    let mut plan = Plan::new(&Cpu, config, tokens).expect("fits");
-    let weights_grad = values(assignments, 1.0);
-    let mut logits_grad = vec![0.0; tokens * experts];
-    let mut router_grad = vec![0.0_f32; case.weights[0].len()];
-    let mut scratch = vec![0.0; Cpu.scratch_elements::<f32>(config, tokens)];
-    let logits = Logits::FromTokens {
-        x: &case.x[..],
-        weight: case.weights().router,
-    };
-    measure(criterion, "layer", "routing", times, || {
-        Cpu.router_forward(RouterForward::<Cpu, f32> {
-            config,
-            tokens,
-            logits,
-            selection_bias: None,
-            ids: &mut ids,
-            weights: &mut weights,
-            lse: &mut lse,
-            counts: &mut counts,
-            stats: &mut stats,
-            logits_output: None,
-            scratch: &mut scratch,
-        })
-        .expect("fits");
-        Cpu.dispatch(DispatchForward {
-            config,
-            tokens,
-            ids: &ids,
-            weights: &mut weights,
-            plan: &mut plan,
-            scratch: &mut scratch,
-        })
-        .expect("fits");
-        Cpu.router_backward(RouterBackward::<Cpu, f32> {
-            config,
-            tokens,
-            logits,
-            ids: &ids,
-            weights: &weights,
-            lse: &lse,
-            counts: &counts,
-            weights_grad: &weights_grad,
-            loss_gradient: 1.0,
-            logits_grad: &mut logits_grad,
-            scratch: &mut scratch,
-        })
-        .expect("fits");
-        Cpu.router_weight_grad(RouterWeightGrad::<Cpu, f32> {
-            config,
-            tokens,
-            logits_grad: &logits_grad,
-            x: &case.x,
-            grad: WeightGrad::Overwrite(&mut router_grad),
-            scratch: &mut scratch,
-        })
-        .expect("fits");
-    });
-    times.get("routing")
-}
-
-/// The four systems at an eighth of the 11B width, H = 256 and d_ff = 1024: they differ in granularity and active experts only.
-fn systems(criterion: &mut Criterion, times: &Times) {
-    const TOKENS: usize = 4096;
-    const WIDTH: usize = 256;
-    let mut rows = Vec::new();
-    for system in presets::System::ALL {
-        let config = system
-            .layer(WIDTH, 4 * WIDTH)
-            .and_then(|b| b.build())
-            .expect("valid");
-        let mut case = Case::new(config, TOKENS, Keep::Hidden);
-        let (forward, both) = (
-            format!("{}, forward", system.name()),
-            system.name().to_string(),
-        );
-        measure(criterion, "systems", &forward, times, || case.forward());
-        measure(criterion, "systems", &both, times, || {
-            case.forward();
-            case.backward();
-        });
-        rows.push((system.name(), forward, both, case.expert_flops()));
-    }
-    let Some(first) = times.get(&rows[0].2) else {
+    if rows.is_empty() {
         return;
-    };
-    println!(
-        "the four systems at H={WIDTH}, d_ff={}, T={TOKENS}, capacity 1.5, f32:",
-        4 * WIDTH
-    );
-    println!(
-        "{:<14} {:>14} {:>22} {:>16}",
-        "system", "tok/s forward", "tok/s forward+backward", "time, Switch = 1"
-    );
-    for (name, forward, both, _) in &rows {
-        let (Some(forward), Some(both)) = (times.get(forward), times.get(both)) else {
-            continue;
-        };
-        let rate = |seconds: f64| TOKENS as f64 / seconds;
-        println!(
-            "{name:<14} {:>14.0} {:>22.0} {:>16.2}",
-            rate(forward),
-            rate(both),
-            both / first
-        );
     }
+    println!(
+        "\n| case | on | time forward, first = 1 | forward + backward, first = 1 | share of one product's FLOP/s \
+         | routing, share of the time | TFLOP/s forward | TFLOP/s backward |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    println!("{}", rows.join("\n"));
 }
 
 fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
-    let times = Times::default();
-    layer(&mut criterion, &times);
-    systems(&mut criterion, &times);
-    criterion.final_summary();
+    let mut suite = Suite::new(Layer::DEFAULT);
+    product(&mut suite, "before");
+    suite.run::<Layer>();
+    product(&mut suite, "after");
+    print_table(&suite);
+    suite.finish();
 }

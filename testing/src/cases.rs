@@ -2,7 +2,7 @@
 //!
 //! | set | cases |
 //! |---|---|
-//! | `tiny` | one that takes no time, for tests |
+//! | `tiny` | two that take no time, for tests: one with the biases and the activation of GPT-OSS |
 //! | `small` | one layer of about a second on two cores, evenly loaded, skewed, and with few tokens |
 //! | `systems` | the four systems of arXiv 2506.02890 at an equal small width |
 //! | `systems-11b` | the same at the widths of the paper's smaller models |
@@ -19,12 +19,12 @@
 //! assert_eq!(few[0].name, "Qwen3-30B-A3B-T1");
 //! assert_eq!((few[0].tokens, few[0].config.num_experts()), (1, 128));
 //! // A part of a name will do, in upper or lower case.
-//! assert_eq!(cases::select("olmoe-1b-7b-t4096,tiny")?.len(), 2);
+//! assert_eq!(cases::select("olmoe-1b-7b-t4096,deepseek")?.len(), 3);
 //! # Ok::<(), cases::UnknownCase>(())
 //! ```
 
 use millet::presets::{self, ModelSize, Preset, System};
-use millet::{Element, Losses, MoeConfig};
+use millet::{Activation, Capacity, Element, ExpertBias, Losses, MoeConfig, MoeConfigBuilder};
 
 use crate::generate::Rng;
 use crate::harness;
@@ -84,12 +84,14 @@ impl Case {
         }
     }
 
-    /// A preset with some number of tokens, which its name then ends with.
+    /// A preset with some number of tokens, which its name then ends with, and with the losses of a training run.
     fn preset(preset: &Preset, tokens: usize) -> Self {
         let name = format!("{}-T{tokens}", preset.name);
         let caveat = preset.caveat.map(|caveat| format!("; {caveat}"));
         let source = format!("{}{}", preset.source, caveat.unwrap_or_default());
-        Self::new(name, &source, preset.config.clone(), tokens)
+        let config = builder(&preset.config, sizes(&preset.config)).losses(losses());
+        let config = config.build().expect("a preset's layer with losses");
+        Self::new(name, &source, config, tokens)
     }
 
     fn within(mut self, set: &'static str) -> Self {
@@ -128,18 +130,32 @@ impl Case {
         while experts % 2 == 0 && experts / 2 >= 16.max(2 * top_k) && tokens % 2 == 0 {
             (tokens, experts) = (tokens / 2, experts / 2);
         }
-        let router = self.config.router();
-        let mut builder = MoeConfig::builder(hidden, inner, experts, top_k)
-            .score_function(router.score_function())
-            .single_expert(router.single_expert())
-            .scaling_factor(router.scaling_factor())
-            .losses(*self.config.losses());
-        if let Some(&capacity) = self.config.capacity() {
-            builder = builder.capacity(capacity);
-        }
+        let builder = builder(&self.config, [hidden, inner, experts]).losses(*self.config.losses());
         Self {
             config: builder.build().expect("a valid layer with fewer experts"),
             tokens,
+            ..self.clone()
+        }
+    }
+
+    /// A case that makes the same choices at sizes that take no time: whether a backend can do them.
+    pub fn shrunk(&self) -> Self {
+        let builder = builder(&self.config, [64, 64, 2 * self.config.top_k()]);
+        let config = builder.losses(*self.config.losses()).build();
+        Self {
+            config: config.expect("valid at other sizes too"),
+            tokens: 16,
+            ..self.clone()
+        }
+    }
+
+    /// The same with a capacity factor.
+    pub fn with_capacity(&self, factor: f64) -> Self {
+        let config = builder(&self.config, sizes(&self.config))
+            .losses(*self.config.losses())
+            .capacity(Capacity::new(factor));
+        Self {
+            config: config.build().expect("a valid layer with a capacity"),
             ..self.clone()
         }
     }
@@ -160,6 +176,39 @@ impl Case {
             row[0] = harness::narrow(&[self.load.logit(expert, experts)])[0];
         }
         (x, router)
+    }
+}
+
+/// Coefficients of arXiv 2506.02890.
+fn losses() -> Losses {
+    Losses::new(1e-2, 1e-3)
+}
+
+/// H, I and E.
+fn sizes(config: &MoeConfig) -> [usize; 3] {
+    [
+        config.hidden_size(),
+        config.intermediate_size(),
+        config.num_experts(),
+    ]
+}
+
+/// The layer at other sizes, without losses; with another number of experts also without groups.
+fn builder(config: &MoeConfig, [hidden, inner, experts]: [usize; 3]) -> MoeConfigBuilder {
+    let router = config.router();
+    let builder = MoeConfig::builder(hidden, inner, experts, config.top_k())
+        .score_function(router.score_function())
+        .single_expert(router.single_expert())
+        .scaling_factor(router.scaling_factor())
+        .activation(config.activation())
+        .expert_bias(config.expert_bias());
+    let builder = match router.groups() {
+        Some(groups) if experts == config.num_experts() => builder.groups(groups),
+        _ => builder,
+    };
+    match config.capacity() {
+        Some(&capacity) => builder.capacity(capacity),
+        None => builder,
     }
 }
 
@@ -284,17 +333,24 @@ const COUNTED: [(&str, &[&str]); 2] = [
 
 /// Layers of our own, for machines without a GPU.
 fn small() -> Vec<Case> {
+    let sized = |[hidden, inner, experts, top_k]: [usize; 4]| {
+        MoeConfig::builder(hidden, inner, experts, top_k).losses(losses())
+    };
     let layer = |name, source, [tokens, hidden, inner, experts, top_k]: [usize; 5]| {
-        let losses = Losses::new(1e-2, 1e-3);
-        let builder = MoeConfig::builder(hidden, inner, experts, top_k).losses(losses);
-        Case::new(name, source, builder.build().expect("valid"), tokens)
+        let config = sized([hidden, inner, experts, top_k]).build();
+        Case::new(name, source, config.expect("valid"), tokens)
     };
     let source = "ours: fine-grained, about a second forward and backward on two cores";
     let small = layer("small", source, [4096, 512, 256, 64, 8]).within("small");
     let few = layer("small-T16", source, [16, 512, 256, 64, 8]).within("small");
     let source = "ours: the least that has several tiles and an expert with few rows";
+    let biased = sized([64, 64, 8, 2])
+        .activation(Activation::GPT_OSS)
+        .expert_bias(ExpertBias::GateUpAndDown)
+        .build();
     vec![
         layer("tiny", source, [96, 64, 64, 8, 2]).within("tiny"),
+        Case::new("tiny-biased", source, biased.expect("valid"), 96).within("tiny"),
         small.clone(),
         small.clone().loaded(Load::Zipf, "zipf"),
         small.clone().loaded(Load::HotExpert, "hot"),
@@ -354,12 +410,11 @@ mod tests {
         for case in &all {
             let same: Vec<_> = all.iter().filter(|other| other.name == case.name).collect();
             assert_eq!(same.len(), 1, "{}", case.name);
-            let found = select(&case.name).unwrap();
-            assert!(
-                found == [case.clone()] || case.name == "small",
-                "{}",
-                case.name
-            );
+            // A set goes before a case of its name.
+            let name = case.name.as_str();
+            if !all.iter().any(|case| case.sets.contains(&name)) {
+                assert_eq!(select(name).unwrap(), [case.clone()]);
+            }
             assert!(
                 !case.sets().is_empty() && !case.source.is_empty(),
                 "{}",
@@ -396,6 +451,20 @@ mod tests {
             .with_fewer_experts()
             .sizes();
         assert_eq!((tokens, experts), (1024, 16));
+    }
+
+    #[test]
+    fn a_preset_stays_what_it_is() {
+        for case in select("models,systems-11b").unwrap() {
+            let name = case.name.rsplit_once("-T").unwrap().0;
+            let preset = presets::by_name(name).unwrap().config;
+            assert_eq!(case.config.router(), preset.router(), "{name}");
+            assert_eq!(case.config.capacity(), preset.capacity(), "{name}");
+            assert_eq!(case.config.activation(), preset.activation(), "{name}");
+            assert_eq!(case.config.expert_bias(), preset.expert_bias(), "{name}");
+            assert_eq!(case.config.parameters(), preset.parameters(), "{name}");
+            assert_eq!(case.config.losses().aux(), 1e-2, "{name}");
+        }
     }
 
     fn counts(load: Load) -> Vec<i32> {
