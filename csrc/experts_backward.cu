@@ -1,7 +1,7 @@
 // The experts' backward products.
 //
 //   experts_down_backward      dA' = dO[token]·down; then, a made again of h,
-//                              dh = dSwiGLU(w·dA', h), w·a, parts of ⟨dA', a⟩
+//                              dh = f'(w·dA', h), w·a, parts of ⟨dA', a⟩
 //                              dO [T, H], down [E, H, I], h [R, 2I]       → dh over h, w·a [R, I], dots [I/64, R]
 //   experts_weights_grad       dS = Σ dots, 0 for dropped assignments     → [T, K]
 //   experts_down_weight_grad   d_down[e] = Σ dO[token]ᵀ·(w·a)             → [E, H, I]
@@ -87,8 +87,14 @@ template <typename T, int TILE_M_, Access ACCESS> struct DownBackward : RowTileS
 #pragma unroll
                         for (int c = 0; c < 4; c++) {
                             const float *gradient = &accumulator.mma[i][j + c][2 * half];
-                            dot += activation_backward<T>(activation, weight, gradient[0], gate[c].x, up[c].x, a[c].x);
-                            dot += activation_backward<T>(activation, weight, gradient[1], gate[c].y, up[c].y, a[c].y);
+                            const int column = c * 8 + ThreadCoord::column();
+                            const float x =
+                                activation_backward<T>(activation, weight, gradient[0], gate[c].x, up[c].x, a[c].x);
+                            const float y =
+                                activation_backward<T>(activation, weight, gradient[1], gate[c].y, up[c].y, a[c].y);
+                            // Beyond the last column dA' is dO·0, which is NaN where dO is infinite.
+                            if (column < left) dot += x;
+                            if (column + 1 < left) dot += y;
                         }
                     });
                     store_columns<T, ACCESS>(h, left, exists, gate);

@@ -1,7 +1,9 @@
 // The experts' forward products.
 //
-//   experts_up     h = x[token]·gate_upᵀ, a = silu(gate)·up       x [T, H], gate_up [E, 2I, H] → h [R, 2I], a [R, I]
-//   experts_down   w·y, y = a·downᵀ                               a [R, I], down [E, H, I]     → w·y [R, H]
+//   experts_up     h = x[token]·gate_upᵀ + bias, a = f(gate, up)  x [T, H], gate_up [E, 2I, H] → h [R, 2I], a [R, I]
+//   experts_down   w·y, y = a·downᵀ + bias                        a [R, I], down [E, H, I]     → w·y [R, H]
+//
+// f is the activation (device/activation.cuh); a bias is null where there is none.
 //
 // Blocks: 128 threads, two per multiprocessor, as many as fit or as there are tiles. Each draws tiles [rows, 128
 // columns] of the product, in an order that keeps those of an expert together (device/tile_scheduler.cuh). A tile has

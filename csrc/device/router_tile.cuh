@@ -199,7 +199,9 @@ __device__ inline void finish_losses(const MilletRouterForward &params) {
     }
     if (threadIdx.x == 0) {
         params.stats[AUX_LOSS] = static_cast<float>(params.aux_factor * parts[0]);
-        params.stats[Z_LOSS] = static_cast<float>(params.z_factor * static_cast<double>(params.stats[Z_LOSS]));
+        // Without a z-loss it is 0, also where the sum of squares is infinite.
+        const double squares = params.z_factor == 0.0 ? 0.0 : static_cast<double>(params.stats[Z_LOSS]);
+        params.stats[Z_LOSS] = static_cast<float>(params.z_factor * squares);
     }
 }
 

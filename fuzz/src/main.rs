@@ -99,7 +99,8 @@ fn fuzz(arguments: &[String], targets: Vec<Target>) -> Result<(), String> {
     }
 
     let (start, mut reported) = (Instant::now(), Instant::now());
-    while start.elapsed() < time {
+    // Every target gets one at least.
+    while start.elapsed() < time || tallies.iter().any(|tally| tally.next == 0) {
         // The one that has had the least time.
         let tally = tallies
             .iter_mut()

@@ -20,7 +20,11 @@ pub(crate) fn finish<A: Real>(
         .sum();
     let factors = LossFactors::new(config, tokens);
     statistics[stats::AUX_LOSS] = A::from_f64(factors.aux * balance);
-    let squares = statistics[stats::Z_LOSS].to_f64();
+    // Without a z-loss it is 0, also where the sum of squares is infinite.
+    let squares = match factors.z {
+        0.0 => 0.0,
+        _ => statistics[stats::Z_LOSS].to_f64(),
+    };
     statistics[stats::Z_LOSS] = A::from_f64(factors.z * squares);
 }
 

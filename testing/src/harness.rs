@@ -17,7 +17,7 @@ use crate::oracle::Number;
 pub trait TestBackend: Backend + Sized {
     /// The most exact type it computes in: results in it are held against what is right.
     type Exact: Real + Number;
-    /// Largest E and K that its router takes.
+    /// Largest E and K that its router takes. Tests go as far as E = 1000 and K = 64, so it must take at least these.
     const LIMITS: (usize, usize);
     /// Whether a router weight may be of any type that accumulates as the tokens' does. Otherwise it is of the tokens' type or of the
     /// accumulation type, and everything else is refused.

@@ -445,6 +445,36 @@ fn tf32_where_it_is_asked_for() {
     }
 }
 
+/// An infinite gradient of the output, where all that it is multiplied by is positive: dS is +∞ however many columns a tile has to spare.
+#[test]
+fn an_infinite_gradient_meets_only_columns_that_exist() {
+    fn weights_grad<B: TestBackend, T: Element>(backend: &B, case: &Case) -> Vec<f64> {
+        let mut inputs = Inputs::new::<T>(case, 3);
+        inputs.output_grad[0] = f64::INFINITY;
+        for values in [&mut inputs.down, &mut inputs.h] {
+            values.iter_mut().for_each(|value| *value = value.abs());
+        }
+        let results = run::<B, T>(backend, case, &inputs);
+        let (_, values) = results.into_iter().find(|(name, _)| *name == "dS").unwrap();
+        values
+    }
+    let _alone = alone();
+    let cuda = &Cuda::device(0).unwrap();
+    // Element by element, and in whole chunks.
+    for (hidden, inner) in [(8, 1), (8, 5), (16, 24), (16, 72)] {
+        let case = &Case::new(3, hidden, inner, 2, 1);
+        for values in [
+            weights_grad::<Cpu, f32>(&Cpu, case),
+            weights_grad::<Cuda, f32>(cuda, case),
+            weights_grad::<Cuda, bf16>(cuda, case),
+            weights_grad::<Cuda, f16>(cuda, case),
+        ] {
+            assert_eq!(values[0], f64::INFINITY, "I = {inner}: {values:?}");
+            assert!(values[1..].iter().all(|value| value.is_finite()));
+        }
+    }
+}
+
 fn tile_height(cuda: &Cuda, case: &Case) -> usize {
     let tiles = cuda.row_tiles(&case.config(), case.tokens);
     tiles.height

@@ -117,7 +117,7 @@ fn cargo_with_cuda() -> Command {
 /// CUDA's tests on an emulated H100, which runs what was compiled for it and not what was for sm_80. First those of the suite that are
 /// CUDA's, by their names, then what is CUDA's alone, but for what no driver changes.
 const ON_HOPPER: [&[&str]; 2] = [
-    &["--test=suite", "--", "cuda", "fuzz"],
+    &["--test=suite", "--", "cuda"],
     &["--test=cuda", "--", "--skip=kernel_build", "--skip=sass"],
 ];
 

@@ -152,7 +152,12 @@ pub fn run<B: TestBackend + 'static>(name: &str, cases: u64) {
             Ok(Verdict::Passed) => {}
             Ok(Verdict::Undecided) => undecided += 1,
             Err(Failure { reason, smallest }) => panic!(
-                "{reason}\nThe smallest case that fails: {smallest}\n`cargo xtask fuzz` replays it with `--case {name}:{number:x}`"
+                "{reason}\nThe smallest case that fails: {smallest}\n`cargo xtask fuzz` replays it with `--case {name}:{number:x}`{}",
+                if is_reference::<B>() {
+                    ""
+                } else {
+                    " `--backend cuda`"
+                }
             ),
         }
     }
