@@ -74,7 +74,7 @@ macro_rules! areas {
             tests
         }
 
-        /// A `#[test]` of each [conformance](crate::conformance) test, in a module of each area, for a type that is a
+        /// A `#[test]` of each [conformance](mod@crate::conformance) test, in a module of each area, for a type that is a
         /// [`TestBackend`](crate::harness::TestBackend). With `, f64` those in f64 too, for a backend whose exact type that is.
         #[macro_export]
         macro_rules! conformance_tests {

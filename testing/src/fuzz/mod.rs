@@ -7,8 +7,8 @@
 //! | `routing` | the same in a row, against the CPU, most of it to the bit; of backends other than the CPU |
 //! | `planted` | NaN, ±∞ and others put into one element: what they reach, and that they change no bit of the rest |
 //!
-//! A case is a name and a number, `layer:1f`, and the same case always. One that fails is made smaller by [`proptest`] for as long as it
-//! still fails. `cargo xtask fuzz` runs targets for minutes; [`run`] runs a fixed number of cases of one, as a test.
+//! A case is a name and a number, `layer:1f`, and the same case always. One that fails is made smaller by [proptest](mod@proptest) for as
+//! long as it still fails. `cargo xtask fuzz` runs targets for minutes; [`run`] runs a fixed number of cases of one, as a test.
 
 mod dispatch;
 mod experts;
