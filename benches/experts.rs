@@ -238,7 +238,11 @@ impl Family for Experts {
             )
             // Gradients of gradients would fade to zeros.
             .restore(|backend, set| backend.copy(set.kept_h.view(), set.h.view_mut()))
-            .launches(|set| vec![set.down_backward()]),
+            // With biases another launch comes first.
+            .launches(|set| match set.biases {
+                None => vec![set.down_backward()],
+                Some(_) => Vec::new(),
+            }),
             Operation::new("down-weight-grad", Set::down_weight_grad, |backend, set| {
                 backend.experts_down_weight_grad(ExpertsDownWeightGrad::<B, T> {
                     plan: &set.routed.plan,

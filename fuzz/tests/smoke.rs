@@ -1,4 +1,4 @@
-//! The program itself, for a few seconds: every target gets its share of the time, and nothing fails.
+//! The program itself, for no time at all: every target runs one case all the same, and nothing fails.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ fn every_target_runs() {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("smoke.txt");
     let _ = fs::remove_file(&file);
     let output = Command::new(env!("CARGO_BIN_EXE_millet-fuzz"))
-        .args(["0.05", "1"])
+        .args(["1e-9", "1"])
         .arg(&file)
         .output()
         .unwrap();

@@ -80,6 +80,9 @@ fn entries(mut bytes: &[u8]) -> Outcome<Vec<(Entry, &[u8])>> {
     let mut entries = Vec::new();
     while bytes.len() >= 16 && u32_at(bytes, 0)? == CONTAINER {
         let header = usize::from(u16_at(bytes, 6)?);
+        if header < 16 {
+            return damaged(format_args!("its header says that it has {header} bytes"));
+        }
         let size = u64_at(bytes, 8)?;
         let end = usize::try_from(size)
             .ok()
@@ -273,6 +276,15 @@ mod tests {
         let both = [SPECIFIC, LZ4].concat();
         assert!(text(&both, "a100").unwrap().contains(".target sm_80"));
         assert!(text(&both, "h100").unwrap().contains(".target sm_90a"));
+    }
+
+    #[test]
+    fn a_container_of_no_bytes_is_damaged() {
+        let mut empty = PLAIN.to_vec();
+        empty[6..16].fill(0);
+        let failure = text(&empty, "a100").unwrap_err();
+        assert_eq!(failure.code, CUresult::INVALID_IMAGE);
+        assert!(failure.message.contains("0 bytes"), "{}", failure.message);
     }
 
     #[test]
