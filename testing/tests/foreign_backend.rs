@@ -1,5 +1,5 @@
-//! A backend that millet knows nothing of, as another crate would have one: it hands everything to the CPU, and has a fault where it is told
-//! to. Conformance lets it pass without one, and finds each.
+//! A backend that millet knows nothing of, as another crate would have one: it hands everything to the CPU, and has a fault where it is
+//! told to. Conformance lets it pass without one, and finds each.
 
 use std::sync::{Mutex, PoisonError};
 
