@@ -141,7 +141,7 @@ impl Planted {
     }
 }
 
-/// Sizes of whole 16-byte pieces, and others.
+/// Sizes of whole 16-byte chunks, and others.
 fn config_of(score_function: ScoreFunction, hidden: usize, inner: usize) -> MoeConfig {
     // Without the balance loss, whose counts all tokens share.
     MoeConfig::builder(hidden, inner, 6, 2)
