@@ -262,9 +262,9 @@ impl<B: Backend> MoeLayer<B> {
     /// `x` [T, H] → `output` [T, H]; T is taken from x's length.
     ///
     /// # Errors
-    /// When a shape does not fit, memory is of another device or context, or `saved` or `workspace` was made for fewer tokens, other
-    /// sizes or another stream: then nothing was written. When the backend cannot do this configuration or a tensor is not aligned,
-    /// which an operation finds when it comes to it: then `saved` holds no forward pass.
+    /// When a shape does not fit, memory is of another device or context, `saved` or `workspace` was made for fewer tokens, other
+    /// sizes or another stream, or a graph has `saved` with another number of tokens: then nothing was written. When the backend cannot
+    /// do this configuration or a tensor is not aligned, which an operation finds when it comes to it: then `saved` holds no forward pass.
     pub fn forward<T: Element, W: Element<Acc = T::Acc>>(
         &self,
         weights: Weights<'_, B, T, W>,
@@ -283,6 +283,9 @@ impl<B: Backend> MoeLayer<B> {
         check.read("x", x, &[Tokens, Hidden])?;
         check.weights::<T, W>(&weights)?;
         check.write("output", &output, &[Tokens, Hidden])?;
+        saved
+            .plan
+            .check_graph(&self.backend, OPERATION, config, tokens)?;
         saved.stage = Stage::Empty;
 
         let size = Sizes::new(config, tokens);

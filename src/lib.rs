@@ -55,7 +55,8 @@
 //! - Two runs on the same inputs and machine give the same bits, forward and backward.
 //! - An operation allocates nothing: memory is made once, by [`MoeLayer::saved`] and [`MoeLayer::workspace`].
 //! - Nothing needs the host to look at device data between operations.
-//! - No safe call reaches memory that it was not given: lengths, places and streams are compared on the host, ids in the kernels.
+//! - No safe call reaches memory that it was not given: lengths, places and streams are compared on the host, ids in the kernels. A CUDA
+//!   graph goes where its buffers were, and they are the caller's to keep (see `millet::cuda`).
 //! - What does not fit is an [`Error`] that names the operation, what was expected and what was given, before anything is written.
 #![deny(missing_docs)]
 

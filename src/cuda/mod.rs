@@ -23,7 +23,12 @@
 //! for 10 seconds.
 //!
 //! A graph keeps the kernels loaded, for as long as its context is there. A [`Plan`](crate::Plan) notes on the host what a captured
-//! dispatch will have made: before the first replay, and after one of other sizes, nothing outside the graph may follow it.
+//! dispatch will have made: use it outside the graph only after a replay. From the first captured operation on, a plan keeps its number
+//! of tokens, and so does a [`Saved`](crate::Saved).
+//!
+//! cudarc's functions for graphs are safe to call and check nothing. Two things are therefore yours to keep: the buffers live as long
+//! as a graph that was captured with them may run, and no other thread begins or ends a capture of the stream while an operation is
+//! being submitted.
 //!
 //! # Streams and memory
 //!
@@ -102,13 +107,17 @@ pub struct Cuda {
 /// cudarc waits for what uses memory only while the context has streams; with the last one gone it would free tensors of the
 /// default stream under kernels that are still running.
 #[derive(Debug)]
-struct Finish(Arc<CudaStream>);
+struct Finish {
+    stream: Arc<CudaStream>,
+    kernels: Arc<module::Kernels>,
+}
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        // What is being captured cannot be waited for, and has not begun.
-        if !is_capturing(&self.0).unwrap_or(false) {
-            self.0.context().record_err(self.0.synchronize());
+        // During a capture nothing can be waited for: what was submitted before it may still run these kernels.
+        match is_capturing(&self.stream) {
+            Ok(true) => self.kernels.keep(),
+            _ => self.stream.context().record_err(self.stream.synchronize()),
         }
     }
 }
@@ -144,10 +153,14 @@ impl Cuda {
                     .into(),
             });
         }
+        let kernels = module::Kernels::load(stream.context())?;
         Ok(Self {
-            _finish: Arc::new(Finish(stream.clone())),
+            _finish: Arc::new(Finish {
+                stream: stream.clone(),
+                kernels: kernels.clone(),
+            }),
             stream: stream.clone(),
-            kernels: module::Kernels::load(stream.context())?,
+            kernels,
             f32_products: F32Products::default(),
         })
     }
@@ -288,10 +301,11 @@ impl Memory for Cuda {
     fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize {
         // No operation takes more.
         let tokens = tokens.min(i32::MAX as usize);
+        let shared_limit = self.kernels.shared_limit;
         [
-            router::scratch_elements::<T::Acc>(config, tokens),
+            router::scratch_elements::<T::Acc>(config, tokens, shared_limit),
             dispatch::scratch_elements::<T::Acc>(config, tokens),
-            experts::scratch_elements::<T>(config, tokens),
+            experts::scratch_elements::<T>(config, tokens, shared_limit),
         ]
         .into_iter()
         .max()

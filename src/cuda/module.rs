@@ -145,8 +145,14 @@ impl Kernels {
             return;
         }
         // Where the question is an error, so is the launch.
-        let captured = super::is_capturing(stream).unwrap_or(false);
-        if captured && !self.captured.swap(true, Ordering::Relaxed) {
+        if super::is_capturing(stream).unwrap_or(false) {
+            self.keep();
+        }
+    }
+
+    /// Keeps them loaded while their context is there.
+    pub(crate) fn keep(self: &Arc<Self>) {
+        if !self.captured.swap(true, Ordering::Relaxed) {
             locked(&CAPTURED).push(self.clone());
         }
     }
@@ -160,7 +166,7 @@ impl Drop for Kernels {
         };
         context.record_err(context.bind_to_thread());
         for &module in &self.modules {
-            // SAFETY: loaded once, and nothing runs it: backends wait for their streams before they let go of the kernels.
+            // SAFETY: loaded once, and nothing runs it: a backend waits for its stream before it lets go of the kernels, or keeps them.
             context.record_err(unsafe { result::module::unload(module) });
         }
     }

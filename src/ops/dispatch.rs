@@ -14,12 +14,6 @@ pub trait Dispatch: Memory {
     /// of the launch leaves the plan with the graph's number of tokens, as a part of it may have been recorded.
     fn dispatch<A: Real>(&self, arguments: DispatchForward<'_, Self, A>) -> Result<()> {
         arguments.check(self)?;
-        let captured = self.is_capturing()?;
-        let (config, tokens) = (arguments.config, arguments.tokens);
-        let tiles = self.row_tiles(config, tokens);
-        arguments
-            .plan
-            .check_graph(config, tokens, tiles, captured)?;
         let DispatchForward {
             config,
             tokens,
@@ -28,6 +22,10 @@ pub trait Dispatch: Memory {
             plan,
             scratch,
         } = arguments;
+        let tiles = self.row_tiles(config, tokens);
+        if plan.check_graph(self, DISPATCH, config, tokens)? {
+            plan.filled_by_graph(config, tokens, tiles);
+        }
         self.run_dispatch(Checked(DispatchInto {
             config,
             tokens,
@@ -61,8 +59,8 @@ pub trait Dispatch: Memory {
 /// Integers, and a sum of K weights in slot order. Ties go to the lower assignment; NaN is the least weight.
 ///
 /// # Errors
-/// When a length does not fit, memory is of another place, the plan is too small, of other sizes or of another stream, a graph fills it
-/// for another number of tokens, scratch is too small, or the backend cannot do this configuration.
+/// When a length does not fit, memory is of another place, the plan is too small, of other sizes or of another stream, a graph has it
+/// with another number of tokens, scratch is too small, or the backend cannot do this configuration.
 pub struct DispatchForward<'a, B: Memory, A: Real> {
     /// E, K and capacity.
     pub config: &'a MoeConfig,

@@ -1,7 +1,8 @@
 //! The dispatch plan.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::Memory;
-use super::dispatch::DISPATCH;
 use crate::check::{self, Check};
 use crate::config::MoeConfig;
 use crate::error::{Error, Result};
@@ -9,9 +10,8 @@ use crate::error::{Error, Result};
 /// Which row each assignment has: what [`Dispatch::dispatch`](super::Dispatch::dispatch) writes and the operations on rows follow.
 ///
 /// Kernels go where a plan points without looking once more, so a plan is sealed: dispatch fills it, and it keeps the configuration and
-/// the number of tokens that it is of. Before the first dispatch it is one of no tokens; from a captured one on its number of tokens
-/// stays, for the graph may run at any time. It belongs to the stream of the backend that
-/// allocated it.
+/// the number of tokens that it is of. A new plan has 0 tokens. Once an operation on it was captured, its number of tokens stays: the
+/// graph may run at any time. It belongs to the stream of the backend that allocated it.
 ///
 /// ```
 /// use millet::{Cpu, Dispatch, DispatchForward, Memory, MoeConfig, Permute, PermuteForward, Plan};
@@ -51,8 +51,10 @@ pub struct Plan<B: Memory> {
     max_tokens: usize,
     tokens: usize,
     tiles: RowTiles,
-    /// A graph fills it, now and then: it stays of these tokens.
-    captured: bool,
+    /// No dispatch has written the maps yet: they are zero, and point at the first row and the first assignment.
+    blank: bool,
+    /// A graph fills or follows it: it stays of these tokens.
+    in_graph: AtomicBool,
     offsets: B::Buffer<i32>,
     row_to_assignment: B::Buffer<i32>,
     assignment_to_row: B::Buffer<i32>,
@@ -124,7 +126,8 @@ impl<B: Memory> Plan<B> {
             max_tokens,
             tokens: 0,
             tiles: backend.row_tiles(config, 0),
-            captured: false,
+            blank: true,
+            in_graph: AtomicBool::new(false),
             offsets: backend.allocate(offsets)?,
             row_to_assignment: backend.allocate(rows)?,
             assignment_to_row: backend.allocate(assignments)?,
@@ -153,7 +156,8 @@ impl<B: Memory> Plan<B> {
             config,
             max_tokens: tokens,
             tokens,
-            captured: false,
+            blank: false,
+            in_graph: AtomicBool::new(false),
             offsets,
             row_to_assignment,
             assignment_to_row,
@@ -204,6 +208,9 @@ impl<B: Memory> Plan<B> {
         operation: &'static str,
     ) -> Result<Check<'a, B>> {
         self.check_stream(backend, operation)?;
+        if backend.is_capturing()? {
+            self.in_graph.store(true, Ordering::Relaxed);
+        }
         Ok(Check {
             backend,
             operation,
@@ -220,30 +227,47 @@ impl<B: Memory> Plan<B> {
         self.check_stream(check.backend, operation)
     }
 
-    /// What a captured dispatch writes is there only once its graph was replayed, and again each time. So a plan that a graph fills stays
-    /// of one number of tokens: then every operation on its rows is in bounds, whether the graph ran or not.
-    pub(super) fn check_graph(
-        &mut self,
+    /// Refuses another number of tokens than the one that a graph has, and says whether a graph is captured.
+    ///
+    /// A captured dispatch writes at each replay, not before, and captured operations follow whatever the maps hold at a replay. So from
+    /// the first capture on a plan has one number of tokens, and its maps must be in bounds for it already then: every operation on its
+    /// rows is in bounds, whether the graph ran or not.
+    pub(crate) fn check_graph(
+        &self,
+        backend: &B,
+        operation: &'static str,
         config: &MoeConfig,
         tokens: usize,
-        tiles: RowTiles,
-        captured: bool,
-    ) -> Result<()> {
-        let fresh = self.tokens == 0 && !self.captured;
-        if (captured || self.captured) && !fresh && tokens != self.tokens {
+    ) -> Result<bool> {
+        let captured = backend.is_capturing()?;
+        let in_graph = self.in_graph.load(Ordering::Relaxed);
+        if (!captured && !in_graph) || tokens == self.tokens {
+            return Ok(captured);
+        }
+        if !self.blank || in_graph {
             return Err(Error::WrongConfiguration {
-                operation: DISPATCH,
+                operation,
                 object: "Plan",
                 expected: format!("{tokens} tokens"),
                 given: format!("{} tokens, which a graph must not change", self.tokens),
             });
         }
-        if captured {
-            self.captured = true;
-            // Noted already now: a launch that fails half-way may have been recorded.
-            self.filled(config, tokens, tiles);
+        // A blank plan is in bounds where there is a first row.
+        if config.max_rows(tokens) == 0 {
+            return Err(Error::Unsupported {
+                operation,
+                reason: "every token is dropped, and a graph cannot be the first to fill a plan without rows: run this once before \
+                         the capture"
+                    .into(),
+            });
         }
-        Ok(())
+        Ok(captured)
+    }
+
+    /// Notes, before the launch, that a graph fills the plan: a launch that fails half-way may have been recorded.
+    pub(super) fn filled_by_graph(&mut self, config: &MoeConfig, tokens: usize, tiles: RowTiles) {
+        *self.in_graph.get_mut() = true;
+        self.filled(config, tokens, tiles);
     }
 
     /// The tensors of a plan of `tokens` tokens, which [`check_room`](Self::check_room) found room for.
@@ -267,5 +291,7 @@ impl<B: Memory> Plan<B> {
         self.config.clone_from(config);
         self.tokens = tokens;
         self.tiles = tiles;
+        // Without tokens there was nothing to write.
+        self.blank &= tokens == 0;
     }
 }

@@ -1,12 +1,12 @@
 //! Capture of the whole routing pipeline in a CUDA graph: replayed on other inputs it computes what launches compute.
 
-use millet::cudarc::driver::CudaContext;
 use millet::cudarc::driver::sys::CUgraphInstantiate_flags;
 use millet::cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+use millet::cudarc::driver::{CudaContext, CudaGraph, CudaSlice};
 use millet::half::bf16;
 use millet::{
-    Cuda, Dispatch, DispatchForward, Error, Memory, MoeConfig, Permute, PermuteForward, Plan,
-    Result,
+    Capacity, Cuda, Dispatch, DispatchForward, Error, Memory, MoeConfig, Permute, PermuteForward,
+    Plan, Result,
 };
 
 use crate::pipeline::{Pipeline, Source, assert_same, config};
@@ -102,74 +102,203 @@ fn a_graph_outlives_the_backends() {
     assert_eq!(stream.clone_dtoh(&rows).unwrap(), vec![1.5; 8 * hidden]);
 }
 
+/// A device, and what a dispatch of top-2 over 4 experts takes for up to 16 tokens.
+struct Dispatching {
+    cuda: Cuda,
+    ids: CudaSlice<i32>,
+    weights: CudaSlice<f32>,
+    scratch: CudaSlice<f32>,
+}
+
+impl Dispatching {
+    const HIDDEN: usize = 64;
+
+    fn new() -> Self {
+        let context = CudaContext::new(0).unwrap();
+        // SAFETY: everything here is in one stream.
+        unsafe { context.disable_event_tracking() };
+        let cuda = Cuda::new(&context.new_stream().unwrap()).unwrap();
+        let scratch = cuda.scratch_elements::<f32>(&Self::config(), 16);
+        Self {
+            ids: cuda.upload(&[1; 32]).unwrap(),
+            weights: cuda.upload(&[0.5; 32]).unwrap(),
+            scratch: cuda.allocate(scratch).unwrap(),
+            cuda,
+        }
+    }
+
+    fn config() -> MoeConfig {
+        MoeConfig::builder(Self::HIDDEN, 1, 4, 2).build().unwrap()
+    }
+
+    /// A plan with room for 16 tokens.
+    fn plan(&self, config: &MoeConfig) -> Plan<Cuda> {
+        Plan::new(&self.cuda, config, 16).unwrap()
+    }
+
+    fn dispatch(&mut self, config: &MoeConfig, plan: &mut Plan<Cuda>, tokens: usize) -> Result<()> {
+        self.cuda.dispatch(DispatchForward::<Cuda, f32> {
+            config,
+            tokens,
+            ids: Cuda::view(&self.ids, 2 * tokens),
+            weights: Cuda::view_mut(&mut self.weights, 2 * tokens),
+            plan,
+            scratch: self.scratch.as_view_mut(),
+        })
+    }
+
+    /// Into as many rows as the plan's tokens may have.
+    fn permute(&self, plan: &Plan<Cuda>) -> Result<()> {
+        let (x, rows) = (plan.tokens(), plan.config().max_rows(plan.tokens()));
+        let x = self.cuda.allocate::<f32>(x * Self::HIDDEN)?;
+        let mut into = self.cuda.allocate::<f32>(rows * Self::HIDDEN)?;
+        self.cuda.permute(PermuteForward {
+            plan,
+            x: Cuda::view(&x, plan.tokens() * Self::HIDDEN),
+            rows: Cuda::view_mut(&mut into, rows * Self::HIDDEN),
+        })
+    }
+
+    fn capture(&mut self, submit: impl FnOnce(&mut Self)) -> CudaGraph {
+        let stream = self.cuda.stream().clone();
+        stream
+            .begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .unwrap();
+        submit(self);
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();
+        graph.unwrap()
+    }
+}
+
+#[track_caller]
+fn refused(result: Result<()>, given: &str, expected: &str) {
+    let error = result.unwrap_err();
+    let Error::WrongConfiguration {
+        operation: "dispatch",
+        object: "Plan",
+        given: have,
+        expected: want,
+    } = &error
+    else {
+        panic!("{error}");
+    };
+    assert!(have.starts_with(given) && want == expected, "{error}");
+}
+
 /// What a captured dispatch writes is there when its graph has run, and again each time: the plan keeps its number of tokens.
 #[test]
 fn a_plan_that_a_graph_fills_keeps_its_number_of_tokens() {
     let _alone = alone();
-    let context = CudaContext::new(0).unwrap();
-    // SAFETY: everything here is in one stream.
-    unsafe { context.disable_event_tracking() };
-    let cuda = Cuda::new(&context.new_stream().unwrap()).unwrap();
-    let stream = cuda.stream();
-    let config = MoeConfig::builder(64, 1, 4, 2).build().unwrap();
-    let ids = cuda.upload(&[1; 16]).unwrap();
-    let mut weights = cuda.upload(&[0.5f32; 16]).unwrap();
-    let mut scratch = cuda
-        .allocate::<f32>(cuda.scratch_elements::<f32>(&config, 8))
-        .unwrap();
-    let mut dispatch = |plan: &mut Plan<Cuda>, tokens: usize| -> Result<()> {
-        cuda.dispatch(DispatchForward::<Cuda, f32> {
-            config: &config,
-            tokens,
-            ids: Cuda::view(&ids, 2 * tokens),
-            weights: Cuda::view_mut(&mut weights, 2 * tokens),
-            plan,
-            scratch: scratch.as_view_mut(),
-        })
-    };
-    let mode = CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-    let refused = |result: Result<()>, given: &str, expected: &str| {
-        let error = result.unwrap_err();
-        let Error::WrongConfiguration {
-            operation: "dispatch",
-            object: "Plan",
-            given: have,
-            expected: want,
-        } = &error
-        else {
-            panic!("{error}");
-        };
-        assert!(have.starts_with(given) && want == expected, "{error}");
-    };
+    let mut on = Dispatching::new();
+    let config = Dispatching::config();
 
     // Filled by a launch first: a graph may fill it for as many tokens, not for others.
-    let mut plan = Plan::new(&cuda, &config, 8).unwrap();
-    dispatch(&mut plan, 8).unwrap();
-    stream.begin_capture(mode).unwrap();
-    refused(dispatch(&mut plan, 1), "8 tokens", "1 tokens");
-    dispatch(&mut plan, 8).unwrap();
-    // Copies would be made by the graph, from and to memory that is gone by then.
-    for error in [
-        cuda.read(Cuda::view(&ids, 4)).err().unwrap(),
-        cuda.upload(&[1.0f32]).err().unwrap(),
-    ] {
-        assert!(error.to_string().contains("captured"), "{error}");
-    }
-    let graph = stream
-        .end_capture(CUgraphInstantiate_flags(0))
-        .unwrap()
-        .unwrap();
-    refused(dispatch(&mut plan, 1), "8 tokens", "1 tokens");
-    dispatch(&mut plan, 8).unwrap();
+    let mut plan = on.plan(&config);
+    on.dispatch(&config, &mut plan, 8).unwrap();
+    let graph = on.capture(|on| {
+        refused(on.dispatch(&config, &mut plan, 1), "8 tokens", "1 tokens");
+        on.dispatch(&config, &mut plan, 8).unwrap();
+        // Copies would be made by the graph, from and to memory that is gone by then.
+        for error in [
+            on.cuda.read(Cuda::view(&on.ids, 4)).err().unwrap(),
+            on.cuda.upload(&[1.0f32]).err().unwrap(),
+        ] {
+            assert!(error.to_string().contains("captured"), "{error}");
+        }
+    });
+    refused(on.dispatch(&config, &mut plan, 1), "8 tokens", "1 tokens");
+    on.dispatch(&config, &mut plan, 8).unwrap();
     graph.launch().unwrap();
-    stream.synchronize().unwrap();
+    on.cuda.stream().synchronize().unwrap();
     assert_eq!(plan.tokens(), 8);
 
     // Filled by a graph that never ran.
-    let mut plan = Plan::new(&cuda, &config, 8).unwrap();
-    stream.begin_capture(mode).unwrap();
-    dispatch(&mut plan, 3).unwrap();
-    drop(stream.end_capture(CUgraphInstantiate_flags(0)).unwrap());
-    refused(dispatch(&mut plan, 8), "3 tokens", "8 tokens");
-    dispatch(&mut plan, 3).unwrap();
+    let mut plan = on.plan(&config);
+    drop(on.capture(|on| on.dispatch(&config, &mut plan, 3).unwrap()));
+    refused(on.dispatch(&config, &mut plan, 8), "3 tokens", "8 tokens");
+    on.dispatch(&config, &mut plan, 3).unwrap();
+    on.permute(&plan).unwrap();
+}
+
+/// A graph that follows a plan has buffers for its number of tokens then: more would be written beside them.
+#[test]
+fn a_plan_that_a_graph_follows_keeps_its_number_of_tokens() {
+    let _alone = alone();
+    let mut on = Dispatching::new();
+    let config = Dispatching::config();
+    let mut plan = on.plan(&config);
+    on.dispatch(&config, &mut plan, 4).unwrap();
+    let x = on.cuda.allocate::<f32>(4 * 64).unwrap();
+    let mut rows = on.cuda.allocate::<f32>(8 * 64).unwrap();
+    let graph = on.capture(|on| {
+        let (x, rows) = ((&x).into(), rows.as_view_mut());
+        let plan = &plan;
+        on.cuda.permute(PermuteForward { plan, x, rows }).unwrap();
+    });
+    refused(on.dispatch(&config, &mut plan, 16), "4 tokens", "16 tokens");
+    on.dispatch(&config, &mut plan, 4).unwrap();
+    graph.launch().unwrap();
+    on.cuda.stream().synchronize().unwrap();
+}
+
+/// What a plan holds when a graph first fills it must be in bounds for the graph's tokens, since nothing makes the graph run.
+#[test]
+fn a_graph_takes_a_plan_that_is_in_bounds_already() {
+    let _alone = alone();
+    let mut on = Dispatching::new();
+    let config = Dispatching::config();
+
+    // No tokens last, but the maps are those of 8.
+    let mut plan = on.plan(&config);
+    on.dispatch(&config, &mut plan, 8).unwrap();
+    on.dispatch(&config, &mut plan, 0).unwrap();
+    on.capture(|on| refused(on.dispatch(&config, &mut plan, 4), "0 tokens", "4 tokens"));
+
+    // No tokens at all: as new.
+    let mut plan = on.plan(&config);
+    on.dispatch(&config, &mut plan, 0).unwrap();
+    drop(on.capture(|on| on.dispatch(&config, &mut plan, 4).unwrap()));
+    on.permute(&plan).unwrap();
+
+    // A new plan points at the first row, which is none where everything is dropped.
+    let nothing = MoeConfig::builder(64, 1, 4, 2)
+        .capacity(Capacity::new(0.0))
+        .build()
+        .unwrap();
+    assert_eq!(nothing.max_rows(4), 0);
+    let mut plan = on.plan(&nothing);
+    drop(on.capture(|on| {
+        let error = on.dispatch(&nothing, &mut plan, 4).unwrap_err();
+        assert!(error.to_string().contains("before the capture"), "{error}");
+    }));
+    on.dispatch(&nothing, &mut plan, 4).unwrap();
+    drop(on.capture(|on| on.dispatch(&nothing, &mut plan, 4).unwrap()));
+    on.permute(&plan).unwrap();
+    on.cuda.stream().synchronize().unwrap();
+}
+
+/// During a capture nothing can be waited for, so the kernels that run stay loaded.
+#[test]
+fn a_backend_dropped_in_a_capture_leaves_its_kernels_to_what_runs() {
+    let _alone = alone();
+    let mut on = Dispatching::new();
+    let config = Dispatching::config();
+    let mut plan = on.plan(&config);
+    let stream = on.cuda.stream().clone();
+    on.dispatch(&config, &mut plan, 16).unwrap();
+    on.permute(&plan).unwrap();
+    stream
+        .begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .unwrap();
+    // The last backend; the tensors live on.
+    let Dispatching {
+        cuda,
+        ids,
+        weights,
+        scratch,
+    } = on;
+    drop(cuda);
+    stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();
+    stream.synchronize().unwrap();
+    drop((ids, weights, scratch));
 }
