@@ -46,10 +46,10 @@ impl Plan {
             phases: pieces.take::<u32>(sys::MILLET_PHASE_WORDS as usize),
             tile_counts: pieces.take::<i32>(room * experts),
             totals: pieces.take::<i32>(experts),
-            sorted: pieces.take::<i32>(if chooses(config, tokens) {
-                assignments
-            } else {
-                0
+            // Whatever the drop policy: scratch serves every configuration of the same sizes.
+            sorted: pieces.take::<i32>(match config.capacity() {
+                Some(_) => assignments,
+                None => 0,
             }),
             pieces,
         }
@@ -152,6 +152,19 @@ impl Dispatch for Cuda {
 mod tests {
     use super::*;
     use crate::config::Capacity;
+
+    /// A workspace serves every configuration of the same sizes, which the drop policy is none of.
+    #[test]
+    fn scratch_is_the_same_for_every_drop_policy() {
+        let elements = |policy| {
+            let capacity = Capacity::new(0.1).policy(policy);
+            let config = MoeConfig::builder(8, 8, 8, 2).capacity(capacity).build();
+            scratch_elements::<f32>(&config.unwrap(), 32_768)
+        };
+        let by_probability = elements(DropPolicy::Probability);
+        assert_eq!(elements(DropPolicy::Position), by_probability);
+        assert_eq!(elements(DropPolicy::SlotMajor), by_probability);
+    }
 
     #[test]
     fn scratch_does_not_shrink_with_more_tokens() {

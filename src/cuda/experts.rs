@@ -78,8 +78,12 @@ fn product_elements<T: Element>(config: &MoeConfig, tokens: usize) -> usize {
 }
 
 /// Scratch of the operations of this file, in elements of the accumulation type.
-pub(super) fn scratch_elements<T: Element>(config: &MoeConfig, tokens: usize) -> usize {
-    let router = router::scratch_elements::<T::Acc>(config, tokens);
+pub(super) fn scratch_elements<T: Element>(
+    config: &MoeConfig,
+    tokens: usize,
+    shared_limit: usize,
+) -> usize {
+    let router = router::scratch_elements::<T::Acc>(config, tokens, shared_limit);
     let product = product_elements::<T>(config, tokens).saturating_add(router);
     let dots = config.max_rows(tokens).saturating_mul(dot_parts(config));
     product.max(dots).saturating_add(tickets_elements::<T>())
@@ -255,11 +259,12 @@ impl<'a> Prepared<'a> {
 
 /// The scratch of an operation on this plan, behind the tickets.
 fn split_scratch<'s, T: Element>(
+    cuda: &Cuda,
     operation: &'static str,
     plan: &Plan<Cuda>,
     scratch: &'s mut CudaViewMut<'_, T::Acc>,
 ) -> Result<[CudaViewMut<'s, T::Acc>; 2]> {
-    let need = scratch_elements::<T>(plan.config(), plan.tokens());
+    let need = scratch_elements::<T>(plan.config(), plan.tokens(), cuda.kernels.shared_limit);
     check::workspace(operation, scratch.len(), need)?;
     let (tickets, rest) = scratch.split_at_mut(tickets_elements::<T>());
     Ok([tickets, rest])
@@ -338,7 +343,7 @@ impl Experts for Cuda {
             a,
             mut scratch,
         } = arguments.into_inner();
-        let [tickets, _] = split_scratch::<T>(OPERATION, plan, &mut scratch)?;
+        let [tickets, _] = split_scratch::<T>(self, OPERATION, plan, &mut scratch)?;
         let mut up = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
         up.parameters.tokens = up.read("x", x)?;
         up.parameters.weight = up.read("gate_up", gate_up)?;
@@ -369,7 +374,7 @@ impl Experts for Cuda {
             output,
             mut scratch,
         } = arguments.into_inner();
-        let [tickets, mut scratch] = split_scratch::<T>(OPERATION, plan, &mut scratch)?;
+        let [tickets, mut scratch] = split_scratch::<T>(self, OPERATION, plan, &mut scratch)?;
         let mut weighed = product_rows::<T>(plan, &mut scratch);
         {
             let mut product = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
@@ -410,7 +415,7 @@ impl Experts for Cuda {
             weights_grad,
             mut scratch,
         } = arguments.into_inner();
-        let [tickets, dots] = split_scratch::<T>(OPERATION, plan, &mut scratch)?;
+        let [tickets, dots] = split_scratch::<T>(self, OPERATION, plan, &mut scratch)?;
         let mut backward = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
         backward.parameters.tokens = backward.read("output_grad", output_grad)?;
         backward.parameters.weight = backward.read("down", down)?;
@@ -461,7 +466,7 @@ impl Experts for Cuda {
             grad,
             mut scratch,
         } = arguments.into_inner();
-        let [tickets, _] = split_scratch::<T>(OPERATION, plan, &mut scratch)?;
+        let [tickets, _] = split_scratch::<T>(self, OPERATION, plan, &mut scratch)?;
         let mut product = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
         product.parameters.tokens = product.read("output_grad", output_grad)?;
         product.parameters.rows_in = product.read("weighted_a", weighted_a)?;
@@ -484,7 +489,7 @@ impl Experts for Cuda {
             grad,
             mut scratch,
         } = arguments.into_inner();
-        let [tickets, _] = split_scratch::<T>(OPERATION, plan, &mut scratch)?;
+        let [tickets, _] = split_scratch::<T>(self, OPERATION, plan, &mut scratch)?;
         let mut product = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
         product.parameters.tokens = product.read("x", x)?;
         product.parameters.rows_in = product.read("h_grad", h_grad)?;
@@ -541,7 +546,7 @@ impl Experts for Cuda {
             x_grad,
             mut scratch,
         } = arguments.into_inner();
-        let [tickets, mut scratch] = split_scratch::<T>(OPERATION, plan, &mut scratch)?;
+        let [tickets, mut scratch] = split_scratch::<T>(self, OPERATION, plan, &mut scratch)?;
         let mut rows_grad = product_rows::<T>(plan, &mut scratch);
         {
             let mut product = Prepared::new::<T>(self, OPERATION, plan, tickets)?;

@@ -22,8 +22,10 @@ use crate::ops::{
 const THREADS: usize = sys::MILLET_THREADS as usize;
 /// Largest E whose rows are kept in registers.
 const REGISTER_EXPERTS: usize = 512;
+/// Bytes of shared memory that a kernel here has of its own, at most.
+const OWN_SHARED: usize = 4352;
 /// Words of shared memory that rows may take, of the 99 KiB that every device has for a block.
-const SHARED_WORDS: usize = 24 * 1024;
+const SHARED_WORDS: usize = ((99 << 10) - OWN_SHARED) / 4;
 
 /// How the tokens are split, and scratch.
 #[derive(Debug, Clone, Copy)]
@@ -62,11 +64,12 @@ impl Plan {
     }
 
     /// On given logits, with one warp per token: as many tiles as there may be statistics of tiles.
-    fn given(config: &MoeConfig, tokens: usize) -> Self {
+    fn given(config: &MoeConfig, tokens: usize, shared_limit: usize) -> Self {
         const MOST: usize = sys::MILLET_MAX_TILES as usize;
         let tile = tokens.div_ceil(MOST).next_multiple_of(8).max(8);
         let experts = config.num_experts();
-        let logits = match Fused::of(experts) {
+        // Whatever the groups: scratch serves every configuration of the same sizes.
+        let logits = match Fused::forward(experts, experts, shared_limit) {
             Some(_) => 0,
             None => tokens.saturating_mul(experts),
         };
@@ -89,10 +92,8 @@ struct Space {
 
 impl Space {
     /// Behind a tile of logits, keys take its place.
-    fn forward(config: &MoeConfig, tile: bool) -> Self {
-        let experts = config.num_experts();
+    fn forward(experts: usize, groups: usize, tile: bool) -> Self {
         let in_registers = experts <= REGISTER_EXPERTS;
-        let groups = config.router().groups().map_or(0, |groups| groups.groups);
         let top_k = sys::MILLET_MAX_TOP_K as usize;
         let grouping = match groups {
             0 => 0,
@@ -113,7 +114,7 @@ impl Space {
         }
     }
 
-    /// Three rows a warp: logits, probabilities, what the picked get.
+    /// Three rows per warp: logits, probabilities, gradients of the selected experts.
     fn backward(config: &MoeConfig) -> Self {
         Self::fit(0, 3 * config.num_experts())
     }
@@ -139,9 +140,9 @@ impl Space {
 }
 
 /// Scratch, in elements of `A`.
-pub(super) fn scratch_elements<A>(config: &MoeConfig, tokens: usize) -> usize {
-    let given = Plan::given(config, tokens);
-    let fused = Fused::of(config.num_experts())
+pub(super) fn scratch_elements<A>(config: &MoeConfig, tokens: usize, shared_limit: usize) -> usize {
+    let given = Plan::given(config, tokens, shared_limit);
+    let fused = Fused::tile(config.num_experts())
         .map_or(given, |tile| Plan::new(config, tokens, tile.tokens, 0, 0));
     [
         given.pieces,
@@ -220,7 +221,7 @@ struct Fused {
 }
 
 impl Fused {
-    fn of(experts: usize) -> Option<Self> {
+    fn tile(experts: usize) -> Option<Self> {
         let tile = catalogue::experts_tile(Operation::RouterTokens, experts)?;
         let Tile::Experts(experts) = tile else {
             return None;
@@ -235,6 +236,31 @@ impl Fused {
             experts,
             tile,
         })
+    }
+
+    /// Where the device's blocks have room for it.
+    fn forward(experts: usize, groups: usize, shared_limit: usize) -> Option<Self> {
+        let space = Space::forward(experts, groups, true);
+        Self::tile(experts).filter(|tile| tile.fits(space.bytes(), shared_limit))
+    }
+
+    /// As [`forward`](Self::forward).
+    fn backward(experts: usize, shared_limit: usize) -> Option<Self> {
+        Self::tile(experts).filter(|tile| tile.fits(Self::backward_bytes(experts), shared_limit))
+    }
+
+    /// Two rows per warp beside the logits: probabilities, gradients of the selected experts.
+    fn backward_bytes(experts: usize) -> usize {
+        2 * THREADS / 32 * experts * size_of::<f32>()
+    }
+
+    /// Shared memory of its logits.
+    fn bytes(&self) -> usize {
+        tile_bytes(self.tokens, self.experts)
+    }
+
+    fn fits(&self, beside: usize, shared_limit: usize) -> bool {
+        self.bytes() + beside + OWN_SHARED <= shared_limit
     }
 }
 
@@ -263,7 +289,7 @@ enum Source {
     Given(*const c_void, DType),
     /// The kernel multiplies itself.
     Fused(Factors, Fused),
-    /// From a launch before, for too many experts to be routed where their logits are made.
+    /// From a launch before, for more experts than can be routed where their logits are made.
     Product(Factors),
 }
 
@@ -272,6 +298,7 @@ impl Source {
         launch: &mut Launch<'a>,
         config: &MoeConfig,
         logits: LogitsOf<'a, Cuda, T, W>,
+        fused: Option<Fused>,
     ) -> Result<Self> {
         let (x, weight) = match logits {
             Logits::Given(logits) => {
@@ -295,7 +322,7 @@ impl Source {
                 .cast(),
             aligned: aligned.into(),
         };
-        Ok(match Fused::of(config.num_experts()) {
+        Ok(match fused {
             Some(tile) => Self::Fused(factors, tile),
             None => Self::Product(factors),
         })
@@ -462,20 +489,23 @@ impl Router for Cuda {
             scratch,
         } = arguments.into_inner();
         check_limits(OPERATION, config)?;
-        let need = scratch_elements::<T::Acc>(config, tokens);
+        let shared_limit = self.kernels.shared_limit;
+        let need = scratch_elements::<T::Acc>(config, tokens, shared_limit);
         check::workspace(OPERATION, scratch.len(), need)?;
 
         let mut launch = Launch::new(self, OPERATION);
         launch.require_f32::<T::Acc>()?;
         let experts = config.num_experts();
-        let source = Source::read(&mut launch, config, logits)?;
+        let groups = config.router().groups().map_or(0, |groups| groups.groups);
+        let fused = Fused::forward(experts, groups, shared_limit);
+        let source = Source::read(&mut launch, config, logits, fused)?;
         let plan = match &source {
             Source::Fused(_, tile) => Plan::new(config, tokens, tile.tokens, 0, 0),
-            _ => Plan::given(config, tokens),
+            _ => Plan::given(config, tokens, shared_limit),
         };
         // What the block takes of shared memory for its logits.
         let logits_bytes = match &source {
-            Source::Fused(_, tile) => tile_bytes(tile.tokens, tile.experts),
+            Source::Fused(_, tile) => tile.bytes(),
             _ => 0,
         };
         let scratch = launch.write("scratch", scratch, VECTOR)?.cast::<u8>();
@@ -529,7 +559,7 @@ impl Router for Cuda {
                 on_given(&launch, DType::F32)?
             }
         };
-        let space = Space::forward(config, logits_bytes > 0);
+        let space = Space::forward(experts, groups, logits_bytes > 0);
         let shared = logits_bytes + space.bytes();
         let grid = [plan.blocks(config), 1, 1];
         // SAFETY: `Checked` says that lengths fit, and scratch has the plan's pieces.
@@ -558,13 +588,15 @@ impl Router for Cuda {
             scratch,
         } = arguments.into_inner();
         check_limits(OPERATION, config)?;
-        let need = scratch_elements::<T::Acc>(config, tokens);
+        let shared_limit = self.kernels.shared_limit;
+        let need = scratch_elements::<T::Acc>(config, tokens, shared_limit);
         check::workspace(OPERATION, scratch.len(), need)?;
 
         let mut launch = Launch::new(self, OPERATION);
         launch.require_f32::<T::Acc>()?;
         let experts = config.num_experts();
-        let source = Source::read(&mut launch, config, logits)?;
+        let fused = Fused::backward(experts, shared_limit);
+        let source = Source::read(&mut launch, config, logits, fused)?;
         let factors = LossFactors::new(config, tokens);
         let mut parameters = sys::MilletRouterBackward {
             router: router_parameters(config),
@@ -598,8 +630,7 @@ impl Router for Cuda {
                 let kernel =
                     launch.router_kernel::<T, W>(Operation::RouterTokensBackward, tile.tile)?;
                 let grid = [tokens.div_ceil(tile.tokens), 1, 1];
-                let rows = 2 * THREADS / 32 * experts * size_of::<f32>();
-                let shared = tile_bytes(tile.tokens, tile.experts) + rows;
+                let shared = tile.bytes() + Fused::backward_bytes(experts);
                 // SAFETY: `Checked` says that lengths fit.
                 return unsafe { launch.run(kernel, grid, THREADS, shared, &parameters) };
             }
@@ -682,14 +713,19 @@ mod tests {
 
     #[test]
     fn scratch_does_not_shrink_with_more_tokens() {
-        for (hidden, experts, top_k) in [(8, 8, 2), (2048, 128, 8), (64, 600, 8), (1024, 4096, 64)]
-        {
+        for (hidden, experts, top_k) in [
+            (8, 8, 2),
+            (2048, 128, 8),
+            (64, 512, 8),
+            (64, 600, 8),
+            (1024, 4096, 64),
+        ] {
             let config = MoeConfig::builder(hidden, 8, experts, top_k)
                 .build()
                 .unwrap();
             let mut before = 0;
             for tokens in (0..9000).chain(65_000..66_000).chain(131_000..133_000) {
-                let here = scratch_elements::<f32>(&config, tokens);
+                let here = scratch_elements::<f32>(&config, tokens, 99 << 10);
                 assert!(here >= before, "{experts} experts, {tokens} tokens");
                 before = here;
             }

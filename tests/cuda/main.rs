@@ -25,6 +25,7 @@ mod places;
 mod roles;
 mod sass;
 mod scratch;
+mod small_shared;
 mod strides;
 mod tf32;
 
