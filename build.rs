@@ -50,7 +50,7 @@ millet: the feature `cuda` needs the CUDA compiler, nvcc 12.4 or later, and none
   - in a checkout of millet, `cargo xtask nvcc` installs it from PyPI below target/ in seconds, without root;
   - elsewhere, `pip install nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl` and set
     NVCC to nvidia/cu13/bin/nvcc in its site-packages.
-Without the feature `cuda` nothing of CUDA is needed.";
+Without the feature `cuda`, CUDA need not be installed.";
 
     pub(crate) fn build() -> Result<(), String> {
         println!("cargo:rerun-if-changed=csrc");

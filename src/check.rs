@@ -32,10 +32,10 @@ pub(crate) fn shape(
     })
 }
 
-/// What kernels may look ahead of the last assignment, in an i32.
+/// How far past the last assignment an i32 index may run.
 const AHEAD: usize = 4096;
 
-/// Tokens for which every assignment has an i32 index, and what kernels look at after it.
+/// Refuses tokens whose assignments, with [`AHEAD`] more, have no i32 index.
 pub(crate) fn tokens(operation: &'static str, config: &MoeConfig, tokens: usize) -> Result<()> {
     let limit = (i32::MAX as usize - AHEAD) / config.top_k();
     if tokens > limit {

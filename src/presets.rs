@@ -347,7 +347,7 @@ impl System {
     }
 }
 
-/// The twelve shapes of SonicMoE's kernel benchmarks, with their tokens a batch; in each group of three, the same FLOPs in
+/// The twelve shapes of SonicMoE's kernel benchmarks, with their tokens per batch; in each group of three, the same FLOPs in
 /// ever fewer and wider experts.
 pub fn sonic_moe() -> [Preset; 12] {
     [

@@ -212,7 +212,7 @@ impl Default for FlopCost {
     }
 }
 
-/// The paper's transformer: d = 64·blocks, attention of 4·d² and an ungated feed-forward layer of 8·d² parameters a block, the
+/// The paper's transformer: d = 64·blocks, attention of 4·d² and an ungated feed-forward layer of 8·d² parameters per block, the
 /// latter split by G and multiplied by E. Sizes are continuous.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Transformer {

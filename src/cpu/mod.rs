@@ -20,9 +20,18 @@ use crate::element::{Element, Scalar};
 use crate::error::{Error, Result};
 use crate::ops::{Memory, WeightGrad, WeightGradOf};
 
-/// The CPU. Its "device memory" is the host's, its stream is the caller's thread, helped by rayon's global pool.
+/// The CPU. Its "device memory" is the host's, its stream is the caller's thread, helped by the current rayon pool.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cpu;
+
+/// Memory for `len` elements, or the error that there is too little.
+fn with_room<T>(operation: &'static str, len: usize) -> Result<Vec<T>> {
+    let mut buffer = Vec::new();
+    let bytes = len.saturating_mul(size_of::<T>());
+    let refused = |_| Error::OutOfMemory { operation, bytes };
+    buffer.try_reserve_exact(len).map_err(refused)?;
+    Ok(buffer)
+}
 
 impl Memory for Cpu {
     type Buffer<T: Scalar> = Vec<T>;
@@ -31,17 +40,14 @@ impl Memory for Cpu {
 
     fn allocate<T: Scalar>(&self, len: usize) -> Result<Vec<T>> {
         // Asked for first: `vec!` ends the program where it cannot be had.
-        let bytes = len.saturating_mul(size_of::<T>());
-        let refused = |_| Error::OutOfMemory {
-            operation: "allocate",
-            bytes,
-        };
-        Vec::<T>::new().try_reserve_exact(len).map_err(refused)?;
+        drop(with_room::<T>("allocate", len)?);
         Ok(vec![T::zeroed(); len])
     }
 
     fn upload<T: Scalar>(&self, host: &[T]) -> Result<Vec<T>> {
-        Ok(host.to_vec())
+        let mut buffer = with_room("upload", host.len())?;
+        buffer.extend_from_slice(host);
+        Ok(buffer)
     }
 
     fn view<T: Scalar>(buffer: &Vec<T>, len: usize) -> &[T] {

@@ -807,7 +807,7 @@ fn route_backward<A: Real>(
     }
 }
 
-/// weight·value, 0 where the weight is 0.
+/// weight·value; 0 where the weight is not above 0.
 #[inline(always)]
 fn weighted<A: Real>(weight: A, value: A) -> A {
     if weight > A::ZERO {

@@ -294,8 +294,8 @@ pub struct ExpertsBiasGrad<'a, B: Memory, T: Element> {
 /// `h_grad` \[max rows, 2I\], `gate_up` \[E, 2I, H\], dz \[T, E\], Wᵣ \[E, H\] → `x_grad` \[T, H\].
 ///
 /// # Numerics
-/// A row's product is summed in the accumulation type and rounded; slots are added in order, then the router's part, one rounding. A row
-/// of dh, and a dz, that is exactly 0 leaves out what it is multiplied by.
+/// A row's product is summed in the accumulation type and rounded; slots are added in order, then the router's part, one rounding. Where
+/// a row of dh or a dz is exactly 0, its product is left out, so that NaN and ∞ do not spread.
 ///
 /// # Errors
 /// As [`ExpertsUp`].

@@ -53,9 +53,15 @@ pub trait Memory: Sized {
     fn upload<T: Scalar>(&self, host: &[T]) -> Result<Self::Buffer<T>>;
 
     /// The first `len` elements.
+    ///
+    /// # Panics
+    /// When there are fewer.
     fn view<T: Scalar>(buffer: &Self::Buffer<T>, len: usize) -> Self::View<'_, T>;
 
     /// The first `len` elements, to write.
+    ///
+    /// # Panics
+    /// When there are fewer.
     fn view_mut<T: Scalar>(buffer: &mut Self::Buffer<T>, len: usize) -> Self::ViewMut<'_, T>;
 
     /// The same view for a shorter time. The compiler does this by itself where it knows the backend.
@@ -124,7 +130,7 @@ pub trait Memory: Sized {
     /// Elements of scratch with which any one operation runs at full speed for up to `tokens` tokens. More tokens never
     /// need less. Depends on the type, the configuration and the tokens; on the CPU also on how many threads the current rayon
     /// pool has: made under one pool it serves any other, on no more threads than it was made for. On CUDA also on the device.
-    /// Numbers of tokens that no operation takes give a number all the same.
+    /// Token counts that every operation rejects still give a value.
     fn scratch_elements<T: Element>(&self, config: &MoeConfig, tokens: usize) -> usize;
 
     /// The tiles of rows that a plan lists for this backend's products; none where they need no list. Depends on the tokens, on what sizes
