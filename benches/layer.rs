@@ -269,7 +269,7 @@ fn product(suite: &mut Suite, when: &str) {
     let n = N as isize;
     let [a, b] = [1, 2].map(|seed| values::<f32>(N * N, 1.0, seed));
     let mut c = vec![0.0f32; N * N];
-    suite.bench(PRODUCT, when, || {
+    suite.bench([PRODUCT, SIZES, when], PRODUCT_FLOPS, || {
         // SAFETY: three N×N matrices, the output exclusively borrowed.
         unsafe {
             gemm_f32::gemm::f32::get_gemm_fn()(
@@ -298,15 +298,18 @@ fn product(suite: &mut Suite, when: &str) {
     });
 }
 
-const PRODUCT: &str = "product/2048x2048x2048";
+const PRODUCT: &str = "product";
+const SIZES: &str = "2048x2048x2048";
+const PRODUCT_FLOPS: f64 = 2.0 * (2048u64 * 2048 * 2048) as f64;
 
 /// FLOP/s of the product, the mean of before and after.
 fn product_rate(suite: &Suite) -> Option<f64> {
-    let seconds = ["before", "after"].map(|when| suite.median(&format!("{PRODUCT}/{when}")));
+    let seconds =
+        ["before", "after"].map(|when| suite.median(&format!("{PRODUCT}/{SIZES}/{when}")));
     let [Some(before), Some(after)] = seconds else {
         return None;
     };
-    Some(2.0 * 2048f64.powi(3) / (0.5 * (before + after)))
+    Some(PRODUCT_FLOPS / (0.5 * (before + after)))
 }
 
 /// Every case that was measured forward and backward: a CPU's as ratios, a GPU's rates too.

@@ -18,6 +18,9 @@ pub(crate) trait Device: TestBackend + Clone {
     /// The first device, for a test or to measure; or why there is none.
     fn open(test: bool) -> std::result::Result<Self, String>;
 
+    /// The processor's name, as its maker writes it.
+    fn model(&self) -> String;
+
     /// Whether it counts and has no time.
     fn is_emulated(&self) -> bool {
         false
@@ -61,6 +64,14 @@ impl Device for Cpu {
 
     fn open(_test: bool) -> std::result::Result<Self, String> {
         Ok(Self)
+    }
+
+    fn model(&self) -> String {
+        let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with("model name"));
+        let name = line.and_then(|line| Some(line.split_once(':')?.1.trim()));
+        let threads = rayon::current_num_threads();
+        format!("{}, {threads} threads", name.unwrap_or("CPU"))
     }
 
     fn free_bytes(&self) -> usize {
@@ -147,14 +158,18 @@ mod cuda {
                         .map_err(|error| error.to_string())?;
                 }
             }
-            let name = cuda.stream().context().name();
-            let name = name.map_err(|error| error.to_string())?;
             println!(
-                "cuda: {name}{}",
+                "cuda: {}{}",
+                cuda.model(),
                 cuda.conditions()
                     .map_or(String::new(), |c| format!(", {c}"))
             );
             Ok(cuda)
+        }
+
+        fn model(&self) -> String {
+            let name = self.stream().context().name();
+            name.unwrap_or_else(|error| panic!("cuda: no name: {error}"))
         }
 
         fn is_emulated(&self) -> bool {

@@ -8,6 +8,7 @@
 
 mod count;
 mod device;
+mod record;
 mod routed;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,8 @@ use millet_testing::cases::{self, Case};
 pub(crate) use device::Device;
 #[allow(unused_imports)] // not every bench uses both
 pub(crate) use routed::{Routed, Source};
+
+use record::{Record, Seconds, Subject};
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -124,19 +127,24 @@ impl Work {
     }
 }
 
+/// Samples of a time, unless the command line says otherwise.
+const SAMPLES: usize = 10;
+
 /// What the command line asks for, as far as criterion does not say it.
 struct Arguments {
     /// `cargo test` runs everything once and measures nothing.
     test: bool,
     /// Names only.
     list: bool,
+    /// Samples of a time.
+    samples: usize,
     /// What the ids must contain; criterion reads the same as a regular expression.
     filter: String,
 }
 
 impl Arguments {
     /// Options of criterion that a value follows.
-    const WITH_VALUE: [&'static str; 19] = [
+    const WITH_VALUE: [&'static str; 18] = [
         "-s",
         "--save-baseline",
         "-b",
@@ -148,7 +156,6 @@ impl Arguments {
         "--colour",
         "--format",
         "--profile-time",
-        "--sample-size",
         "--warm-up-time",
         "--measurement-time",
         "--nresamples",
@@ -161,11 +168,16 @@ impl Arguments {
     fn read() -> Self {
         let mut all = std::env::args().skip(1).peekable();
         let (mut bench, mut test, mut list, mut filter) = (false, false, false, String::new());
+        let mut samples = SAMPLES;
         while let Some(argument) = all.next() {
             match argument.as_str() {
                 "--bench" => bench = true,
                 "--test" => test = true,
                 "--list" => list = true,
+                "--sample-size" => {
+                    let value = all.next().and_then(|value| value.parse().ok());
+                    samples = value.unwrap_or(samples); // criterion says what is wrong with it
+                }
                 option if Self::WITH_VALUE.contains(&option) => drop(all.next()),
                 option if option.starts_with('-') => (),
                 _ => filter = argument,
@@ -174,6 +186,7 @@ impl Arguments {
         Self {
             test: test || !bench,
             list,
+            samples,
             filter,
         }
     }
@@ -186,6 +199,7 @@ pub(crate) struct Suite {
     cases: Vec<Case>,
     dtype: Option<DType>,
     medians: BTreeMap<String, f64>,
+    record: Record,
 }
 
 /// Runs the operations of a family on every backend, and ends with criterion's summary.
@@ -212,9 +226,10 @@ impl Suite {
             let found = types.into_iter().find(|dtype| dtype.name() == name);
             found.unwrap_or_else(|| refuse(format!("MILLET_BENCH_DTYPE={name}: f32, bf16 or f16")))
         });
+        let record = Record::open().unwrap_or_else(|message| refuse(message));
         // Arguments replace these.
         let criterion = Criterion::default()
-            .sample_size(10)
+            .sample_size(SAMPLES)
             .warm_up_time(Duration::from_millis(500))
             .measurement_time(Duration::from_secs(2))
             .configure_from_args();
@@ -224,6 +239,7 @@ impl Suite {
             cases,
             dtype,
             medians: BTreeMap::new(),
+            record,
         }
     }
 
@@ -262,24 +278,30 @@ impl Suite {
         variants
     }
 
-    /// Something that is no operation.
-    pub(crate) fn bench(&mut self, group: &str, name: &str, mut run: impl FnMut()) {
+    /// Something of the CPU that is no operation: its name, what it is done on, in f32, and when.
+    pub(crate) fn bench(&mut self, id: [&str; 3], flops: f64, mut run: impl FnMut()) {
+        let [bench, case, name] = id;
+        let group = format!("{bench}/{case}");
         let mut calls = Vec::new();
-        let mut benches = self.criterion.benchmark_group(group);
+        let mut benches = self.criterion.benchmark_group(&group);
         benches.sampling_mode(SamplingMode::Flat);
         benches.bench_function(name, |bencher| {
             bencher.iter_custom(|iterations| {
                 let start = Instant::now();
                 (0..iterations).for_each(|_| run());
                 let elapsed = start.elapsed();
-                calls.push((iterations, elapsed.as_secs_f64() / iterations as f64));
+                calls.push(elapsed.as_secs_f64() / iterations as f64);
                 elapsed
             });
         });
         benches.finish();
         if !calls.is_empty() && !self.arguments.test {
-            let id = format!("{group}/{name}");
-            self.medians.insert(id, median_of_samples(&calls));
+            let seconds = Seconds::of_samples(&calls, self.arguments.samples);
+            let what = [bench, case, Cpu::NAME, DType::F32.name(), name];
+            let device = Cpu.model();
+            self.record.other_time(what, &device, &seconds, flops);
+            self.medians
+                .insert(format!("{group}/{name}"), seconds.median);
         }
     }
 
@@ -308,11 +330,12 @@ impl Suite {
             if needed > free {
                 let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
                 let (needed, free) = (gib(needed), gib(free));
-                println!("{group} is left out: it takes {needed:.1} GiB, {free:.1} are free");
+                let reason = format!("it takes {needed:.1} GiB, {free:.1} are free");
+                self.leave_out::<F, B>(&whole, &group, &reason);
                 continue;
             }
             if let Some(reason) = refused::<F, B, T>(backend, &case) {
-                println!("{group} is left out: {reason}");
+                self.leave_out::<F, B>(&whole, &group, &reason);
                 continue;
             }
             let result = match emulated {
@@ -325,6 +348,11 @@ impl Suite {
         }
     }
 
+    fn leave_out<F: Family, B: Device>(&mut self, case: &Case, group: &str, reason: &str) {
+        println!("{group} is left out: {reason}");
+        self.record.left_out(F::NAME, case, B::NAME, reason);
+    }
+
     fn measure<F: Family, B: Device, T: Element<Acc = f32>>(
         &mut self,
         backend: &B,
@@ -332,6 +360,7 @@ impl Suite {
         group: &str,
     ) -> Result<()> {
         let mut sets = Sets::<F, B, T>::new(backend, case);
+        let mut conditions = None;
         let mut benches = self.criterion.benchmark_group(group);
         benches
             .sampling_mode(SamplingMode::Flat)
@@ -350,24 +379,30 @@ impl Suite {
                         backend.time(lap, sets, &operation, iterations)
                     };
                     let elapsed = time().unwrap_or_else(|error| panic!("{group}: {error}"));
-                    calls.push((iterations, elapsed.as_secs_f64() / iterations as f64));
+                    calls.push(elapsed.as_secs_f64() / iterations as f64);
                     elapsed
                 });
             });
             if calls.is_empty() || self.arguments.test {
                 continue;
             }
-            let seconds = median_of_samples(&calls);
+            let seconds = Seconds::of_samples(&calls, self.arguments.samples);
+            conditions = backend.conditions();
             let sets = sets.rotated(&operation)?;
             let work = (operation.work)(&sets[0]);
-            println!("{}", summary(case, &work, seconds, sets.len()));
+            println!("{}", summary(case, &work, seconds.median, sets.len()));
+            self.record.time(
+                &subject::<F, B, T>(case, operation.name, work),
+                &backend.model(),
+                &seconds,
+                sets.len(),
+                conditions.as_deref(),
+            );
             let id = format!("{group}/{}", operation.name);
-            self.medians.insert(id, seconds);
+            self.medians.insert(id, seconds.median);
         }
         benches.finish();
-        if let Some(conditions) = backend.conditions()
-            && !sets.all.is_empty()
-        {
+        if let Some(conditions) = conditions {
             println!("{group}: {conditions}");
         }
         Ok(())
@@ -408,9 +443,30 @@ impl Suite {
             if self.arguments.test {
                 count::check(&what, &works, &launches);
             }
+            self.record.count(
+                &subject::<F, B, T>(case, operation.name, works.0),
+                whole,
+                &launches,
+                &works.1,
+            );
             table.rows(operation.name, works, &launches);
         }
         Ok(())
+    }
+}
+
+fn subject<'a, F: Family, B: Device, T: Element>(
+    case: &'a Case,
+    operation: &'a str,
+    work: Work,
+) -> Subject<'a> {
+    Subject {
+        bench: F::NAME,
+        case,
+        backend: B::NAME,
+        dtype: T::DTYPE.name(),
+        operation,
+        work,
     }
 }
 
@@ -468,17 +524,6 @@ impl<'a, F: Family, B: Device, T: Element<Acc = f32>> Sets<'a, F, B, T> {
         let room = self.all.len() + self.backend.free_bytes() / 2 / one;
         self.at_least(wanted.min(room).clamp(1, MOST))
     }
-}
-
-/// The median of those calls that had as many iterations as the last one: criterion's samples. It warms up with fewer.
-fn median_of_samples(calls: &[(u64, f64)]) -> f64 {
-    let last = calls.last().expect("it was called").0;
-    let mut samples: Vec<f64> = calls
-        .iter()
-        .filter_map(|&(iterations, seconds)| (iterations == last).then_some(seconds))
-        .collect();
-    samples.sort_by(f64::total_cmp);
-    samples[samples.len() / 2]
 }
 
 /// One line: rates, and what they are rates of.

@@ -10,6 +10,11 @@ impl Launch {
         Self(line.into())
     }
 
+    /// The line.
+    pub fn line(&self) -> &str {
+        &self.0
+    }
+
     /// The kernel's name.
     ///
     /// # Panics
