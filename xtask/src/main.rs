@@ -4,6 +4,8 @@ mod bindings;
 mod conformance;
 mod format;
 mod fuzz;
+#[cfg(unix)]
+mod gpu_kit;
 mod publish;
 mod wheels;
 
@@ -26,6 +28,8 @@ Usage: cargo xtask <task>
   bench        the benches (arguments after it go to criterion)
   fuzz         random cases of layers, operations and damaged modules: --backend cpu (default) or cuda, --minutes N (5), --seed N
                (a new one), --case TARGET:CASE (that one alone)
+  gpu-kit      a folder below target that tries and measures all of it on a machine with a GPU; --dev: of the tests' programs, to try
+               the kit itself
   conformance  CUTLASS, CuTe, CUB and Triton kernels on the emulator; installs them below target (arguments: cub, gemm, triton)";
 
 fn main() -> ExitCode {
@@ -41,6 +45,8 @@ fn main() -> ExitCode {
         (Some("bindings"), true) => bindings::bindings(),
         (Some("bench"), _) => bench(&rest),
         (Some("fuzz"), _) => fuzz::fuzz(&rest),
+        #[cfg(unix)]
+        (Some("gpu-kit"), _) => gpu_kit::gpu_kit(&rest),
         (Some("conformance"), _) => conformance::conformance(&rest),
         (Some("help" | "--help" | "-h"), _) => {
             println!("{USAGE}");
@@ -178,6 +184,9 @@ fn test() -> Result<(), String> {
         ok &= status.success();
     }
     println!("{passed} passed, {failed} failed, {ignored} skipped");
+    // Of the programs that are built by now.
+    #[cfg(unix)]
+    gpu_kit::test()?;
     match (ok, passed) {
         (false, _) => Err("cargo test failed".into()),
         (true, 0) => Err("no test ran".into()),
