@@ -1,8 +1,8 @@
 //! Cases that failed, in a file that people read and git keeps.
 
 use std::fmt::{self, Display};
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -37,76 +37,110 @@ impl FromStr for CaseId {
     }
 }
 
-/// The file of failures, and the one of the case under way.
-pub(crate) struct Failures {
-    file: PathBuf,
-    under_way: PathBuf,
-}
+/// The file of cases that failed.
+#[derive(Clone)]
+pub(crate) struct Failures(PathBuf);
 
 impl Failures {
     pub(crate) fn open(file: &str) -> Result<Self, String> {
         let file = PathBuf::from(file);
-        let under_way = file.with_extension("running");
         let folder = file.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        Ok(Self { file, under_way })
+        fs::create_dir_all(folder).map_err(|error| in_file(folder, error))?;
+        Ok(Self(file))
     }
 
-    /// The case that a process ended in, if one did, and those that failed.
     pub(crate) fn known(&self) -> Result<Vec<CaseId>, String> {
         let mut known = Vec::new();
-        for file in [&self.under_way, &self.file] {
-            let text = match fs::read_to_string(file) {
-                Ok(text) => text,
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => return Err(format!("{}: {error}", file.display())),
+        for line in self.text()?.lines() {
+            let Some(word) = line.split_whitespace().next() else {
+                continue;
             };
-            let lines = text
-                .lines()
-                .filter(|line| !line.is_empty() && !line.starts_with('#'));
-            for line in lines {
-                let case = line.split_whitespace().next().unwrap_or_default().parse();
-                let case = case.map_err(|error| format!("{}: {error}", file.display()))?;
-                if !known.contains(&case) {
-                    known.push(case);
-                }
+            if word.starts_with('#') {
+                continue;
+            }
+            let case = word.parse().map_err(|error| in_file(&self.0, error))?;
+            if !known.contains(&case) {
+                known.push(case);
             }
         }
         Ok(known)
     }
 
-    /// Says which case is under way.
-    pub(crate) fn begin(&self, case: &CaseId) -> Result<(), String> {
-        fs::write(&self.under_way, format!("{case}\n"))
-            .map_err(|error| format!("{}: {error}", self.under_way.display()))
-    }
-
     /// Keeps a case, with how it fails and what it is at its smallest on the same line.
     pub(crate) fn add(&self, case: &CaseId, failure: &Failure) -> Result<(), String> {
-        if self.is_kept(case) {
+        if self.known()?.contains(case) {
             return Ok(());
         }
         let words = format!("{} {}", failure.reason, failure.smallest);
         let words: Vec<&str> = words.split_whitespace().collect();
         let line = format!("{case} # {}\n", words.join(" "));
+        let file = OpenOptions::new().create(true).append(true).open(&self.0);
+        file.and_then(|mut file| file.write_all(line.as_bytes()))
+            .map_err(|error| in_file(&self.0, error))
+    }
+
+    /// The file of the case under way, beside this one.
+    ///
+    /// # Errors
+    /// When another process has it: each would take the other's case for one that ended a process.
+    pub(crate) fn under_way(&self) -> Result<UnderWay, String> {
+        let path = self.0.with_extension("running");
         let file = OpenOptions::new()
             .create(true)
-            .append(true)
-            .open(&self.file);
-        file.and_then(|mut file| file.write_all(line.as_bytes()))
-            .map_err(|error| format!("{}: {error}", self.file.display()))
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|error| in_file(&path, error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(UnderWay { path, file }),
+            Err(TryLockError::WouldBlock) => {
+                Err(in_file(&path, "another process fuzzes this backend"))
+            }
+            Err(TryLockError::Error(error)) => Err(in_file(&path, error)),
+        }
     }
 
-    fn is_kept(&self, case: &CaseId) -> bool {
-        let text = fs::read_to_string(&self.file).unwrap_or_default();
-        let id = case.to_string();
-        text.lines()
-            .any(|line| line.split_whitespace().next() == Some(&id))
+    fn text(&self) -> Result<String, String> {
+        match fs::read_to_string(&self.0) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+            text => text.map_err(|error| in_file(&self.0, error)),
+        }
+    }
+}
+
+/// A file that names the case under way, and is empty where none is. One process has it at a time.
+pub(crate) struct UnderWay {
+    path: PathBuf,
+    file: File,
+}
+
+impl UnderWay {
+    /// The case in which the last process was ended, if one was.
+    pub(crate) fn left(&mut self) -> Option<CaseId> {
+        let mut text = String::new();
+        self.file.read_to_string(&mut text).ok()?;
+        text.lines().next()?.parse().ok()
     }
 
-    /// No case is under way any more.
-    pub(crate) fn close(&self) -> Result<(), String> {
-        fs::remove_file(&self.under_way)
-            .map_err(|error| format!("{}: {error}", self.under_way.display()))
+    pub(crate) fn begin(&mut self, case: &CaseId) -> Result<(), String> {
+        self.write(&format!("{case}\n"))
     }
+
+    pub(crate) fn end(&mut self) -> Result<(), String> {
+        self.write("")
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), String> {
+        let written = self
+            .file
+            .rewind()
+            .and_then(|()| self.file.write_all(text.as_bytes()))
+            .and_then(|()| self.file.set_len(text.len() as u64));
+        written.map_err(|error| in_file(&self.path, error))
+    }
+}
+
+fn in_file(path: &Path, error: impl Display) -> String {
+    format!("{}: {error}", path.display())
 }

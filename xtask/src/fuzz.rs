@@ -139,23 +139,25 @@ pub(super) fn fuzz(arguments: &[String]) -> Result<(), String> {
     finish(&mut command, &options, &failures.with_extension("running"))
 }
 
-/// Runs the program. One that was ended from outside, or by a case, leaves the name of the case that was under way.
+/// Runs the program. It says itself what failed, unless the case ends the process.
 fn finish(command: &mut Command, options: &Options, running: &Path) -> Result<(), String> {
     let status = command
         .status()
         .map_err(|error| format!("{command:?}: {error}"))?;
-    if status.success() {
-        return Ok(());
+    match status.code() {
+        Some(0) => return Ok(()),
+        // A failure that it told, a panic outside of cases, or a build that failed.
+        Some(1 | 101) => return Err("fuzz: failed, see above".into()),
+        _ => {}
     }
-    let backend = options.backend.name();
-    Err(match fs::read_to_string(running) {
-        Ok(case) => format!(
-            "fuzz: the process ended ({status}) in this case, which is run first next time:\n    \
-             cargo xtask fuzz --backend {backend} --case {}",
-            case.trim()
-        ),
-        Err(_) => format!("fuzz: {status}"),
-    })
+    let left = || fs::read_to_string(running).ok();
+    let case = options.case.clone().or_else(left).unwrap_or_default();
+    let case = case.lines().next();
+    let replay = case.map_or(String::new(), |case| {
+        let backend = options.backend.name();
+        format!(" in\n    cargo xtask fuzz --backend {backend} --case {case}")
+    });
+    Err(format!("fuzz: the process ended ({status}){replay}"))
 }
 
 #[cfg(test)]
