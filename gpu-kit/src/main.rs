@@ -1,7 +1,11 @@
 //! The kit's own program: what a step of `run.sh` calls that is neither a test nor a bench. README.md has the subcommands.
 
 mod device;
+mod launches;
+mod misuse;
 mod record;
+mod recorded;
+mod replays;
 mod table;
 
 use std::path::Path;
@@ -12,9 +16,15 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const USAGE: &str = "\
 Usage: kit <command>
 
-  driver     which driver this machine gives a program
-  device     the device, its clocks, and how fast it copies
-  table OUT  a short table of what a run has recorded";
+  driver                 which driver this machine gives a program
+  device                 the device, its clocks, and how fast it copies
+  record FOLDER          on the emulator: the outputs of small calls of every kernel, and what it answers to wrong calls
+  compare FOLDER         those calls against that record, bit for bit
+  bits                   a hash of each output of larger calls, the same in every process
+  replays                router and dispatch in a graph, again and again beside a kernel that fills the device
+  misuse [FAULT]         what the driver answers to wrong calls, or to a kernel with a fault
+  compare-misuse FOLDER  the same against that record
+  table OUT              a short table of what a run has recorded";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -22,6 +32,16 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         ["driver"] => device::driver().map(|driver| println!("{driver}")),
         ["device"] => device::device(),
+        ["record", folder] => {
+            let folder = Path::new(folder);
+            recorded::write(folder).and_then(|()| misuse::write(folder))
+        }
+        ["compare", folder] => recorded::compare(Path::new(folder)),
+        ["bits"] => recorded::bits(),
+        ["replays"] => replays::replays(),
+        ["misuse"] => misuse::misuse(),
+        ["misuse", fault] => misuse::fault(fault),
+        ["compare-misuse", folder] => misuse::compare(Path::new(folder)),
         ["table", out] => table::table(Path::new(out)),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -3,7 +3,7 @@
 //! A program has the kernels in it, which are most of its bytes, and there are ten. So the folder has one file of parts, compressed, and
 //! a list of the parts that each program is made of.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -96,6 +96,7 @@ fn build(is_dev: bool) -> Result<PathBuf, String> {
     // Its kernels are those that a card would run.
     let emulated = if built.for_hopper { "h100" } else { "a100" };
     write(&folder.join("emulated.txt"), emulated)?;
+    record(&built, &folder, emulated)?;
     if is_dev {
         let bin = folder.join("bin");
         fs::create_dir(&bin).map_err(|error| explain(&bin, error))?;
@@ -114,6 +115,43 @@ fn build(is_dev: bool) -> Result<PathBuf, String> {
         ));
     }
     Ok(folder)
+}
+
+/// Writes what a card is compared with, by the emulator. Every kernel that nvcc compiled must be in it.
+fn record(built: &Built, folder: &Path, emulated: &str) -> Result<(), String> {
+    run(Command::new(&built.programs["kit"])
+        .arg("record")
+        .arg(folder)
+        .env("CUDA_EMULATOR", "1")
+        .env("CUDA_EMULATOR_DEVICE", emulated)
+        .env(
+            "CUDA_EMULATOR_LIBRARY",
+            &built.programs["libcuda_emulator.so"],
+        ))?;
+    let read = |path: &Path| fs::read_to_string(path).map_err(|error| explain(path, error));
+    let index = read(&folder.join("expected.json"))?;
+    let index: Value = serde_json::from_str(&index).map_err(|error| error.to_string())?;
+    let ran: Vec<&str> = index["kernels"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let log = read(&built.kernels.join("ptxas.txt"))?;
+    let compiled = log.lines().filter_map(|line| {
+        line.split_once("Compiling entry function '")?
+            .1
+            .split('\'')
+            .next()
+    });
+    let missing: BTreeSet<&str> = compiled.filter(|name| !ran.contains(name)).collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!(
+            "gpu-kit: gpu-kit/src/launches.rs runs every kernel but {missing:?}"
+        ))
+    }
 }
 
 /// What cargo built.
