@@ -3,10 +3,14 @@
 mod device;
 mod launches;
 mod misuse;
+mod ncu;
+mod overhead;
 mod record;
 mod recorded;
 mod replays;
+mod summary;
 mod table;
+mod training;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,6 +28,9 @@ Usage: kit <command>
   replays                router and dispatch in a graph, again and again beside a kernel that fills the device
   misuse [FAULT]         what the driver answers to wrong calls, or to a kernel with a fault
   compare-misuse FOLDER  the same against that record
+  overhead               what a launch costs, by itself and in a graph
+  ncu FILE…              records the launches in tables of Nsight Compute
+  training FOLDER        compares the losses of a training on the CPU and on the device
   table OUT              a short table of what a run has recorded";
 
 fn main() -> ExitCode {
@@ -42,6 +49,9 @@ fn main() -> ExitCode {
         ["misuse"] => misuse::misuse(),
         ["misuse", fault] => misuse::fault(fault),
         ["compare-misuse", folder] => misuse::compare(Path::new(folder)),
+        ["overhead"] => overhead::overhead(),
+        ["ncu", ref files @ ..] if !files.is_empty() => ncu::ncu(files),
+        ["training", folder] => training::training(Path::new(folder)),
         ["table", out] => table::table(Path::new(out)),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -1,12 +1,13 @@
 //! A short table of what a run has recorded, at its end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::Result;
+use crate::summary::Found;
 
 /// What a run recorded, by step: of a step that ran several times, the last.
 pub(crate) fn read(out: &Path) -> Result<HashMap<String, Vec<Value>>> {
@@ -35,6 +36,12 @@ pub(crate) fn table(out: &Path) -> Result<()> {
             let method = object["method"].as_str().unwrap_or_default();
             println!("copy by the {method}: {:.2} TB/s", rate / 1e12);
         }
+    }
+    // By their names, so that the same records make the same table.
+    let steps = BTreeMap::from_iter(steps);
+    let found = Found(steps.values().flatten().collect());
+    for line in found.lines() {
+        println!("{line}");
     }
     Ok(())
 }

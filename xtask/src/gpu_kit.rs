@@ -14,11 +14,12 @@ use serde_json::Value;
 use super::{CUDA, cargo_with_cuda, run, target_directory, wheels};
 
 /// The programs by the names that the steps call them by, with the kind and the name of cargo's target.
-const PROGRAMS: [(&str, &str, &str); 11] = [
+const PROGRAMS: [(&str, &str, &str); 12] = [
     ("kit", "bin", "millet-gpu-kit"),
     ("suite", "test", "suite"),
     ("cuda", "test", "cuda"),
     ("train", "example", "train"),
+    ("parity", "example", "parity"),
     ("router", "bench", "router"),
     ("dispatch", "bench", "dispatch"),
     ("permute", "bench", "permute"),
@@ -107,6 +108,7 @@ fn build(is_dev: bool) -> Result<PathBuf, String> {
         return Ok(folder);
     }
     pack(&built, &folder)?;
+    count(&built, &folder, emulated)?;
     let bytes = size(&folder)?;
     eprintln!("{} MiB in {}", bytes >> 20, folder.display());
     if bytes > LARGEST {
@@ -117,17 +119,24 @@ fn build(is_dev: bool) -> Result<PathBuf, String> {
     Ok(folder)
 }
 
-/// Writes what a card is compared with, by the emulator. Every kernel that nvcc compiled must be in it.
-fn record(built: &Built, folder: &Path, emulated: &str) -> Result<(), String> {
-    run(Command::new(&built.programs["kit"])
-        .arg("record")
-        .arg(folder)
+/// A program of the kit, on the emulator of the kit.
+fn on_emulator(built: &Built, program: &str, device: &str) -> Command {
+    let mut command = Command::new(&built.programs[program]);
+    command
         .env("CUDA_EMULATOR", "1")
-        .env("CUDA_EMULATOR_DEVICE", emulated)
+        .env("CUDA_EMULATOR_DEVICE", device)
         .env(
             "CUDA_EMULATOR_LIBRARY",
             &built.programs["libcuda_emulator.so"],
-        ))?;
+        );
+    command
+}
+
+/// Writes what a card is compared with, by the emulator. Every kernel that nvcc compiled must be in it.
+fn record(built: &Built, folder: &Path, emulated: &str) -> Result<(), String> {
+    run(on_emulator(built, "kit", emulated)
+        .arg("record")
+        .arg(folder))?;
     let read = |path: &Path| fs::read_to_string(path).map_err(|error| explain(path, error));
     let index = read(&folder.join("expected.json"))?;
     let index: Value = serde_json::from_str(&index).map_err(|error| error.to_string())?;
@@ -152,6 +161,33 @@ fn record(built: &Built, folder: &Path, emulated: &str) -> Result<(), String> {
             "gpu-kit: gpu-kit/src/launches.rs runs every kernel but {missing:?}"
         ))
     }
+}
+
+/// Has the emulator count what the step `profile` looks at on a card: minutes, as it counts on one thread.
+fn count(built: &Built, folder: &Path, emulated: &str) -> Result<(), String> {
+    const CASE: &str = "Qwen3-30B-A3B-T4096";
+    let mut running = Vec::new();
+    for bench in ["experts", "router", "dispatch"] {
+        let mut command = on_emulator(built, bench, emulated);
+        command
+            .args(["--bench", "cuda"])
+            .env("MILLET_BENCH_CASES", CASE)
+            .env("MILLET_BENCH_RECORD", folder.join("counts.jsonl"))
+            .stdout(Stdio::null());
+        let child = command
+            .spawn()
+            .map_err(|error| format!("{command:?}: {error}"))?;
+        running.push((command, child));
+    }
+    for (command, mut child) in running {
+        let status = child
+            .wait()
+            .map_err(|error| format!("{command:?}: {error}"))?;
+        if !status.success() {
+            return Err(format!("{command:?}: {status}"));
+        }
+    }
+    Ok(())
 }
 
 /// What cargo built.
