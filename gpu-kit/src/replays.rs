@@ -465,12 +465,7 @@ fn is_complete(stream: &CudaStream) -> bool {
 }
 
 /// Starts the hog in a stream of its own; how many blocks it has.
-fn start(
-    context: &Arc<CudaContext>,
-    stream: &CudaStream,
-    hog: Hog,
-    words: &Words,
-) -> Result<u32> {
+fn start(context: &Arc<CudaContext>, stream: &CudaStream, hog: Hog, words: &Words) -> Result<u32> {
     let multiprocessors = context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
     let most = context.attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
     // A block with all shared memory has a multiprocessor to itself; half of it leaves room for no second one of its kind beside ours.

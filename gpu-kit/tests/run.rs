@@ -64,8 +64,13 @@ impl Kit {
     /// Status and note of a step.
     fn step(&self, name: &str) -> (String, String) {
         let steps = self.read("out/steps.tsv");
-        let line = steps.lines().find(|line| line.starts_with(&format!("{name}\t")));
-        let fields: Vec<&str> = line.unwrap_or_else(|| panic!("{name}: {steps}")).split('\t').collect();
+        let line = steps
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}\t")));
+        let fields: Vec<&str> = line
+            .unwrap_or_else(|| panic!("{name}: {steps}"))
+            .split('\t')
+            .collect();
         (fields[1].into(), fields[3].into())
     }
 }
@@ -92,7 +97,12 @@ after   | 1 | 1 |         | echo "$KIT_EMULATED $KIT_PYTHON."
     );
     let output = kit.run(&FULL);
     let table = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{table}{}", text(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{table}{}",
+        text(&output.stderr)
+    );
     for (name, status, note) in [
         ("good", "done", "found 3"),
         ("bad", "failed", "status 7: because"),
@@ -101,14 +111,25 @@ after   | 1 | 1 |         | echo "$KIT_EMULATED $KIT_PYTHON."
         ("after", "done", "1 ."),
     ] {
         assert_eq!(kit.step(name), (status.into(), note.into()));
-        assert!(table.lines().any(|line| line.starts_with(name) && line.contains(status)), "{table}");
+        assert!(
+            table
+                .lines()
+                .any(|line| line.starts_with(name) && line.contains(status)),
+            "{table}"
+        );
     }
     assert_eq!(kit.step("late").0, "no time");
     assert!(table.trim_end().ends_with("the table"), "{table}");
-    let records: Vec<String> = kit.read("out/kit.jsonl").lines().map(String::from).collect();
+    let records: Vec<String> = kit
+        .read("out/kit.jsonl")
+        .lines()
+        .map(String::from)
+        .collect();
     let seconds = |line: &str| line.split(",\"seconds\"").next().unwrap().to_owned();
     let records: Vec<String> = records.iter().map(|line| seconds(line)).collect();
-    let step = |name: &str, status: &str| format!(r#"{{"kind":"step","step":"{name}","status":"{status}""#);
+    let step = |name: &str, status: &str| {
+        format!(r#"{{"kind":"step","step":"{name}","status":"{status}""#)
+    };
     let expected = [
         step("good", "done"),
         r#"{"n":1}"#.into(),
@@ -122,7 +143,9 @@ after   | 1 | 1 |         | echo "$KIT_EMULATED $KIT_PYTHON."
     assert!(kit.read("out/log.txt").contains("because"));
     // Nothing of the scratch folder is left.
     let left = fs::read_dir(&kit.folder).unwrap().flatten();
-    let left: Vec<_> = left.filter(|file| file.file_name().to_string_lossy().starts_with("gpu-kit.")).collect();
+    let left: Vec<_> = left
+        .filter(|file| file.file_name().to_string_lossy().starts_with("gpu-kit."))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -144,7 +167,10 @@ long  | 1 | 50 |  | echo long >>"$KIT/ran"
     kit.run(&[&FULL[..], &["--again", "fails"]].concat());
     assert_eq!(kit.read("kit/ran"), "once\nfails\nlong\nfails\n");
     kit.run(&[&FULL[..], &["--again", "all"]].concat());
-    assert_eq!(kit.read("kit/ran"), "once\nfails\nlong\nfails\nonce\nfails\nlong\n");
+    assert_eq!(
+        kit.read("kit/ran"),
+        "once\nfails\nlong\nfails\nonce\nfails\nlong\n"
+    );
 }
 
 #[test]
@@ -157,9 +183,16 @@ fn a_step_that_hangs_is_ended_and_the_next_one_runs() {
     let start = Instant::now();
     let output = kit.run(&["out", "--minutes", "0.5"]);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(kit.step("hangs"), ("hung".into(), "ended after 13 s".into()));
+    assert_eq!(
+        kit.step("hangs"),
+        ("hung".into(), "ended after 13 s".into())
+    );
     assert_eq!(kit.step("next").0, "done");
-    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[test]
@@ -174,11 +207,16 @@ long  | 1 | 50 | | echo $$ >"$KIT/pid"; echo '{"n":1}' >>"$KIT_RECORD"; sleep 30
     let child = kit.start(&FULL);
     let since = Instant::now();
     while !kit.path("kit/pid").exists() || kit.read("kit/pid").is_empty() {
-        assert!(since.elapsed() < Duration::from_secs(20), "the step did not begin");
+        assert!(
+            since.elapsed() < Duration::from_secs(20),
+            "the step did not begin"
+        );
         thread::sleep(Duration::from_millis(20));
     }
     thread::sleep(Duration::from_millis(200));
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
     assert!(killed.unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
@@ -201,7 +239,10 @@ fn wrong_arguments_and_machines_take_a_line() {
         let output = kit.run(arguments);
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
-        assert!(error.contains(named) && error.lines().count() == 1, "{arguments:?}: {error}");
+        assert!(
+            error.contains(named) && error.lines().count() == 1,
+            "{arguments:?}: {error}"
+        );
     };
     refused(&[], "a folder");
     refused(&["out"], "--minutes");
@@ -231,12 +272,21 @@ fn programs_are_put_together_from_their_parts() {
     let parts = [shared, head, tail, &program].concat();
     kit.write("parts", &parts);
     let at = |text: &str| format!("{}:{}", parts.find(text).unwrap(), text.len());
-    let list = format!("greet {} {} {}\nkit {}\n", at(head), at(shared), at(tail), format_args!("{}:{}", parts.len() - program.len(), program.len()));
+    let list = format!(
+        "greet {} {} {}\nkit {}\n",
+        at(head),
+        at(shared),
+        at(tail),
+        format_args!("{}:{}", parts.len() - program.len(), program.len())
+    );
     kit.write("kit/programs.txt", &list);
     kit.write("greet", &[head, shared, tail].concat());
     kit.write("program", &program);
     let script = "gzip -c parts >kit/parts.gz && sed 's/program$/kit/' <(sha256sum -b greet program) >kit/sums.txt";
-    let packed = Command::new("bash").args(["-c", script]).current_dir(&kit.folder).status();
+    let packed = Command::new("bash")
+        .args(["-c", script])
+        .current_dir(&kit.folder)
+        .status();
     assert!(packed.unwrap().success());
     let output = kit.run(&FULL);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
