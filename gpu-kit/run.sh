@@ -51,7 +51,8 @@ trap 'rm -rf "$KIT_WORK"' EXIT
 
 names=()
 declare -A on_gpu on_emulator writes command status took note
-while IFS='|' read -r name gpu emulator files line; do
+# Not -r: a backslash at the end of a line joins the next one.
+while IFS='|' read name gpu emulator files line; do
   name=${name// /}
   [[ -z $name || $name == \#* ]] && continue
   names+=("$name")

@@ -194,7 +194,8 @@ impl Watchdog {
                         "did not go on"
                     };
                     println!(
-                        "DEADLOCK: replay {last} and later did not end within {} s beside a kernel that holds {}; it {then} when that ended",
+                        "DEADLOCK: replay {last} and later did not end within {} s beside a kernel that holds {}; \
+                         it {then} when that ended",
                         PATIENCE.as_secs(),
                         hog.name()
                     );
