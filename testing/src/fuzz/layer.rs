@@ -1,11 +1,11 @@
 //! The whole layer, of any sizes and kind.
 
-use millet::{Activation, AuxScale, Capacity, Cpu, DropPolicy, Element, ExpertBias, GroupLimit};
+use millet::{Activation, AuxScale, Capacity, Cpu, DropPolicy, Element, ExpertBias};
 use millet::{Keep, Losses, MoeConfig, ScoreFunction};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
-use super::{Target, Types, allowed, capacities, is_reference, stored, types, with_types};
+use super::{Target, Types, allowed, capacities, grouped, is_reference, stored, types, with_types};
 use crate::generate::{Rng, SCORES};
 use crate::harness::{Outcome, Problem, TestBackend, run};
 use crate::oracle::Oracle;
@@ -87,16 +87,8 @@ pub(super) fn cases() -> impl Strategy<Value = Case> {
                     builder = builder.expert_bias(ExpertBias::GateUpAndDown);
                 }
                 let builder = allowed(builder, top_k, score, capacity);
-                // Groups where they are possible.
-                let grouped = groups.and_then(|(groups, selected)| {
-                    builder
-                        .clone()
-                        .groups(GroupLimit { groups, selected })
-                        .build()
-                        .ok()
-                });
                 Case {
-                    config: grouped.unwrap_or_else(|| builder.build().unwrap()),
+                    config: grouped(builder, groups),
                     types,
                     tokens,
                     keep,

@@ -21,7 +21,8 @@ mod routing;
 use std::fmt::Debug;
 
 use millet::{
-    Capacity, DType, Element, MoeConfigBuilder, Renormalize, ScoreFunction, SingleExpert,
+    Capacity, DType, Element, GroupLimit, MoeConfig, MoeConfigBuilder, Renormalize, ScoreFunction,
+    SingleExpert,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
@@ -231,6 +232,13 @@ fn capacities() -> impl Strategy<Value = Option<Capacity>> {
             .renormalize(renormalize)
     });
     prop_oneof![1 => Just(None), 2 => capacity.prop_map(Some)]
+}
+
+/// The configuration with so many groups, of which so many are selected, where that is possible; else without.
+fn grouped(builder: MoeConfigBuilder, groups: Option<(usize, usize)>) -> MoeConfig {
+    let limit = groups.map(|(groups, selected)| GroupLimit { groups, selected });
+    let grouped = limit.and_then(|limit| builder.clone().groups(limit).build().ok());
+    grouped.unwrap_or_else(|| builder.build().unwrap())
 }
 
 /// Leaves out of the choices what this K does not allow.

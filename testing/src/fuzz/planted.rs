@@ -1,10 +1,10 @@
 //! NaN or ±∞ in one element of a layer that nothing drops from: it reaches what it reaches on the CPU, and changes no bit of the rest.
 
-use millet::{Element, ExpertBias, GroupLimit, Losses, MoeConfig, MoeLayer};
+use millet::{Element, ExpertBias, Losses, MoeConfig, MoeLayer};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
-use super::{Target, Types, allowed, is_reference, types, with_types};
+use super::{Target, Types, allowed, grouped, is_reference, types, with_types};
 use crate::conformance::nonfinite::{Neighbours, Place, Planted, VALUES, check_planted};
 use crate::generate::SCORES;
 use crate::harness::{Problem, TestBackend};
@@ -53,15 +53,8 @@ fn cases() -> impl Strategy<Value = Case> {
                         false => builder,
                     };
                 let builder = allowed(builder, top_k, score, None);
-                let grouped = groups.and_then(|(groups, selected)| {
-                    builder
-                        .clone()
-                        .groups(GroupLimit { groups, selected })
-                        .build()
-                        .ok()
-                });
                 Case {
-                    config: grouped.unwrap_or_else(|| builder.build().unwrap()),
+                    config: grouped(builder, groups),
                     types,
                     tokens,
                     planted: Planted {

@@ -5,14 +5,14 @@
 //! the CPU for the truth.
 
 use millet::{
-    AuxScale, Cpu, Element, GroupLimit, Logits, Losses, MoeConfig, PermuteBackward, PermuteForward,
-    Plan, RouterBackward, RouterForward, RouterPart, RouterWeightGrad, ScoreFunction,
-    UnpermuteBackward, UnpermuteForward, WeightGrad, stats_elements,
+    AuxScale, Cpu, Element, Logits, Losses, MoeConfig, PermuteBackward, PermuteForward, Plan,
+    RouterBackward, RouterForward, RouterPart, RouterWeightGrad, ScoreFunction, UnpermuteBackward,
+    UnpermuteForward, WeightGrad, stats_elements,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
-use super::{Target, Types, allowed, capacities, types, with_types};
+use super::{Target, Types, allowed, capacities, grouped, types, with_types};
 use crate::generate::{LogitKind, Rng, RoutingKind, SCORES};
 use crate::harness::{
     HostPlan, RouterOutcome, Tensor, TestBackend, dispatch, list_tiles, narrow, scratch, widen,
@@ -108,13 +108,8 @@ pub(super) fn cases() -> impl Strategy<Value = Case> {
                 .scaling_factor(scale)
                 .losses(Losses::new(aux, z).aux_scale(aux_scale));
             let builder = allowed(builder, top_k, score_function, capacity);
-            // Groups where they are possible.
-            let grouped = groups.and_then(|(groups, selected)| {
-                let limit = GroupLimit { groups, selected };
-                builder.clone().groups(limit).build().ok()
-            });
             Case {
-                config: grouped.unwrap_or_else(|| builder.build().unwrap()),
+                config: grouped(builder, groups),
                 types,
                 tokens,
                 source,
