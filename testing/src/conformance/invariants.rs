@@ -7,7 +7,9 @@ use millet::{
     Capacity, DropPolicy, Keep, MoeConfig, PermuteBackward, PermuteForward, Plan, Renormalize,
     ScoreFunction, SingleExpert, UnpermuteBackward,
 };
+use proptest::prelude::*;
 
+use crate::fuzz::for_all;
 use crate::generate::{POLICIES, Rng, RoutingKind, SCORES, base};
 use crate::harness::{
     HostPlan, Problem, Tensor, TestBackend, dispatch, exact, narrow, route, run, scratch,
@@ -22,39 +24,47 @@ struct Routing {
     weights: Vec<f64>,
 }
 
-impl Routing {
-    fn random(rng: &mut Rng) -> Self {
-        let (tokens, experts) = (rng.below(60), 1 + rng.below(13));
-        let top_k = 1 + rng.below(experts);
-        let mut builder = MoeConfig::builder(1, 1, experts, top_k)
-            .score_function(ScoreFunction::SoftmaxBeforeTopK)
-            .scaling_factor(1.5);
-        if rng.below(2) == 0 {
-            let mut capacity = Capacity::new(2.0 * rng.uniform()).policy(POLICIES[rng.below(3)]);
-            if rng.below(2) == 0 && top_k > 1 {
-                capacity = capacity.renormalize(Renormalize::AfterDrop);
+fn routings() -> impl Strategy<Value = Routing> {
+    let sizes = (1usize..14).prop_flat_map(|experts| (Just(experts), 1..=experts, 0usize..60));
+    let capacity = (
+        0.0f64..2.0,
+        prop::sample::select(POLICIES.to_vec()),
+        any::<bool>(),
+    );
+    let ids = (
+        prop::sample::select(RoutingKind::ALL.to_vec()),
+        any::<u64>(),
+    );
+    (sizes, prop::option::of(capacity), ids).prop_map(
+        |((experts, top_k, tokens), capacity, (kind, seed))| {
+            let mut builder = MoeConfig::builder(1, 1, experts, top_k)
+                .score_function(ScoreFunction::SoftmaxBeforeTopK)
+                .scaling_factor(1.5);
+            if let Some((factor, policy, renormalizes)) = capacity {
+                let renormalize = match renormalizes && top_k > 1 {
+                    true => Renormalize::AfterDrop,
+                    false => Renormalize::Never,
+                };
+                let capacity = Capacity::new(factor).policy(policy);
+                builder = builder.capacity(capacity.renormalize(renormalize));
             }
-            builder = builder.capacity(capacity);
-        }
-        let kind = RoutingKind::ALL[rng.below(RoutingKind::ALL.len())];
-        let ids = kind.ids(tokens, experts, top_k, rng);
-        let weights: Vec<f64> = ids
-            .iter()
-            .map(|_| f64::from(0.1f32) * (1 + rng.below(6)) as f64)
-            .collect();
-        Self {
-            config: builder.build().unwrap(),
-            ids,
-            weights: widen(&narrow::<f32>(&weights)),
-        }
-    }
+            let mut rng = Rng::new(seed);
+            let ids = kind.ids(tokens, experts, top_k, &mut rng);
+            let weights: Vec<f64> = ids
+                .iter()
+                .map(|_| f64::from(0.1f32) * (1 + rng.below(6)) as f64)
+                .collect();
+            Routing {
+                config: builder.build().unwrap(),
+                ids,
+                weights: widen(&narrow::<f32>(&weights)),
+            }
+        },
+    )
 }
 
 pub(super) fn a_plan_is_a_bijection_within_capacity<B: TestBackend>() {
-    let mut rng = Rng::new(2506);
-    for _ in 0..400 / B::SLOWNESS {
-        check_plan::<B>(&Routing::random(&mut rng));
-    }
+    for_all(400 / B::SLOWNESS, routings(), check_plan::<B>);
 }
 
 fn check_plan<B: TestBackend>(routing: &Routing) {
@@ -65,7 +75,6 @@ fn check_plan<B: TestBackend>(routing: &Routing) {
     } = routing;
     let (experts, top_k) = (config.num_experts(), config.top_k());
     let tokens = ids.len() / top_k;
-    let what = format!("{routing:?}");
     let backend = B::create();
     let (plan, after) = dispatch::<B, B::Exact>(&backend, config, ids, weights);
     let host = HostPlan::read(&backend, &plan);
@@ -78,27 +87,27 @@ fn check_plan<B: TestBackend>(routing: &Routing) {
     }
     let limit = config.expert_capacity(tokens);
     let rows = offsets[experts] as usize;
-    assert_eq!(offsets[0], 0, "{what}");
-    assert!(rows <= config.max_rows(tokens), "{what}");
+    assert_eq!(offsets[0], 0);
+    assert!(rows <= config.max_rows(tokens));
     for e in 0..experts {
         let kept = (offsets[e + 1] - offsets[e]) as usize;
-        assert_eq!(kept, counts[e].min(limit), "rows of expert {e}: {what}");
+        assert_eq!(kept, counts[e].min(limit), "rows of expert {e}");
         let own = &to_assignment[offsets[e] as usize..offsets[e + 1] as usize];
-        assert!(own.is_sorted(), "tokens ascend inside an expert: {what}");
-        assert!(own.iter().all(|&a| ids[a as usize] == e as i32), "{what}");
+        assert!(own.is_sorted(), "tokens ascend inside an expert");
+        assert!(own.iter().all(|&a| ids[a as usize] == e as i32));
     }
     let dropped: usize = counts.iter().map(|&n| n.saturating_sub(limit)).sum();
     let lost = ids.len() - rows;
     let sentinels = ids.len() - counts.iter().sum::<usize>();
-    assert_eq!(lost, dropped + sentinels, "{what}");
+    assert_eq!(lost, dropped + sentinels);
     let distinct: HashSet<i32> = to_assignment[..rows].iter().copied().collect();
-    assert_eq!(distinct.len(), rows, "{what}");
+    assert_eq!(distinct.len(), rows);
     for (row, &assignment) in to_assignment[..rows].iter().enumerate() {
-        assert_eq!(to_row[assignment as usize], row as i32, "{what}");
+        assert_eq!(to_row[assignment as usize], row as i32);
     }
     let kept = to_row.iter().filter(|&&row| row >= 0).count();
-    assert_eq!(kept, rows, "{what}");
-    assert!(to_assignment[rows..].iter().all(|&a| a == -1), "{what}");
+    assert_eq!(kept, rows);
+    assert!(to_assignment[rows..].iter().all(|&a| a == -1));
 
     let renormalizes = config
         .capacity()
@@ -106,7 +115,7 @@ fn check_plan<B: TestBackend>(routing: &Routing) {
     for t in 0..tokens {
         let slots = t * top_k..(t + 1) * top_k;
         if !renormalizes {
-            assert_eq!(&after[slots.clone()], &weights[slots], "{what}");
+            assert_eq!(&after[slots.clone()], &weights[slots]);
             continue;
         }
         let survives = to_row[slots.clone()].iter().any(|&row| row >= 0);
@@ -115,10 +124,10 @@ fn check_plan<B: TestBackend>(routing: &Routing) {
         let tolerance = B::tolerance(1e-14, F32);
         assert!(
             abs_diff_eq!(total, expected, epsilon = tolerance),
-            "{total} instead of {expected}: {what}"
+            "{total} instead of {expected}"
         );
         for a in slots {
-            assert!(to_row[a] >= 0 || after[a] == 0.0, "{what}");
+            assert!(to_row[a] >= 0 || after[a] == 0.0);
         }
     }
     // Whoever is kept by probability outweighs whoever is not.
@@ -130,7 +139,7 @@ fn check_plan<B: TestBackend>(routing: &Routing) {
             for b in 0..ids.len() {
                 if ids[a] == ids[b] && to_row[a] >= 0 && to_row[b] < 0 {
                     let heavier = weights[a] > weights[b];
-                    assert!(heavier || (weights[a] == weights[b] && a < b), "{what}");
+                    assert!(heavier || (weights[a] == weights[b] && a < b));
                 }
             }
         }

@@ -64,20 +64,7 @@ impl Target {
         cases: S,
         check: impl Fn(&S::Value) -> TestCaseResult + 'static,
     ) -> Self {
-        let run = move |number: u64| {
-            let mut runner = runner(number);
-            let failure = |reason: String, smallest: String| Failure { reason, smallest };
-            let tree = cases.new_tree(&mut runner);
-            let tree =
-                tree.map_err(|e| failure(format!("no case was found: {e}"), String::new()))?;
-            match runner.run_one(tree, |case| check(&case)) {
-                Ok(true) => Ok(Verdict::Passed),
-                Ok(false) | Err(TestError::Abort(_)) => Ok(Verdict::Undecided),
-                Err(TestError::Fail(reason, case)) => {
-                    Err(failure(reason.to_string(), format!("{case:#?}")))
-                }
-            }
-        };
+        let run = move |number: u64| run_case(number, &cases, &check);
         Self {
             name,
             run: Box::new(run),
@@ -99,6 +86,40 @@ impl Target {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
         });
         Rng::new(Rng::new(seed ^ name).next().wrapping_add(index)).next()
+    }
+}
+
+fn run_case<S: Strategy>(
+    number: u64,
+    cases: &S,
+    check: &impl Fn(&S::Value) -> TestCaseResult,
+) -> Result<Verdict, Failure> {
+    let mut runner = runner(number);
+    let failure = |reason: String, smallest: String| Failure { reason, smallest };
+    let tree = cases.new_tree(&mut runner);
+    let tree = tree.map_err(|e| failure(format!("no case was found: {e}"), String::new()))?;
+    match runner.run_one(tree, |case| check(&case)) {
+        Ok(true) => Ok(Verdict::Passed),
+        Ok(false) | Err(TestError::Abort(_)) => Ok(Verdict::Undecided),
+        Err(TestError::Fail(reason, case)) => {
+            Err(failure(reason.to_string(), format!("{case:#?}")))
+        }
+    }
+}
+
+/// Checks so many cases, the same ones every time, with a check that panics for one that is wrong.
+///
+/// # Panics
+/// When one fails, with the smallest that does.
+pub(crate) fn for_all<S: Strategy>(cases: u32, strategy: S, check: impl Fn(&S::Value)) {
+    let check = |case: &S::Value| {
+        check(case);
+        Ok(())
+    };
+    for number in 0..u64::from(cases) {
+        if let Err(Failure { reason, smallest }) = run_case(number, &strategy, &check) {
+            panic!("{reason}\nThe smallest case that fails: {smallest}");
+        }
     }
 }
 
