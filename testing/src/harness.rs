@@ -374,22 +374,8 @@ pub fn run_with<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
     let routing = layer.routing(saved).unwrap();
     let (aux, z) = layer.losses(saved).unwrap();
 
-    let garbage = |values: &[f64]| Tensor::<B, T>::garbage(backend, values.len());
-    let (mut x_grad, mut gate_up_grad) = (garbage(&problem.x), garbage(&problem.gate_up));
-    let mut down_grad = garbage(&problem.down);
-    let mut router_grad = Tensor::<B, W>::garbage(backend, problem.router.len());
-    let mut gate_up_bias_grad = garbage(&problem.gate_up_bias);
-    let mut down_bias_grad = garbage(&problem.down_bias);
-    let gradients = Gradients {
-        x: x_grad.view_mut(),
-        router: WeightGrad::Overwrite(router_grad.view_mut()),
-        gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
-        down: WeightGrad::Overwrite(down_grad.view_mut()),
-        expert_bias: weights.expert_bias.map(|_| ExpertBiasGrads {
-            gate_up: WeightGrad::Overwrite(gate_up_bias_grad.view_mut()),
-            down: WeightGrad::Overwrite(down_bias_grad.view_mut()),
-        }),
-    };
+    let mut grads = GradTensors::<B, T, W>::garbage(backend, problem);
+    let gradients = grads.overwritten(weights.expert_bias.is_some());
     let input = BackwardInput {
         x,
         output_grad: inputs.output_grad.view(),
@@ -398,6 +384,14 @@ pub fn run_with<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
     layer
         .backward(weights, input, saved, workspace, gradients)
         .unwrap();
+    let [
+        x_grad,
+        router_grad,
+        gate_up_grad,
+        down_grad,
+        gate_up_bias_grad,
+        down_bias_grad,
+    ] = grads.to_f64(backend);
     Outcome {
         output: output.to_f64(backend),
         ids: routing.ids,
@@ -405,12 +399,69 @@ pub fn run_with<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>(
         assignment_to_row: routing.assignment_to_row,
         offsets: routing.offsets,
         losses: vec![aux.to_f64(), z.to_f64()],
-        x_grad: x_grad.to_f64(backend),
-        router_grad: router_grad.to_f64(backend),
-        gate_up_grad: gate_up_grad.to_f64(backend),
-        down_grad: down_grad.to_f64(backend),
-        gate_up_bias_grad: gate_up_bias_grad.to_f64(backend),
-        down_bias_grad: down_bias_grad.to_f64(backend),
+        x_grad,
+        router_grad,
+        gate_up_grad,
+        down_grad,
+        gate_up_bias_grad,
+        down_bias_grad,
+    }
+}
+
+/// Tensors for the gradients of a layer.
+pub struct GradTensors<B: TestBackend, T: Element, W: Element<Acc = T::Acc>> {
+    /// \[T, H\].
+    pub x: Tensor<B, T>,
+    /// \[E, H\].
+    pub router: Tensor<B, W>,
+    /// \[E, 2I, H\].
+    pub gate_up: Tensor<B, T>,
+    /// \[E, H, I\].
+    pub down: Tensor<B, T>,
+    /// \[E, 2I\], or empty.
+    pub gate_up_bias: Tensor<B, T>,
+    /// \[E, H\], or empty.
+    pub down_bias: Tensor<B, T>,
+}
+
+impl<B: TestBackend, T: Element, W: Element<Acc = T::Acc>> GradTensors<B, T, W> {
+    /// As many as the problem has, of what backward must not leave there.
+    pub fn garbage(backend: &B, problem: &Problem) -> Self {
+        let garbage = |values: &[f64]| Tensor::garbage(backend, values.len());
+        Self {
+            x: garbage(&problem.x),
+            router: Tensor::garbage(backend, problem.router.len()),
+            gate_up: garbage(&problem.gate_up),
+            down: garbage(&problem.down),
+            gate_up_bias: garbage(&problem.gate_up_bias),
+            down_bias: garbage(&problem.down_bias),
+        }
+    }
+
+    /// All of them to be overwritten, those of the biases where the layer has biases.
+    pub fn overwritten(&mut self, has_expert_bias: bool) -> Gradients<'_, B, T, W> {
+        Gradients {
+            x: self.x.view_mut(),
+            router: WeightGrad::Overwrite(self.router.view_mut()),
+            gate_up: WeightGrad::Overwrite(self.gate_up.view_mut()),
+            down: WeightGrad::Overwrite(self.down.view_mut()),
+            expert_bias: has_expert_bias.then(|| ExpertBiasGrads {
+                gate_up: WeightGrad::Overwrite(self.gate_up_bias.view_mut()),
+                down: WeightGrad::Overwrite(self.down_bias.view_mut()),
+            }),
+        }
+    }
+
+    /// In the order of the fields.
+    pub fn to_f64(&self, backend: &B) -> [Vec<f64>; 6] {
+        [
+            self.x.to_f64(backend),
+            self.router.to_f64(backend),
+            self.gate_up.to_f64(backend),
+            self.down.to_f64(backend),
+            self.gate_up_bias.to_f64(backend),
+            self.down_bias.to_f64(backend),
+        ]
     }
 }
 

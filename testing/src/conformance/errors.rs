@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use millet::half::{bf16, f16};
 use millet::{
     BackwardInput, Capacity, ConfigError, DispatchForward, Element, Error, ExpertBias,
-    ExpertBiasGrads, ExpertsBiasGrad, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad,
-    ExpertsInputGrad, ExpertsUp, ExpertsUpWeightGrad, Gradients, GroupLimit, Keep, Logits, Losses,
-    MoeConfig, MoeLayer, PermuteBackward, PermuteForward, Plan, Result, RouterBackward,
-    RouterForward, RouterPart, RouterWeightGrad, ScoreFunction, UnpermuteBackward,
-    UnpermuteForward, WeightGrad, Weights, stats_elements,
+    ExpertsBiasGrad, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad, ExpertsInputGrad,
+    ExpertsUp, ExpertsUpWeightGrad, GroupLimit, Keep, Logits, Losses, MoeConfig, MoeLayer,
+    PermuteBackward, PermuteForward, Plan, Result, RouterBackward, RouterForward, RouterPart,
+    RouterWeightGrad, ScoreFunction, UnpermuteBackward, UnpermuteForward, WeightGrad, Weights,
+    stats_elements,
 };
 
 use crate::harness::{
-    HostPlan, Outcome, Problem, Tensor, TestBackend, dispatch, expert_bias_views, run, scratch,
+    GradTensors, HostPlan, Outcome, Problem, Tensor, TestBackend, dispatch, expert_bias_views, run,
+    scratch,
 };
 
 const TOKENS: usize = 5;
@@ -660,13 +661,14 @@ impl<B: TestBackend> Layer<B> {
         let bias = bias.map(|bias| self.tensor(change, "selection bias", bias));
         let gate_up = self.tensor(change, "gate_up", &problem.gate_up);
         let down = self.tensor(change, "down", &problem.down);
-        let mut x_grad = self.tensor(change, "x gradient", &problem.x);
-        let mut router_grad = self.tensor(change, "router gradient", &problem.router);
-        let mut gate_up_grad = self.tensor(change, "gate_up gradient", &problem.gate_up);
-        let mut down_grad = self.tensor(change, "down gradient", &problem.down);
-        let (gate_up_bias, down_bias) = (&problem.gate_up_bias, &problem.down_bias);
-        let mut gate_up_bias_grad = self.tensor(change, "gate_up bias gradient", gate_up_bias);
-        let mut down_bias_grad = self.tensor(change, "down bias gradient", down_bias);
+        let mut grads = GradTensors::<B, f32, f32> {
+            x: self.tensor(change, "x gradient", &problem.x),
+            router: self.tensor(change, "router gradient", &problem.router),
+            gate_up: self.tensor(change, "gate_up gradient", &problem.gate_up),
+            down: self.tensor(change, "down gradient", &problem.down),
+            gate_up_bias: self.tensor(change, "gate_up bias gradient", &problem.gate_up_bias),
+            down_bias: self.tensor(change, "down bias gradient", &problem.down_bias),
+        };
         let expert_bias = self.expert_bias(change);
         let weights = Weights {
             router: router.view(),
@@ -682,28 +684,11 @@ impl<B: TestBackend> Layer<B> {
             output_grad: output_grad.view(),
             loss_gradient,
         };
-        let gradients = Gradients {
-            x: x_grad.view_mut(),
-            router: WeightGrad::Overwrite(router_grad.view_mut()),
-            gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
-            down: WeightGrad::Overwrite(down_grad.view_mut()),
-            expert_bias: given.then(|| ExpertBiasGrads {
-                gate_up: WeightGrad::Overwrite(gate_up_bias_grad.view_mut()),
-                down: WeightGrad::Overwrite(down_bias_grad.view_mut()),
-            }),
-        };
+        let gradients = grads.overwritten(given);
         let (saved, workspace) = (&mut self.saved, &mut self.workspace);
         self.layer
             .backward(weights, input, saved, workspace, gradients)?;
-        let grads = [
-            x_grad,
-            router_grad,
-            gate_up_grad,
-            down_grad,
-            gate_up_bias_grad,
-            down_bias_grad,
-        ];
-        Ok(grads.map(|grad| grad.to_f64(self.layer.backend())))
+        Ok(grads.to_f64(self.layer.backend()))
     }
 }
 
@@ -1067,14 +1052,12 @@ pub(super) fn every_pair_of_types_has_its_scratch<B: TestBackend>() {
         let problem = Problem::random(&config, 3, 4);
         let layer = MoeLayer::new(B::create(), config);
         let backend = layer.backend();
-        let tensor = |values: &[f64]| Tensor::<B, T>::from_f64(backend, values);
         let inputs = problem.upload::<B, T, W>(backend);
         let (weights, x) = (inputs.weights(), inputs.x.view());
         let mut saved = layer.saved::<T>(3, Keep::Hidden).unwrap();
         let mut workspace = layer.workspace::<T>(3, Keep::Hidden).unwrap();
-        let (mut output, mut x_grad) = (tensor(&problem.x), tensor(&problem.x));
-        let (mut gate_up_grad, mut down_grad) = (tensor(&problem.gate_up), tensor(&problem.down));
-        let mut router_grad = Tensor::<B, W>::from_f64(backend, &problem.router);
+        let mut output = Tensor::<B, T>::garbage(backend, problem.x.len());
+        let mut grads = GradTensors::<B, T, W>::garbage(backend, &problem);
         let forward = layer.forward(weights, x, output.view_mut(), &mut saved, &mut workspace);
         let taken = B::ANY_ROUTER_WEIGHT || [T::DTYPE, T::Acc::DTYPE].contains(&W::DTYPE);
         if !taken {
@@ -1086,13 +1069,7 @@ pub(super) fn every_pair_of_types_has_its_scratch<B: TestBackend>() {
             return;
         }
         forward.unwrap_or_else(|error| panic!("{} with {}: {error}", T::DTYPE, W::DTYPE));
-        let gradients = Gradients {
-            x: x_grad.view_mut(),
-            router: WeightGrad::Overwrite(router_grad.view_mut()),
-            gate_up: WeightGrad::Overwrite(gate_up_grad.view_mut()),
-            down: WeightGrad::Overwrite(down_grad.view_mut()),
-            expert_bias: None,
-        };
+        let gradients = grads.overwritten(false);
         let input = BackwardInput {
             x,
             output_grad: x,
