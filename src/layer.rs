@@ -393,7 +393,7 @@ impl<B: Backend> MoeLayer<B> {
         }
         if saved.keep == Keep::Routing && workspace.h.is_none() {
             return Err(refuse(
-                "the `Saved` was made with Keep::Routing and has no h, and the `Workspace` was not made with Keep::Routing to make it again",
+                "the `Saved` was made with Keep::Routing and has no h, and the `Workspace` was not: it has no room to make h again",
             ));
         }
         let check = self.check(OPERATION, tokens);

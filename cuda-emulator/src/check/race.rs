@@ -4,8 +4,9 @@
 //! and after a `bar`/`barrier` by those who arrive and those who wait; before and after a `bar.warp.sync` by its lanes; a
 //! release (or a fence and then a strong write) and the acquire (or a strong read and then a fence) that sees it, if each is
 //! in the other's scope; `fence.sc` also by way of a barrier ([`Sequential`](super::state::Sequential)); a load of another lane's of
-//! the warp and a store that depends on what it loaded. By themselves `shfl`, `vote`, `match`, `ldmatrix` and `mma` order nothing. Two strong accesses do not
-//! race. Stores of the same value to the same place are not reported. Kernels are ordered with one another by their launches.
+//! the warp and a store that depends on what it loaded. By themselves `shfl`, `vote`, `match`, `ldmatrix` and `mma` order nothing.
+//! Two strong accesses do not race. Stores of the same value to the same place are not reported. Kernels are ordered with one another
+//! by their launches.
 
 use std::sync::PoisonError;
 
