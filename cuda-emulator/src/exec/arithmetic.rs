@@ -3,7 +3,7 @@
 use super::alu::combine;
 use super::compare::{compare, slct};
 use super::float::{float32, float64, half_op, testp};
-use super::integer::{carry_of, int16, int32, int64, x32};
+use super::integer::{carries, int16, int32, int64, x32};
 use super::lanes::*;
 use super::registers::Regs;
 use crate::lower::op::*;
@@ -74,40 +74,13 @@ pub(super) unsafe fn execute(
             }
             Op::Carry32(c) => {
                 let (x, y, z) = (regs.get32(inst.a), regs.get32(inst.b), regs.get32(inst.c));
-                let mut t = [0; 32];
-                let mut out = *carry;
-                for l in 0..32 {
-                    if active >> l & 1 == 0 {
-                        continue;
-                    }
-                    let take = c.take && *carry >> l & 1 != 0;
-                    let wide = |v: u32| u64::from(v);
-                    let (value, bit) =
-                        carry_of(c.kind, wide(x[l]), wide(y[l]), wide(z[l]), take, 32);
-                    t[l] = value as u32;
-                    if c.set {
-                        out = out & !(1 << l) | u32::from(bit) << l;
-                    }
-                }
-                *carry = out;
+                let terms = |l: usize| [x[l], y[l], z[l]].map(u64::from);
+                let t = carries(c, carry, active, 32, terms).map(|value| value as u32);
                 regs.set32(inst.d, &t, active);
             }
             Op::Carry64(c) => {
                 let (x, y, z) = (regs.get64(inst.a), regs.get64(inst.b), regs.get64(inst.c));
-                let mut t = [0; 32];
-                let mut out = *carry;
-                for l in 0..32 {
-                    if active >> l & 1 == 0 {
-                        continue;
-                    }
-                    let take = c.take && *carry >> l & 1 != 0;
-                    let (value, bit) = carry_of(c.kind, x[l], y[l], z[l], take, 64);
-                    t[l] = value;
-                    if c.set {
-                        out = out & !(1 << l) | u32::from(bit) << l;
-                    }
-                }
-                *carry = out;
+                let t = carries(c, carry, active, 64, |l| [x[l], y[l], z[l]]);
                 regs.set64(inst.d, &t, active);
             }
             Op::F32(op, mode) => float32(regs, inst, active, op, mode, seed),

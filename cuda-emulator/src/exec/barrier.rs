@@ -1,13 +1,11 @@
 //! `bar` and `barrier`: lanes gather in their warp, warps arrive at the block's barrier, all go on when it completes.
 
 use super::defined;
-use super::frame::At;
 use super::state::{BarrierState, Block, Wait, Warp, line_of};
 use super::worker::Exec;
 use super::worker::Flow;
 use crate::check::FindingKind;
 use crate::check::hooks::Barrier;
-use crate::launch::FaultCode;
 use crate::lower::code::Code;
 use crate::lower::op::{Bar, BarRed, NONE, Op, Slow};
 use crate::lower::operands::File;
@@ -32,15 +30,8 @@ pub(crate) fn execute(
     bar: &Bar,
     lanes: u32,
 ) -> Flow {
-    let g = &warp.groups[group];
-    let (pc, frame, mask) = (g.pc, g.frame, g.mask);
-    let r = warp.regs(frame);
-    let at = At {
-        pc,
-        lanes,
-        frame,
-        regs: r,
-    };
+    let (at, mask) = (warp.at(group, lanes), warp.groups[group].mask);
+    let (pc, r) = (at.pc, at.regs);
     for slot in [bar.id, bar.count] {
         let what = "takes as a barrier's number or count";
         defined::check_decision(exec, block, warp, at, (File::R32, slot), what);
@@ -58,36 +49,15 @@ pub(crate) fn execute(
     let (Ok(id), Ok(count)) = (uniform(bar.id), uniform(bar.count)) else {
         let message =
             "lanes of a warp are at one barrier instruction with different numbers".into();
-        return exec.fault(
-            block,
-            warp,
-            FaultCode::IllegalInstruction,
-            message,
-            pc,
-            lanes,
-        );
+        return exec.illegal(block, warp, (pc, lanes), message);
     };
     if id >= 16 {
         let message = format!("there are barriers 0 to 15, not {id}");
-        return exec.fault(
-            block,
-            warp,
-            FaultCode::IllegalInstruction,
-            message,
-            pc,
-            lanes,
-        );
+        return exec.illegal(block, warp, (pc, lanes), message);
     }
     if count % 32 != 0 || (bar.count != NONE && count == 0) {
         let message = format!("a barrier's thread count is a multiple of 32, not {count}");
-        return exec.fault(
-            block,
-            warp,
-            FaultCode::IllegalInstruction,
-            message,
-            pc,
-            lanes,
-        );
+        return exec.illegal(block, warp, (pc, lanes), message);
     }
     // Lanes whose guard is false go on by themselves.
     let mut at = group;

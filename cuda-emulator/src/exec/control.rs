@@ -2,7 +2,7 @@
 
 use super::barrier;
 use super::defined;
-use super::frame::{At, Frame, pass};
+use super::frame::{Frame, pass};
 use super::state::{Block, Return, Wait, Warp};
 use super::worker::Exec;
 use super::worker::Flow;
@@ -65,18 +65,12 @@ pub(super) fn together(
     members: u32,
     any_place: bool,
 ) -> Result<Vec<u32>, Flow> {
-    let frame = warp.groups[group].frame;
-    let pc = warp.groups[group].pc;
-    let at = At {
-        pc,
-        lanes,
-        frame,
-        regs: warp.regs(frame),
-    };
+    let at = warp.at(group, lanes);
+    let pc = at.pc;
     let register = (File::R32, members);
     defined::check_decision(exec, block, warp, at, register, "takes as a mask of lanes");
     // SAFETY: a slot of this frame.
-    let words = *unsafe { warp.regs(frame).get32(members) };
+    let words = *unsafe { at.regs.get32(members) };
     let live = warp.live;
     let mut sets = Vec::new();
     let mut waiting = Vec::new();
@@ -140,14 +134,7 @@ pub(super) fn whole_warp(
         let message = format!("{name} needs all 32 lanes of the warp, {lanes:#010x} execute it");
         let kind = FindingKind::BarrierMisuse;
         exec.report(block, warp, kind, message.clone(), (pc, lanes), None);
-        return Err(exec.fault(
-            block,
-            warp,
-            FaultCode::IllegalInstruction,
-            message,
-            pc,
-            lanes,
-        ));
+        return Err(exec.illegal(block, warp, (pc, lanes), message));
     }
     warp.groups[group].wait = Wait::Members {
         mask: !0,
@@ -198,15 +185,10 @@ pub(super) fn call(
     let (index, lanes) = match call.target {
         CallTarget::Function(index) => (index as usize, active),
         CallTarget::Indirect(slot) => {
-            let at = At {
-                pc,
-                lanes: active,
-                frame,
-                regs: warp.regs(frame),
-            };
+            let at = warp.at(group, active);
             defined::check_decision(exec, block, warp, at, (File::R64, slot), "calls by");
             // SAFETY: a slot of this frame.
-            let words = unsafe { warp.regs(frame).get64(slot) };
+            let words = unsafe { at.regs.get64(slot) };
             let first = words[active.trailing_zeros() as usize];
             let same = (0..32)
                 .filter(|&l| active >> l & 1 != 0 && words[l] == first)
@@ -255,14 +237,7 @@ pub(super) fn call(
             call.args.len(),
             call.returns.len()
         );
-        return exec.fault(
-            block,
-            warp,
-            FaultCode::IllegalInstruction,
-            message,
-            pc,
-            lanes,
-        );
+        return exec.illegal(block, warp, (pc, lanes), message);
     }
     warp.open(inner, callee, lanes);
     for (&from, &to) in call.args.iter().zip(&callee.params) {
@@ -276,14 +251,7 @@ pub(super) fn call(
         );
         if !pass(&mut warp.files, (frame, from), (inner, to), lanes) {
             let message = format!("an argument does not fit {}'s parameter", callee.name);
-            return exec.fault(
-                block,
-                warp,
-                FaultCode::IllegalInstruction,
-                message,
-                pc,
-                lanes,
-            );
+            return exec.illegal(block, warp, (pc, lanes), message);
         }
     }
     let entered = take_lanes(warp, group, active, lanes, callee.entry);

@@ -7,15 +7,29 @@ use super::registers::Regs;
 use crate::lower::op::*;
 use crate::numeric::{half, int};
 
-/// Value and carry (of sub: borrow) of an extended-precision operation on `bits` bits.
-pub(super) fn carry_of(
-    kind: CarryKind,
-    a: u64,
-    b: u64,
-    c: u64,
-    take: bool,
+/// What `add.cc` and the like give in each lane that takes part; the carry is taken and set as the operation says.
+pub(super) fn carries(
+    c: Carry,
+    carry: &mut u32,
+    active: u32,
     bits: u32,
-) -> (u64, bool) {
+    terms: impl Fn(usize) -> [u64; 3],
+) -> [u64; 32] {
+    let mut values = [0; 32];
+    for l in (0..32).filter(|&l| active >> l & 1 != 0) {
+        let take = c.take && *carry >> l & 1 != 0;
+        let [x, y, z] = terms(l);
+        let (value, bit) = carry_of(c.kind, x, y, z, take, bits);
+        values[l] = value;
+        if c.set {
+            *carry = *carry & !(1 << l) | u32::from(bit) << l;
+        }
+    }
+    values
+}
+
+/// Value and carry (of sub: borrow) of an extended-precision operation on `bits` bits.
+fn carry_of(kind: CarryKind, a: u64, b: u64, c: u64, take: bool, bits: u32) -> (u64, bool) {
     let take = u128::from(take);
     let all = (1u128 << bits) - 1;
     let (a, b, c) = (u128::from(a), u128::from(b), u128::from(c));

@@ -31,14 +31,10 @@ pub(crate) fn execute(
 ) -> Flow {
     let code = exec.grid.code;
     let op = &code.slow[index as usize];
-    let (pc, frame) = (warp.groups[group].pc, warp.groups[group].frame);
-    let r = warp.regs(frame);
-    let at = At {
-        pc,
-        lanes,
-        frame,
-        regs: r,
-    };
+    let at = warp.at(group, lanes);
+    let At {
+        pc, frame, regs: r, ..
+    } = at;
     // SAFETY (of the blocks below): slots are those that lowering gave to this frame's function.
     match op {
         Slow::Atom(atom) => {

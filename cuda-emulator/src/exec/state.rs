@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::defined::shadow::Shadow;
-use super::frame::{Files, Frame};
+use super::frame::{At, Files, Frame};
 use super::registers::{Lanes32, Regs};
 use crate::check::checker::BlockChecker;
 use crate::lower::code::Code;
@@ -113,6 +113,18 @@ impl Warp {
             self.idle_polls = 0;
         }
         self.idle_polls = self.idle_polls.saturating_add(1);
+    }
+
+    /// Where a group is, with the lanes for which the guard holds.
+    pub(crate) fn at(&mut self, group: usize, lanes: u32) -> At {
+        let (pc, frame) = (self.groups[group].pc, self.groups[group].frame);
+        let regs = self.regs(frame);
+        At {
+            pc,
+            lanes,
+            frame,
+            regs,
+        }
     }
 
     /// Registers of a frame.

@@ -495,13 +495,15 @@ impl Exec<'_> {
             let kind = FindingKind::LimitExceeded;
             self.report(block, warp, kind, message.clone(), (pc, mask), None);
         }
-        let message = format!(
-            "{}, block {:?}: {message}",
-            self.grid.launch.kernel.name, block.id
-        );
+        self.give_up(block, message);
+    }
+
+    /// Ends the launch at a block that does not come to its end.
+    fn give_up(&mut self, block: &Block<'_>, message: String) {
+        let kernel = &self.grid.launch.kernel.name;
         self.fault = Some(Fault {
             code: FaultCode::LaunchTimeout,
-            message,
+            message: format!("{kernel}, block {:?}: {message}", block.id),
         });
     }
 
@@ -562,13 +564,6 @@ impl Exec<'_> {
                 address: None,
             });
         }
-        let message = format!(
-            "{}, block {:?}: {message}",
-            self.grid.launch.kernel.name, block.id
-        );
-        self.fault = Some(Fault {
-            code: FaultCode::LaunchTimeout,
-            message,
-        });
+        self.give_up(block, message);
     }
 }

@@ -187,6 +187,18 @@ impl Exec<'_> {
         Flow::Fault
     }
 
+    /// Ends the launch at an instruction that cannot be executed so.
+    pub(crate) fn illegal(
+        &mut self,
+        block: &Block<'_>,
+        warp: &Warp,
+        (pc, lanes): (u32, u32),
+        message: String,
+    ) -> Flow {
+        let code = FaultCode::IllegalInstruction;
+        self.fault(block, warp, code, message, pc, lanes)
+    }
+
     /// A load, store or atomic that cannot be done: says why, as a finding and as the launch's error.
     pub(crate) fn memory_fault(
         &mut self,

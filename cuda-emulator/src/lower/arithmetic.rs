@@ -291,14 +291,7 @@ impl FunctionLowering<'_, '_> {
         let rounding = words.rounding();
         let ftz = words.flag("ftz");
         let op = match (ty, approx, rounding, double) {
-            (Type::F32, Some(op), None, _) => Op::F32(
-                op,
-                FloatMode {
-                    rounding: Rounding::Near,
-                    ftz,
-                    sat: false,
-                },
-            ),
+            (Type::F32, Some(op), None, _) => Op::F32(op, FloatMode::nearest(ftz)),
             (Type::F32, None, Some(rounding), _) => Op::F32(
                 single,
                 FloatMode {
@@ -341,14 +334,7 @@ impl FunctionLowering<'_, '_> {
         }
         let ftz = words.flag("ftz");
         let op = match ty {
-            Type::F32 => Op::F32(
-                F32Op::RsqrtApprox,
-                FloatMode {
-                    rounding: Rounding::Near,
-                    ftz,
-                    sat: false,
-                },
-            ),
+            Type::F32 => Op::F32(F32Op::RsqrtApprox, FloatMode::nearest(ftz)),
             Type::F64 => Op::F64(F64Op::RsqrtApprox { ftz }, Rounding::Near),
             _ => return Err(words.error("rsqrt is for f32 and f64")),
         };
@@ -372,24 +358,9 @@ impl FunctionLowering<'_, '_> {
                 if single == F32Op::Tanh && ftz {
                     return Err(words.error("tanh has no .ftz"));
                 }
-                Op::F32(
-                    single,
-                    FloatMode {
-                        rounding: Rounding::Near,
-                        ftz,
-                        sat: false,
-                    },
-                )
+                Op::F32(single, FloatMode::nearest(ftz))
             }
-            (_, Some(ty), Some(half)) => Op::Half(
-                half,
-                ty,
-                HalfMode {
-                    ftz,
-                    sat: false,
-                    relu: false,
-                },
-            ),
+            (_, Some(ty), Some(half)) => Op::Half(half, ty, HalfMode::plain(ftz)),
             _ => return Err(words.error("this type is not implemented here")),
         };
         self.same(words, op, ty, 1)
@@ -426,28 +397,14 @@ impl FunctionLowering<'_, '_> {
         let xorsign = words.flag("xorsign");
         let abs = words.flag("abs");
         if ty == Type::F32 && words.inst.operands.len() == 4 && !xorsign {
-            return self.min_max_of_three(
-                words,
-                max,
-                FloatMode {
-                    rounding: Rounding::Near,
-                    ftz,
-                    sat: false,
-                },
-                nan,
-                abs,
-            );
+            return self.min_max_of_three(words, max, FloatMode::nearest(ftz), nan, abs);
         }
         if abs != xorsign {
             return Err(words.error(".xorsign and .abs go together"));
         }
         let op = match (ty, half_type(ty)) {
             (Type::F32, _) => {
-                let mode = FloatMode {
-                    rounding: Rounding::Near,
-                    ftz,
-                    sat: false,
-                };
+                let mode = FloatMode::nearest(ftz);
                 let op = match max {
                     false => F32Op::Min { nan, xorsign },
                     true => F32Op::Max { nan, xorsign },
@@ -462,15 +419,7 @@ impl FunctionLowering<'_, '_> {
                     false => HalfOp::Min { nan, xorsign },
                     true => HalfOp::Max { nan, xorsign },
                 };
-                Op::Half(
-                    op,
-                    half,
-                    HalfMode {
-                        ftz,
-                        sat: false,
-                        relu: false,
-                    },
-                )
+                Op::Half(op, half, HalfMode::plain(ftz))
             }
             _ => return Err(words.error("this type is not implemented here")),
         };
@@ -529,29 +478,14 @@ impl FunctionLowering<'_, '_> {
             }
             (Type::F32, _) => {
                 let op = if neg { F32Op::Neg } else { F32Op::Abs };
-                Op::F32(
-                    op,
-                    FloatMode {
-                        rounding: Rounding::Near,
-                        ftz,
-                        sat: false,
-                    },
-                )
+                Op::F32(op, FloatMode::nearest(ftz))
             }
             (Type::F64, _) if !ftz => {
                 Op::F64(if neg { F64Op::Neg } else { F64Op::Abs }, Rounding::Near)
             }
             (_, Some(half)) => {
                 let op = if neg { HalfOp::Neg } else { HalfOp::Abs };
-                Op::Half(
-                    op,
-                    half,
-                    HalfMode {
-                        ftz,
-                        sat: false,
-                        relu: false,
-                    },
-                )
+                Op::Half(op, half, HalfMode::plain(ftz))
             }
             _ => return Err(words.error("this type is not implemented here")),
         };

@@ -244,6 +244,14 @@ pub(crate) struct FloatMode {
     pub(crate) sat: bool,
 }
 
+impl FloatMode {
+    /// To the nearest, not saturated.
+    pub(crate) fn nearest(ftz: bool) -> Self {
+        let (rounding, sat) = (Rounding::Near, false);
+        Self { rounding, ftz, sat }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum F32Op {
     Add,
@@ -313,6 +321,14 @@ pub(crate) struct HalfMode {
     pub(crate) ftz: bool,
     pub(crate) sat: bool,
     pub(crate) relu: bool,
+}
+
+impl HalfMode {
+    /// Neither saturated nor cut off below 0.
+    pub(crate) fn plain(ftz: bool) -> Self {
+        let (sat, relu) = (false, false);
+        Self { ftz, sat, relu }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

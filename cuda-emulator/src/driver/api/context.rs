@@ -487,15 +487,19 @@ pub(super) extern "C" fn cuCtxGetDevice(out: Out<'_, c_int>) -> CUresult {
     })
 }
 
+/// What a program means by a context: null is the calling thread's.
+fn or_current(context: Handle) -> Handle {
+    match context {
+        0 => current_handle(),
+        context => context,
+    }
+}
+
 /// A number for a context that no other gets.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxGetId(context: Handle, out: Out<'_, u64>) -> CUresult {
     ask("cuCtxGetId", out, 0, |driver| {
-        let context = if context == 0 {
-            current_handle()
-        } else {
-            context
-        };
+        let context = or_current(context);
         driver.context(context).map(|_| context)
     })
 }
@@ -504,12 +508,7 @@ pub(super) extern "C" fn cuCtxGetId(context: Handle, out: Out<'_, u64>) -> CUres
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn cuCtxGetApiVersion(context: Handle, out: Out<'_, u32>) -> CUresult {
     ask("cuCtxGetApiVersion", out, 0, |driver| {
-        let context = if context == 0 {
-            current_handle()
-        } else {
-            context
-        };
-        driver.context(context).map(|_| 3020)
+        driver.context(or_current(context)).map(|_| 3020)
     })
 }
 
