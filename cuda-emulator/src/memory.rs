@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -21,6 +22,10 @@ pub const GLOBAL_BASE: u64 = 0x0000_7000_0000_0000;
 
 /// Bytes left unused behind every allocation, and the least alignment.
 const RED_ZONE: u64 = 256;
+/// Of the host's memory.
+const PAGE: u64 = 4096;
+/// Freed allocations that are remembered; beyond, those at the lowest addresses, which are the oldest, are forgotten.
+const MOST_FREED: usize = 1 << 16;
 
 /// Why an access from the host, or an attempt to free, was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,7 +200,8 @@ impl Table {
         Some(base)
     }
 
-    fn add_hole(&mut self, mut start: u64, mut end: u64) {
+    /// Adds a range that can be used again, and gives the hole that it is part of now.
+    fn add_hole(&mut self, mut start: u64, mut end: u64) -> Range<u64> {
         if let Some((&s, &e)) = self.holes.range(..start).next_back()
             && e == start
         {
@@ -206,6 +212,7 @@ impl Table {
             end = e;
         }
         self.holes.insert(start, end);
+        start..end
     }
 }
 
@@ -373,15 +380,28 @@ impl DeviceMemory {
         };
         table.used -= allocation.len;
         table.freed.insert(addr, allocation.len);
-        let size = (allocation.len + RED_ZONE).next_multiple_of(RED_ZONE);
-        table.add_hole(addr, addr + size);
+        if table.freed.len() > MOST_FREED {
+            table.freed.pop_first();
+        }
+        let end = addr + (allocation.len + RED_ZONE).next_multiple_of(RED_ZONE);
+        let hole = table.add_hole(addr, end);
         self.generation.fetch_add(1, Ordering::Release);
-        // Whole pages inside go back to the host and read as zero from now on.
-        // SAFETY: inside the mappings; nothing live is in it.
+        // Small allocations share a page, which goes back with the last of them.
+        let first = (addr & !(PAGE - 1)).max(hole.start.next_multiple_of(PAGE));
+        let last = end.next_multiple_of(PAGE).min(hole.end & !(PAGE - 1));
+        let (head, tail) = (
+            first.clamp(addr, end),
+            last.clamp(first.clamp(addr, end), end),
+        );
+        // SAFETY: inside the mappings; nothing lives in the hole.
         unsafe {
-            discard(self.arena, addr - GLOBAL_BASE, allocation.len, false);
+            discard(self.arena, first, last);
             if self.tracks_defined() {
-                discard(self.shadow, addr - GLOBAL_BASE, allocation.len, true);
+                discard(self.shadow, first, last);
+                for (from, to) in [(addr, head), (tail, end)] {
+                    let bytes = self.shadow.add((from - GLOBAL_BASE) as usize);
+                    bytes.write_bytes(0, (to - from) as usize);
+                }
             }
         }
         Ok(())
@@ -606,23 +626,16 @@ fn unmap(start: *mut u8, bytes: u64) {
     unsafe { libc::munmap(start.cast(), bytes as usize) };
 }
 
-/// Gives whole pages of a range back: they read as zero from now on. With `all`, the rest of the range does, too.
+/// Gives the pages between two addresses back to the host: they read as zero from now on.
 ///
 /// # Safety
-/// The range is inside the mapping at `start`, and nothing live is in it.
-unsafe fn discard(start: *mut u8, offset: u64, len: u64, all: bool) {
-    let end = offset + len;
-    let first = offset.next_multiple_of(4096).min(end);
-    let last = (end & !4095).max(first);
-    // SAFETY: the caller's; `first` and `last` are page boundaries unless nothing is between them.
-    unsafe {
-        if first < last {
-            let pages = start.add(first as usize);
+/// They are inside the mapping at `start`, and nothing live is in them.
+unsafe fn discard(start: *mut u8, first: u64, last: u64) {
+    if first < last {
+        // SAFETY: the caller's.
+        unsafe {
+            let pages = start.add((first - GLOBAL_BASE) as usize);
             libc::madvise(pages.cast(), (last - first) as usize, libc::MADV_DONTNEED);
-        }
-        if all {
-            std::ptr::write_bytes(start.add(offset as usize), 0, (first - offset) as usize);
-            std::ptr::write_bytes(start.add(last as usize), 0, (end - last) as usize);
         }
     }
 }

@@ -111,21 +111,39 @@ fn report(driver: &mut Driver, race: Option<Race>) -> Outcome {
 
 /// Runs a graph's nodes in an order that its edges allow.
 fn execute_graph(driver: &mut Locked, nodes: &[Node]) -> Outcome {
-    let mut done = vec![false; nodes.len()];
     let mut runs = Vec::with_capacity(nodes.len());
-    for left in (1..=nodes.len()).rev() {
-        let ready: Vec<_> = (0..nodes.len())
-            .filter(|&i| !done[i] && nodes[i].after.iter().all(|&a| done[a]))
-            .collect();
-        assert!(!ready.is_empty(), "{left} nodes wait for each other");
-        let pick = driver.random.as_mut().map_or(0, |r| r.below(ready.len()));
+    for node in order_of(driver, nodes) {
         let before = driver.order.noted();
-        execute(driver, &nodes[ready[pick]].work)?;
-        runs.push((ready[pick], before..driver.order.noted()));
-        done[ready[pick]] = true;
+        execute(driver, &nodes[node].work)?;
+        runs.push((node, before..driver.order.noted()));
     }
     let race = driver.order.compare_nodes(nodes, &runs);
     report(driver, race)
+}
+
+/// An order that the edges allow: without a seed that in which the nodes were added, which edges never go against.
+fn order_of(driver: &mut Driver, nodes: &[Node]) -> Vec<usize> {
+    let Some(random) = &mut driver.random else {
+        return (0..nodes.len()).collect();
+    };
+    let mut waits_for: Vec<_> = nodes.iter().map(|n| n.after.len()).collect();
+    let mut next = vec![Vec::new(); nodes.len()];
+    for (i, node) in nodes.iter().enumerate() {
+        node.after.iter().for_each(|&before| next[before].push(i));
+    }
+    let mut ready: Vec<_> = (0..nodes.len()).filter(|&i| waits_for[i] == 0).collect();
+    let mut order = Vec::with_capacity(nodes.len());
+    while !ready.is_empty() {
+        let node = ready.swap_remove(random.below(ready.len()));
+        order.push(node);
+        for &after in &next[node] {
+            waits_for[after] -= 1;
+            if waits_for[after] == 0 {
+                ready.push(after);
+            }
+        }
+    }
+    order
 }
 
 /// How a launch ended and what it touched.

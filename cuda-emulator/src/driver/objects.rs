@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
 use std::time::Instant;
 
@@ -61,8 +61,8 @@ pub(super) struct Context {
     pub(super) primary: bool,
     /// The legacy default stream.
     pub(super) legacy: Handle,
-    /// Per-thread default streams.
-    pub(super) per_thread: HashMap<ThreadId, Handle>,
+    /// Default streams of threads, with what dies with the thread.
+    pub(super) per_thread: HashMap<ThreadId, (Weak<()>, Handle)>,
     /// What a kernel did to the context: every later call returns it.
     pub(super) broken: Option<Broken>,
     pub(super) limits: HashMap<u32, usize>,
@@ -200,10 +200,22 @@ pub(super) struct Capture {
     pub(super) invalid: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Graph {
     pub(super) context: Handle,
     pub(super) nodes: Vec<Node>,
+    /// Handles of the nodes that were given one.
+    pub(super) handles: HashMap<usize, Handle>,
+}
+
+impl Graph {
+    pub(super) fn new(context: Handle, nodes: Vec<Node>) -> Self {
+        Self {
+            context,
+            nodes,
+            handles: HashMap::new(),
+        }
+    }
 }
 
 /// An instantiated graph.

@@ -63,6 +63,8 @@ static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
 static SOMETHING_ENDED: Condvar = Condvar::new();
 
 thread_local! {
+    /// Dies with the thread.
+    static LIVES: Arc<()> = Arc::default();
     /// The thread's stack of current contexts.
     static CURRENT: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
 }
@@ -278,11 +280,14 @@ impl Driver {
             2 => {
                 let context = self.current()?;
                 let thread = std::thread::current().id();
-                if let Some(&stream) = self.context(context)?.per_thread.get(&thread) {
+                if let Some(&(_, stream)) = self.context(context)?.per_thread.get(&thread) {
                     return Ok(stream);
                 }
+                self.forget_threads(context);
                 let stream = self.new_stream(context, true, 0);
-                self.context(context)?.per_thread.insert(thread, stream);
+                let lives = LIVES.try_with(Arc::downgrade).unwrap_or_default();
+                let threads = &mut self.context(context)?.per_thread;
+                threads.insert(thread, (lives, stream));
                 Ok(stream)
             }
             _ => {
@@ -290,6 +295,29 @@ impl Driver {
                 self.check_context(context)?;
                 Ok(handle)
             }
+        }
+    }
+
+    /// Takes away the default streams of threads that have ended, if the host has waited for all of their work.
+    fn forget_threads(&mut self, context: Handle) {
+        let (streams, host, mut gone) = (&self.streams, &self.host_clock, Vec::new());
+        let is_done = |handle: Handle, s: &Stream| {
+            s.capture.is_none() && (s.submitted == 0 || host.covers(handle, s.submitted))
+        };
+        let Some(context) = self.contexts.get_mut(&context) else {
+            return;
+        };
+        context.per_thread.retain(|_, (lives, stream)| {
+            let done = streams.get(stream).is_none_or(|s| is_done(*stream, s));
+            let ends = lives.strong_count() == 0 && done;
+            if ends {
+                gone.push(*stream);
+            }
+            !ends
+        });
+        for stream in gone {
+            self.streams.remove(&stream);
+            self.host_clock.0.remove(&stream);
         }
     }
 

@@ -112,13 +112,8 @@ pub(super) extern "C" fn cuStreamEndCapture(stream: Handle, graph: Out<'_, Handl
             return fail(CUresult::STREAM_CAPTURE_UNJOINED, message);
         }
         let handle = driver.handle(Kind::Graph);
-        driver.graphs.insert(
-            handle,
-            Graph {
-                context: capture.context,
-                nodes: capture.nodes,
-            },
-        );
+        let captured = Graph::new(capture.context, capture.nodes);
+        driver.graphs.insert(handle, captured);
         graph.write(handle);
         Ok(())
     })

@@ -21,13 +21,8 @@ pub(super) extern "C" fn cuGraphCreate(graph: Out<'_, Handle>, flags: u32) -> CU
         }
         let context = driver.current()?;
         let handle = driver.handle(Kind::Graph);
-        driver.graphs.insert(
-            handle,
-            Graph {
-                context,
-                nodes: Vec::new(),
-            },
-        );
+        let empty = Graph::new(context, Vec::new());
+        driver.graphs.insert(handle, empty);
         graph.write(handle);
         Ok(())
     })
@@ -38,8 +33,11 @@ pub(super) extern "C" fn cuGraphCreate(graph: Out<'_, Handle>, flags: u32) -> CU
 pub(super) extern "C" fn cuGraphDestroy(graph: Handle) -> CUresult {
     entry("cuGraphDestroy", |driver| {
         find(&mut driver.graphs, graph, "graph")?;
-        driver.graphs.remove(&graph);
-        driver.nodes.retain(|_, node| node.0 != graph);
+        if let Some(graph) = driver.graphs.remove(&graph) {
+            for node in graph.handles.values() {
+                driver.nodes.remove(node);
+            }
+        }
         Ok(())
     })
 }
@@ -49,7 +47,8 @@ pub(super) extern "C" fn cuGraphDestroy(graph: Handle) -> CUresult {
 pub(super) extern "C" fn cuGraphClone(clone: Out<'_, Handle>, graph: Handle) -> CUresult {
     entry("cuGraphClone", |driver| {
         let clone = clone.need("phGraphClone")?;
-        let copy = find(&mut driver.graphs, graph, "graph")?.clone();
+        let original = find(&mut driver.graphs, graph, "graph")?;
+        let copy = Graph::new(original.context, original.nodes.clone());
         let handle = driver.handle(Kind::Graph);
         driver.graphs.insert(handle, copy);
         clone.write(handle);
@@ -58,13 +57,16 @@ pub(super) extern "C" fn cuGraphClone(clone: Out<'_, Handle>, graph: Handle) -> 
 }
 
 /// The handle of a graph's node.
-fn node_handle(driver: &mut Driver, graph: Handle, index: usize) -> Handle {
-    if let Some((&handle, _)) = driver.nodes.iter().find(|(_, n)| **n == (graph, index)) {
-        return handle;
+fn node_handle(driver: &mut Driver, graph: Handle, index: usize) -> Outcome<Handle> {
+    let handles = &mut find(&mut driver.graphs, graph, "graph")?.handles;
+    if let Some(&handle) = handles.get(&index) {
+        return Ok(handle);
     }
     let handle = driver.handle(Kind::Node);
+    let handles = &mut find(&mut driver.graphs, graph, "graph")?.handles;
+    handles.insert(index, handle);
     driver.nodes.insert(handle, (graph, index));
-    handle
+    Ok(handle)
 }
 
 /// The graph's nodes, or their number where `nodes` is null.
@@ -83,7 +85,7 @@ pub(super) extern "C" fn cuGraphGetNodes(
         }
         for i in 0..*count {
             let handle = if i < there {
-                node_handle(driver, graph, i)
+                node_handle(driver, graph, i)?
             } else {
                 0
             };
@@ -157,7 +159,7 @@ pub(super) extern "C" fn cuGraphAddKernelNode_v2(
             after,
         });
         let index = nodes.len() - 1;
-        out.write(node_handle(driver, graph, index));
+        out.write(node_handle(driver, graph, index)?);
         Ok(())
     })
 }
