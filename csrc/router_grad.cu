@@ -203,14 +203,14 @@ template <typename X, typename W> __device__ __forceinline__ void router_input_g
 
 }  // namespace millet
 
-#define MILLET_ROUTER_GRAD(NAME, X, W)                                                   \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(X) == 4 ? 1 : 2) \
-        router_weight_grad_##NAME(MilletRouterWeightGrad params) {                       \
-        millet::router_weight_grad<X, W>(params);                                        \
-    }                                                                                    \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2)                      \
-        router_input_grad_##NAME(MilletRouterInputGrad params) {                         \
-        millet::router_input_grad<X, W>(params);                                         \
+#define MILLET_ROUTER_GRAD(NAME, X, W)                              \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) \
+        router_weight_grad_##NAME(MilletRouterWeightGrad params) {  \
+        millet::router_weight_grad<X, W>(params);                   \
+    }                                                               \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) \
+        router_input_grad_##NAME(MilletRouterInputGrad params) {    \
+        millet::router_input_grad<X, W>(params);                    \
     }
 
 MILLET_FOR_ROUTER_TYPES(MILLET_ROUTER_GRAD)

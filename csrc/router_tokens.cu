@@ -55,22 +55,21 @@ template <typename X, typename W> __device__ __forceinline__ void router_logits(
 
 }  // namespace millet
 
-#define MILLET_ROUTER_TOKENS(NAME, X, W)                                                    \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2)    \
-        router_tokens_128_##NAME(MilletRouterForward params) {                              \
-        millet::router_tokens<X, W, MILLET_ROUTER_TOKENS_128, 128, millet::Row128>(params); \
-    }                                                                                       \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)                         \
-        router_tokens_256_##NAME(MilletRouterForward params) {                              \
-        millet::router_tokens<X, W, MILLET_ROUTER_TOKENS_256, 256, millet::Row256>(params); \
-    }                                                                                       \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)                         \
-        router_tokens_512_##NAME(MilletRouterForward params) {                              \
-        millet::router_tokens<X, W, MILLET_ROUTER_TOKENS_512, 512, millet::Row512>(params); \
-    }                                                                                       \
-    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, sizeof(W) == 4 ? 1 : 2)    \
-        router_logits_##NAME(MilletRouterForward params) {                                  \
-        millet::router_logits<X, W>(params);                                                \
+#define MILLET_ROUTER_TOKENS(NAME, X, W)                                                                               \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2)                                                    \
+        router_tokens_128_##NAME(MilletRouterForward params) {                                                         \
+        millet::router_tokens<X, W, MILLET_ROUTER_TOKENS_128, 128, millet::Row128>(params);                            \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)                                                    \
+        router_tokens_256_##NAME(MilletRouterForward params) {                                                         \
+        millet::router_tokens<X, W, MILLET_ROUTER_TOKENS_256, 256, millet::Row256>(params);                            \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 1)                                                    \
+        router_tokens_512_##NAME(MilletRouterForward params) {                                                         \
+        millet::router_tokens<X, W, MILLET_ROUTER_TOKENS_512, 512, millet::Row512>(params);                            \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(MILLET_THREADS, 2) router_logits_##NAME(MilletRouterForward params) { \
+        millet::router_logits<X, W>(params);                                                                           \
     }
 
 MILLET_FOR_ROUTER_TYPES(MILLET_ROUTER_TOKENS)

@@ -31,7 +31,7 @@ template <Major MAJOR, typename Other> struct MixedTile {
     using ReaderA = std::conditional_t<MAJOR == Major::K, KMajorReader, MnMajorReader<float>>;
     using ReaderB = std::conditional_t<sizeof(Other) == 4, MnMajorReader<float>, WideningMnMajorReader<Other>>;
     static constexpr Factor FACTOR_B = sizeof(Other) == 4 ? Factor::F32 : Factor::Tf32;
-    // As many as static shared memory has room for.
+    // Of f32 no fourth fits into static shared memory; four of 16 bits take no more of it than the sums.
     static constexpr int STAGES = sizeof(Other) == 4 ? 3 : 4;
     static constexpr int RING_BYTES = STAGES * (OperandA::BYTES + OperandB::BYTES);
     // Rows of the sums in shared memory, in floats: 8 more, so that the 4 rows of half a warp's pairs do not share
@@ -58,8 +58,8 @@ template <Major MAJOR, typename Other> struct MixedTile {
                                                          const ReaderB &reader_b, uint32_t tile_a, uint32_t tile_b) {
         using PartsA = Tf32Parts<Inputs::Finite, Factor::F32, 4>;
         using PartsB = Tf32Parts<Inputs::Finite, FACTOR_B, 2>;
-        // f32 not unrolled: both halves at once would take too many registers for two blocks per multiprocessor.
-#pragma unroll(FACTOR_B == Factor::F32 ? 1 : 2)
+        // Not unrolled: both halves at once would take too many registers for two blocks per multiprocessor.
+#pragma unroll 1
         for (int half = 0; half < 2; ++half) {
             uint32_t a[2][4], b[4][2];
             reader_a.template load_a<float>(tile_a, half, a);

@@ -149,11 +149,8 @@ const STORAGE: &[Types] = &[F32, BF16, F16];
 const SIXTEEN_BITS: &[Types] = &[BF16, F16];
 const BF16_F32: Types = Types::Router(DType::BF16, DType::F32);
 const F16_F32: Types = Types::Router(DType::F16, DType::F32);
-/// x and the router weight of one type, or the weight in f32; the same in parts, of which those with f32 take more registers: by the
-/// weight's type, and by x's.
+/// x and the router weight of one type, or the weight in f32.
 const ROUTER: &[Types] = &[F32, BF16, F16, BF16_F32, F16_F32];
-const WEIGHT_F32: &[Types] = &[F32, BF16_F32, F16_F32];
-const X_SIXTEEN_BITS: &[Types] = &[BF16, F16, BF16_F32, F16_F32];
 
 files! {
     "combine", "dispatch", "experts_backward", "experts_bias", "experts_forward", "permute", "router", "router_grad",
@@ -167,18 +164,15 @@ rows! {
     RouterForward,         Tile::Experts(512), Ampere, "router",                 "router_forward_512",           STORAGE,        2;
     RouterForward,         ALL_EXPERTS,        Ampere, "router",                 "router_forward_any",           STORAGE,        2;
     RouterBackward,        Tile::Only,         Ampere, "router",                 "router_backward",              STORAGE,        6;
-    // Accumulators of 64 tokens × 128 experts, of f32 in three parts; of up to 512 experts.
-    RouterTokens,          Tile::Experts(128), Ampere, "router_tokens",          "router_tokens_128",            WEIGHT_F32,     1;
-    RouterTokens,          Tile::Experts(128), Ampere, "router_tokens",          "router_tokens_128",            SIXTEEN_BITS,   2;
+    // Accumulators of 64 tokens × 128 experts, beside both parts of the factors where the weight is f32; then of more experts.
+    RouterTokens,          Tile::Experts(128), Ampere, "router_tokens",          "router_tokens_128",            ROUTER,         2;
     RouterTokens,          Tile::Experts(256), Ampere, "router_tokens",          "router_tokens_256",            ROUTER,         1;
     RouterTokens,          Tile::Experts(512), Ampere, "router_tokens",          "router_tokens_512",            ROUTER,         1;
     RouterTokensBackward,  Tile::Experts(128), Ampere, "router_tokens_backward", "router_tokens_backward_128",   ROUTER,         2;
     RouterTokensBackward,  Tile::Experts(256), Ampere, "router_tokens_backward", "router_tokens_backward_256",   ROUTER,         1;
     RouterTokensBackward,  Tile::Experts(512), Ampere, "router_tokens_backward", "router_tokens_backward_512",   ROUTER,         1;
-    RouterLogits,          Tile::Only,         Ampere, "router_tokens",          "router_logits",                WEIGHT_F32,     1;
-    RouterLogits,          Tile::Only,         Ampere, "router_tokens",          "router_logits",                SIXTEEN_BITS,   2;
-    RouterWeightGrad,      Tile::Only,         Ampere, "router_grad",            "router_weight_grad",           &[F32],         1;
-    RouterWeightGrad,      Tile::Only,         Ampere, "router_grad",            "router_weight_grad",           X_SIXTEEN_BITS, 2;
+    RouterLogits,          Tile::Only,         Ampere, "router_tokens",          "router_logits",                ROUTER,         2;
+    RouterWeightGrad,      Tile::Only,         Ampere, "router_grad",            "router_weight_grad",           ROUTER,         2;
     RouterInputGrad,       Tile::Only,         Ampere, "router_grad",            "router_input_grad",            ROUTER,         2;
 
     Dispatch,              Tile::Only,         Ampere, "dispatch",               "dispatch",                     UNTYPED,        4;
