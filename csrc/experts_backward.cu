@@ -36,29 +36,20 @@ namespace millet {
 template <typename T, int TILE_M_, Access ACCESS> struct DownBackward : RowTileScheduler<TILE_M_> {
     using Type = T;
     static constexpr int TILE_M = TILE_M_;
-    using Tile = typename RowTileScheduler<TILE_M>::Tile;
+    using Scheduler = RowTileScheduler<TILE_M>;
+    using Tile = typename Scheduler::Tile;
     using OperandA = KMajorOperand<T, TILE_M, ACCESS, Rows::Gathered, THREADS>;
     using OperandB = MnMajorOperand<T, TILE_N, ACCESS, Rows::Consecutive, THREADS>;
     using ReaderA = KMajorReader;
     using ReaderB = MnMajorReader<T>;
     static_assert(WARP_N == MILLET_DOT_COLUMNS, "a warp makes one part of a row's dot product");
 
-    using RowTileScheduler<TILE_M>::params;
-    __device__ __forceinline__ explicit DownBackward(const MilletExperts &params) : RowTileScheduler<TILE_M>(params) {}
-
-    __device__ __forceinline__ Tile at(uint32_t item) const {
-        Tile tile = RowTileScheduler<TILE_M>::at(item);
-        tile.column *= TILE_N;
-        tile.columns = params.inner - tile.column;
-        tile.depth = tile.rows > 0 ? params.hidden : 0;
-        return tile;
-    }
+    using Scheduler::params;
+    __device__ __forceinline__ explicit DownBackward(const MilletExperts &params)
+        : Scheduler(params, params.inner, params.hidden) {}
 
     __device__ __forceinline__ void set_operands(const Tile &tile, OperandA &a, OperandB &b) const {
-        const Divider top_k = {params.top_k_multiplier, params.top_k_shift};
-        const int32_t *assignments = params.row_to_assignment + tile.row;
-        a.set(static_cast<const T *>(params.tokens), params.hidden,
-              [&](int row) { return row < tile.rows ? static_cast<int>(top_k.divide(__ldg(assignments + row))) : -1; });
+        this->gather_tokens(tile, a);
         const int64_t size = static_cast<int64_t>(params.hidden) * params.inner;
         b.set(static_cast<const T *>(params.weight) + tile.expert * size, params.inner, params.hidden, tile.column,
               params.inner);
@@ -112,27 +103,20 @@ template <typename T, int TILE_M_, Access ACCESS> struct DownBackward : RowTileS
 template <typename T, int TILE_M_, Access ACCESS> struct InputGrad : RowTileScheduler<TILE_M_> {
     using Type = T;
     static constexpr int TILE_M = TILE_M_;
-    using Tile = typename RowTileScheduler<TILE_M>::Tile;
+    using Scheduler = RowTileScheduler<TILE_M>;
+    using Tile = typename Scheduler::Tile;
     using OperandA = KMajorOperand<T, TILE_M, ACCESS, Rows::Gathered, THREADS>;
     using OperandB = MnMajorOperand<T, TILE_N, ACCESS, Rows::Consecutive, THREADS>;
     using ReaderA = KMajorReader;
     using ReaderB = MnMajorReader<T>;
 
-    using RowTileScheduler<TILE_M>::params;
-    __device__ __forceinline__ explicit InputGrad(const MilletExperts &params) : RowTileScheduler<TILE_M>(params) {}
-
-    __device__ __forceinline__ Tile at(uint32_t item) const {
-        Tile tile = RowTileScheduler<TILE_M>::at(item);
-        tile.column *= TILE_N;
-        tile.columns = params.hidden - tile.column;
-        tile.depth = tile.rows > 0 ? 2 * params.inner : 0;
-        return tile;
-    }
+    using Scheduler::params;
+    __device__ __forceinline__ explicit InputGrad(const MilletExperts &params)
+        : Scheduler(params, params.hidden, 2 * params.inner) {}
 
     __device__ __forceinline__ void set_operands(const Tile &tile, OperandA &a, OperandB &b) const {
+        this->take_rows(tile, a);
         const int depth = 2 * params.inner;
-        const T *rows = static_cast<const T *>(params.rows_in) + static_cast<int64_t>(tile.row) * depth;
-        a.set(rows, depth, [&](int row) { return row < tile.rows ? row : -1; });
         const int64_t size = static_cast<int64_t>(depth) * params.hidden;
         b.set(static_cast<const T *>(params.weight) + tile.expert * size, params.hidden, depth, tile.column,
               params.hidden);

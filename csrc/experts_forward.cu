@@ -32,34 +32,25 @@
 
 namespace millet {
 
-template <typename T, int TILE_M_, Access ACCESS> struct Up : RowTileScheduler<TILE_M_> {
+template <typename T, int TILE_M_, Access ACCESS> struct Up : RowTileScheduler<TILE_M_, TILE_N / 2> {
     using Type = T;
     static constexpr int TILE_M = TILE_M_;
-    using Tile = typename RowTileScheduler<TILE_M>::Tile;
+    // Columns of a that a tile gives.
+    static constexpr int PAIRS = TILE_N / 2;
+    using Scheduler = RowTileScheduler<TILE_M, PAIRS>;
+    using Tile = typename Scheduler::Tile;
     using OperandA = KMajorOperand<T, TILE_M, ACCESS, Rows::Gathered, THREADS>;
     using OperandB = KMajorOperand<T, TILE_N, ACCESS, Rows::Gathered, THREADS>;
     using ReaderA = KMajorReader;
     using ReaderB = KMajorReader;
-    // Columns of a that a tile gives.
-    static constexpr int PAIRS = TILE_N / 2;
     static_assert(Accumulator<TILE_M>::MMA_N == 8, "four fragments of gate and four of up, alternating");
 
-    using RowTileScheduler<TILE_M>::params;
-    __device__ __forceinline__ explicit Up(const MilletExperts &params) : RowTileScheduler<TILE_M>(params) {}
-
-    __device__ __forceinline__ Tile at(uint32_t item) const {
-        Tile tile = RowTileScheduler<TILE_M>::at(item);
-        tile.column *= PAIRS;
-        tile.columns = 2 * (params.inner - tile.column);
-        tile.depth = tile.rows > 0 ? params.hidden : 0;
-        return tile;
-    }
+    using Scheduler::params;
+    __device__ __forceinline__ explicit Up(const MilletExperts &params)
+        : Scheduler(params, params.inner, params.hidden) {}
 
     __device__ __forceinline__ void set_operands(const Tile &tile, OperandA &a, OperandB &b) const {
-        const Divider top_k = {params.top_k_multiplier, params.top_k_shift};
-        const int32_t *assignments = params.row_to_assignment + tile.row;
-        a.set(static_cast<const T *>(params.tokens), params.hidden,
-              [&](int row) { return row < tile.rows ? static_cast<int>(top_k.divide(__ldg(assignments + row))) : -1; });
+        this->gather_tokens(tile, a);
         const int64_t size = 2ll * params.inner * params.hidden;
         b.set(static_cast<const T *>(params.weight) + tile.expert * size, params.hidden, [&](int row) {
             // 8 of gate, 8 of up.
@@ -110,26 +101,19 @@ template <typename T, int TILE_M_, Access ACCESS> struct Up : RowTileScheduler<T
 template <typename T, int TILE_M_, Access ACCESS> struct Down : RowTileScheduler<TILE_M_> {
     using Type = T;
     static constexpr int TILE_M = TILE_M_;
-    using Tile = typename RowTileScheduler<TILE_M>::Tile;
+    using Scheduler = RowTileScheduler<TILE_M>;
+    using Tile = typename Scheduler::Tile;
     using OperandA = KMajorOperand<T, TILE_M, ACCESS, Rows::Gathered, THREADS>;
     using OperandB = KMajorOperand<T, TILE_N, ACCESS, Rows::Gathered, THREADS>;
     using ReaderA = KMajorReader;
     using ReaderB = KMajorReader;
 
-    using RowTileScheduler<TILE_M>::params;
-    __device__ __forceinline__ explicit Down(const MilletExperts &params) : RowTileScheduler<TILE_M>(params) {}
-
-    __device__ __forceinline__ Tile at(uint32_t item) const {
-        Tile tile = RowTileScheduler<TILE_M>::at(item);
-        tile.column *= TILE_N;
-        tile.columns = params.hidden - tile.column;
-        tile.depth = tile.rows > 0 ? params.inner : 0;
-        return tile;
-    }
+    using Scheduler::params;
+    __device__ __forceinline__ explicit Down(const MilletExperts &params)
+        : Scheduler(params, params.hidden, params.inner) {}
 
     __device__ __forceinline__ void set_operands(const Tile &tile, OperandA &a, OperandB &b) const {
-        const T *rows = static_cast<const T *>(params.rows_in) + static_cast<int64_t>(tile.row) * params.inner;
-        a.set(rows, params.inner, [&](int row) { return row < tile.rows ? row : -1; });
+        this->take_rows(tile, a);
         const int64_t first = static_cast<int64_t>(tile.expert) * params.hidden + tile.column;
         b.set(static_cast<const T *>(params.weight) + first * params.inner, params.inner,
               [&](int row) { return row < tile.columns ? row : -1; });

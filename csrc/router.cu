@@ -13,9 +13,6 @@
 
 namespace millet {
 
-template <typename T> using Row128 = RegisterRow<T, 4>;
-template <typename T> using Row512 = RegisterRow<T, 16>;
-
 template <typename L, template <typename> class Row, RowStorage STORAGE>
 __device__ __forceinline__ void router_given(const MilletRouterForward &params) {
     extern __shared__ int memory[];

@@ -12,10 +12,6 @@
 
 namespace millet {
 
-template <typename T> using Row128 = RegisterRow<T, 4>;
-template <typename T> using Row256 = RegisterRow<T, 8>;
-template <typename T> using Row512 = RegisterRow<T, 16>;
-
 template <typename X, typename W, int M, int N, template <typename> class Row>
 __device__ __forceinline__ void router_tokens(const MilletRouterForward &params) {
     extern __shared__ __align__(128) uint8_t memory[];

@@ -124,52 +124,52 @@ __device__ __forceinline__ void add_columns(const T *bias, int columns, Accumula
             }
 }
 
-// A warp's sum as it is, to `rows` [·, columns].
-template <typename T, int TILE_M, Access ACCESS, class Tile>
-__device__ __forceinline__ void store_rows(T *rows, int columns, const Tile &tile,
-                                           const Accumulator<TILE_M> &accumulator) {
+// Calls each(offset, left, exists, v) for every 32 columns of a warp's sum: where they begin in a matrix [·, columns],
+// how many columns remain, whether the row exists, and the thread's pairs.
+template <int TILE_M, class Tile, class Each>
+__device__ __forceinline__ void each_columns(int columns, const Tile &tile, const Accumulator<TILE_M> &accumulator,
+                                             Each each) {
     const int first = ThreadCoord::warp_n() * WARP_N;
 #pragma unroll
     for (int i = 0; i < Accumulator<TILE_M>::MMA_M; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = ThreadCoord::warp_m() * WARP_M<TILE_M> + i * 16 + half * 8 + ThreadCoord::row();
-            T *to = rows + static_cast<int64_t>(tile.row + row) * columns + tile.column + first;
+            const int64_t offset = static_cast<int64_t>(tile.row + row) * columns + tile.column + first;
 #pragma unroll
             for (int j = 0; j < Accumulator<TILE_M>::MMA_N; j += 4) {
                 float2 v[4];
 #pragma unroll
                 for (int c = 0; c < 4; c++)
                     v[c] = make_float2(accumulator.mma[i][j + c][2 * half], accumulator.mma[i][j + c][2 * half + 1]);
-                store_columns<T, ACCESS>(to + j * 8, tile.columns - first - j * 8, row < tile.rows, v);
+                each(offset + j * 8, tile.columns - first - j * 8, row < tile.rows, v);
             }
         }
+}
+
+// A warp's sum as it is, to `rows` [·, columns].
+template <typename T, int TILE_M, Access ACCESS, class Tile>
+__device__ __forceinline__ void store_rows(T *rows, int columns, const Tile &tile,
+                                           const Accumulator<TILE_M> &accumulator) {
+    each_columns<TILE_M>(columns, tile, accumulator, [&](int64_t offset, int left, bool exists, const float2(&v)[4]) {
+        store_columns<T, ACCESS>(rows + offset, left, exists, v);
+    });
 }
 
 // A warp's sum added to f32.
 template <int TILE_M, Access ACCESS, class Tile>
 __device__ __forceinline__ void add_rows(float *rows, int columns, const Tile &tile,
                                          const Accumulator<TILE_M> &accumulator) {
-    const int first = ThreadCoord::warp_n() * WARP_N;
+    each_columns<TILE_M>(columns, tile, accumulator, [&](int64_t offset, int left, bool exists, const float2(&v)[4]) {
+        float2 sum[4];
+        load_columns<float, ACCESS>(rows + offset, left, exists, sum);
 #pragma unroll
-    for (int i = 0; i < Accumulator<TILE_M>::MMA_M; i++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int row = ThreadCoord::warp_m() * WARP_M<TILE_M> + i * 16 + half * 8 + ThreadCoord::row();
-            float *to = rows + static_cast<int64_t>(tile.row + row) * columns + tile.column + first;
-#pragma unroll
-            for (int j = 0; j < Accumulator<TILE_M>::MMA_N; j += 4) {
-                const int left = tile.columns - first - j * 8;
-                float2 v[4];
-                load_columns<float, ACCESS>(to + j * 8, left, row < tile.rows, v);
-#pragma unroll
-                for (int c = 0; c < 4; c++) {
-                    v[c].x += accumulator.mma[i][j + c][2 * half];
-                    v[c].y += accumulator.mma[i][j + c][2 * half + 1];
-                }
-                store_columns<float, ACCESS>(to + j * 8, left, row < tile.rows, v);
-            }
+        for (int c = 0; c < 4; c++) {
+            sum[c].x += v[c].x;
+            sum[c].y += v[c].y;
         }
+        store_columns<float, ACCESS>(rows + offset, left, exists, sum);
+    });
 }
 
 }  // namespace millet

@@ -82,13 +82,13 @@ public:
     }
 
     // `half` of the 64 bytes of the reduction.
-    template <typename T, int COUNT>
+    template <int COUNT>
     __device__ __forceinline__ void load_a(uint32_t tile, int half, uint32_t (&to)[COUNT][4]) const {
 #pragma unroll
         for (int i = 0; i < COUNT; i++)
             ptx::load_matrices(to[i], tile + (offset ^ (half * (STEP_BYTES / 2))) + i * (16 * STEP_BYTES));
     }
-    template <typename T, int COUNT>
+    template <int COUNT>
     __device__ __forceinline__ void load_b(uint32_t tile, int half, uint32_t (&to)[COUNT][2]) const {
         static_assert(COUNT % 2 == 0, "ldmatrix brings two fragments of b");
 #pragma unroll
@@ -162,7 +162,7 @@ public:
         return reader;
     }
 
-    template <typename, int COUNT>
+    template <int COUNT>
     __device__ __forceinline__ void load_a(uint32_t tile, int half, uint32_t (&to)[COUNT][4]) const {
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
@@ -177,7 +177,7 @@ public:
             }
         }
     }
-    template <typename, int COUNT>
+    template <int COUNT>
     __device__ __forceinline__ void load_b(uint32_t tile, int half, uint32_t (&to)[COUNT][2]) const {
         static_assert(COUNT % 2 == 0, "ldmatrix brings two fragments of b");
 #pragma unroll
@@ -223,7 +223,7 @@ public:
         return reader;
     }
 
-    template <typename, int COUNT>
+    template <int COUNT>
     __device__ __forceinline__ void load_b(uint32_t tile, int half, uint32_t (&to)[COUNT][2]) const {
 #pragma unroll
         for (int j = 0; j < COUNT; j++) {

@@ -5,7 +5,7 @@
 // device/layout.cuh.
 //
 // 16-bit x and Wᵣ are multiplied as they are. With Wᵣ in f32 the product is 3xTF32 (16-bit x is a tf32 number, which
-// saves a third), and x is widened as it is stored to shared memory. Logits that come out not finite are computed again
+// saves a third), x is widened as it is stored to shared memory, and logits that come out not finite are computed again
 // in f32.
 #pragma once
 #include <type_traits>
@@ -62,8 +62,8 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
 #pragma unroll(sizeof(W) == 4 ? 1 : 2)
         for (int half = 0; half < 2; ++half) {
             uint32_t a[MMA_M][4], b[MMA_N][2];
-            reader_a.load_a<W>(tile_a, half, a);
-            reader_b.load_b<W>(tile_b, half, b);
+            reader_a.load_a(tile_a, half, a);
+            reader_b.load_b(tile_b, half, b);
             if constexpr (sizeof(W) == 2) {
 #pragma unroll
                 for (int j = 0; j < MMA_N; ++j)
@@ -87,7 +87,6 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
     // Logits of tokens first_token… and experts first_expert… into `shared`, rows STRIDE floats apart, for all threads
     // to read.
     __device__ static float *compute(const LogitsInput &in, int64_t first_token, int first_expert, void *shared) {
-        const uint32_t tiles_a = ptx::shared_address(shared), tiles_b = tiles_a + STAGES * OperandA::BYTES;
         const auto reader_a = KMajorReader::of_a(Coord::warp_m() * 32);
         const auto reader_b = KMajorReader::of_b(Coord::warp_n() * (MMA_N * 8));
         Sums accumulator;
@@ -96,21 +95,12 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
             a.set(static_cast<const X *>(in.x), in.hidden, first_token, in.tokens - first_token, in.aligned);
             OperandB b;
             b.set(static_cast<const W *>(in.weight), in.hidden, first_expert, in.experts - first_expert, in.aligned);
-            auto load = [&](int step, int stage) {
-                a.template load<Inputs::Finite>(tiles_a + stage * OperandA::BYTES, step);
-                b.template load<Inputs::Finite>(tiles_b + stage * OperandB::BYTES, step);
-            };
             const int steps = (in.hidden + TILE_K<W> - 1) / TILE_K<W>;
             accumulator.clear();
-            // Not unrolled: every step's addresses, kept at once, spill.
-            Pipeline<STAGES>::template prologue<1>(steps, load);
-            Pipeline<STAGES>::run(steps, load, [&](int stage) {
-                multiply_step(accumulator, reader_a, reader_b, tiles_a + stage * OperandA::BYTES,
-                              tiles_b + stage * OperandB::BYTES);
+            multiply_all<STAGES>(a, b, steps, shared, [&](uint32_t tile_a, uint32_t tile_b) {
+                multiply_step(accumulator, reader_a, reader_b, tile_a, tile_b);
             });
         }
-        ptx::wait_copies<0>();
-        __syncthreads();
 
         float *logits = static_cast<float *>(shared);
         const int row = Coord::warp_m() * 32 + Coord::row(), column = Coord::warp_n() * (MMA_N * 8) + Coord::column();

@@ -62,8 +62,8 @@ template <Major MAJOR, typename Other> struct MixedTile {
 #pragma unroll 1
         for (int half = 0; half < 2; ++half) {
             uint32_t a[2][4], b[4][2];
-            reader_a.template load_a<float>(tile_a, half, a);
-            reader_b.template load_b<float>(tile_b, half, b);
+            reader_a.load_a(tile_a, half, a);
+            reader_b.load_b(tile_b, half, b);
             const PartsA parts_a[2][1] = {{PartsA(a[0])}, {PartsA(a[1])}};
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
@@ -77,21 +77,12 @@ template <Major MAJOR, typename Other> struct MixedTile {
 
     // The product of the first `steps` steps of the operands. `shared`, of RING_BYTES, is free when this returns.
     __device__ __forceinline__ void run(OperandA &a, OperandB &b, int steps, void *shared) {
-        const uint32_t tiles_a = ptx::shared_address(shared), tiles_b = tiles_a + STAGES * OperandA::BYTES;
         const ReaderA reader_a = ReaderA::of_a(Coord::warp_m() * 32);
         const ReaderB reader_b = ReaderB::of_b(Coord::warp_n() * 32);
-        auto load = [&](int step, int stage) {
-            a.template load<Inputs::Finite>(tiles_a + stage * OperandA::BYTES, step);
-            b.template load<Inputs::Finite>(tiles_b + stage * OperandB::BYTES, step);
-        };
         accumulator.clear();
-        Pipeline<STAGES>::template prologue<1>(steps, load);
-        Pipeline<STAGES>::run(steps, load, [&](int stage) {
-            multiply_step(accumulator, reader_a, reader_b, tiles_a + stage * OperandA::BYTES,
-                          tiles_b + stage * OperandB::BYTES);
+        multiply_all<STAGES>(a, b, steps, shared, [&](uint32_t tile_a, uint32_t tile_b) {
+            multiply_step(accumulator, reader_a, reader_b, tile_a, tile_b);
         });
-        ptx::wait_copies<0>();
-        __syncthreads();
     }
 
     // Computes sums that are not finite again, in f32 and without the products of a dz of 0: a bad row or a masked

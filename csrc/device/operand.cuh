@@ -78,6 +78,7 @@ template <typename T, int ROWS, Access ACCESS, Rows ROW_ORDER, int THREADS, type
     static constexpr int PASS_ROWS = THREADS / STEP_CHUNKS;  // that the block copies at a time
 
 public:
+    using Element = Source;
     static constexpr int BYTES = ROWS * STEP_BYTES;
     // Of a thread, per step.
     static constexpr int COPIES = (ROWS + PASS_ROWS - 1) / PASS_ROWS;
@@ -207,7 +208,7 @@ public:
         for (int i = 0; i < COPIES; i++) {
             int k = step * K + row + i * PASS_ROWS;
             const bool exists = ROW_ORDER == Rows::Gathered ? next[i] >= 0 : k < depth;
-            // An address that is not read lies in the matrix all the same.
+            // Of a row that does not exist nothing is read, so its address may be anything.
             uint32_t source = ROW_ORDER == Rows::Gathered ? top_k.divide(max(next[i], 0)) : k;
             const T *from = row_of(matrix, source, stride * sizeof(T));
             uint32_t to = tile + Layout::offset(row, threadIdx.x % CHUNKS) + i * (PASS_ROWS * 128);

@@ -8,6 +8,7 @@
 // groups in flight says the same in every step.
 #pragma once
 #include "ptx.cuh"
+#include "tf32.cuh"
 
 namespace millet {
 
@@ -40,5 +41,23 @@ template <int STAGES> struct Pipeline {
         }
     }
 };
+
+// A product of its own: all steps of its operands through a ring at `shared`, which is free when this returns.
+// `multiply(tile_a, tile_b)` consumes a step.
+template <int STAGES, class OperandA, class OperandB, class Multiply>
+__device__ __forceinline__ void multiply_all(OperandA &a, OperandB &b, int steps, void *shared, Multiply multiply) {
+    const uint32_t tiles_a = ptx::shared_address(shared), tiles_b = tiles_a + STAGES * OperandA::BYTES;
+    auto load = [&](int step, int stage) {
+        a.template load<Inputs::Finite>(tiles_a + stage * OperandA::BYTES, step);
+        b.template load<Inputs::Finite>(tiles_b + stage * OperandB::BYTES, step);
+    };
+    // Not unrolled: every step's addresses, kept at once, spill.
+    Pipeline<STAGES>::template prologue<1>(steps, load);
+    Pipeline<STAGES>::run(steps, load, [&](int stage) {
+        multiply(tiles_a + stage * OperandA::BYTES, tiles_b + stage * OperandB::BYTES);
+    });
+    ptx::wait_copies<0>();
+    __syncthreads();
+}
 
 }  // namespace millet

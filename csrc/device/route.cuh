@@ -47,6 +47,10 @@ template <typename T, int N> struct RegisterRow {
     }
 };
 
+template <typename T> using Row128 = RegisterRow<T, 4>;
+template <typename T> using Row256 = RegisterRow<T, 8>;
+template <typename T> using Row512 = RegisterRow<T, 16>;
+
 // A row in shared memory.
 template <typename T> struct SharedRow {
     T *row;

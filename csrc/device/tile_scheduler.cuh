@@ -4,6 +4,7 @@
 // block computes a tile does not change the result.
 #pragma once
 #include "../params.h"
+#include "operand.cuh"
 #include "tile_shape.cuh"
 
 namespace millet {
@@ -28,29 +29,31 @@ __device__ __forceinline__ uint32_t count_row_tiles(const MilletExperts &params)
 
 // Tiles of an expert's rows × tiles of a matrix's columns. Items run through the columns of a band, then through the
 // row tiles, then through the bands: row tiles of an expert are neighbours and share its weights, columns share rows.
-template <int TILE_M> struct RowTileScheduler {
+// `WIDTH` is the columns of the result that a tile's TILE_N give.
+template <int TILE_M, int WIDTH = TILE_N> struct RowTileScheduler {
     static constexpr bool SKIPS_ZERO_ROWS = false;
     struct Tile {
         int expert;
         // First row, and how many there are of TILE_M; none in the second half of a short tile of the plan.
         int row, rows;
-        // First column of the tile, and how many remain, as the product's kernel counts them.
+        // First column of the result, and how many of the product's remain.
         int column, columns;
         int depth;
     };
 
     const MilletExperts &params;
+    // Of the result, and of the reduction.
+    int columns, depth;
     // Tiles of this kernel per tile of the plan.
     uint32_t per_plan_tile;
     uint32_t row_tiles, items;
 
-    __device__ __forceinline__ explicit RowTileScheduler(const MilletExperts &params)
-        : params(params), per_plan_tile(params.tile_rows / TILE_M), row_tiles(count_row_tiles(params) * per_plan_tile),
-          items(row_tiles * params.column_tiles) {}
+    __device__ __forceinline__ RowTileScheduler(const MilletExperts &params, int columns, int depth)
+        : params(params), columns(columns), depth(depth), per_plan_tile(params.tile_rows / TILE_M),
+          row_tiles(count_row_tiles(params) * per_plan_tile), items(row_tiles * params.column_tiles) {}
 
     template <class A, class B> __device__ __forceinline__ void skip_zero_rows(const Tile &, A &, B &) const {}
 
-    // An item's expert and rows, and the index of its columns.
     __device__ __forceinline__ Tile at(uint32_t item) const {
         const uint32_t band_items = row_tiles * params.column_band;
         const uint32_t band = item / band_items, in_band = item % band_items;
@@ -62,8 +65,25 @@ template <int TILE_M> struct RowTileScheduler {
         tile.expert = plan_tile.x;
         tile.row = plan_tile.y + static_cast<int>(row_tile % per_plan_tile) * TILE_M;
         tile.rows = max(0, min(TILE_M, __ldg(params.offsets + plan_tile.x + 1) - tile.row));
-        tile.column = band * params.column_band + in_band % width;
+        tile.column = (band * params.column_band + in_band % width) * WIDTH;
+        tile.columns = (columns - tile.column) * (TILE_N / WIDTH);
+        tile.depth = tile.rows > 0 ? depth : 0;
         return tile;
+    }
+
+    // Operand a: each row's token, of x or dO.
+    template <class Operand> __device__ __forceinline__ void gather_tokens(const Tile &tile, Operand &a) const {
+        const Divider top_k = {params.top_k_multiplier, params.top_k_shift};
+        const int32_t *assignments = params.row_to_assignment + tile.row;
+        a.set(static_cast<const typename Operand::Element *>(params.tokens), params.hidden,
+              [&](int row) { return row < tile.rows ? static_cast<int>(top_k.divide(__ldg(assignments + row))) : -1; });
+    }
+
+    // Operand a: the rows themselves.
+    template <class Operand> __device__ __forceinline__ void take_rows(const Tile &tile, Operand &a) const {
+        const auto *rows = static_cast<const typename Operand::Element *>(params.rows_in);
+        a.set(rows + static_cast<int64_t>(tile.row) * depth, depth,
+              [&](int row) { return row < tile.rows ? row : -1; });
     }
 };
 

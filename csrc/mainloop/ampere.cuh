@@ -31,8 +31,8 @@ __device__ __forceinline__ void multiply_step(Sums &accumulator, const ReaderA &
     uint32_t a[2][MMA_M][4], b[2][MMA_N][2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        reader_a.template load_a<T>(tile_a, half, a[half]);
-        reader_b.template load_b<T>(tile_b, half, b[half]);
+        reader_a.load_a(tile_a, half, a[half]);
+        reader_b.load_b(tile_b, half, b[half]);
     }
     if constexpr (sizeof(T) == 2) {
 #pragma unroll
