@@ -12,8 +12,8 @@ const FETCHED: &str = "cuda-toolkit/nvidia/cu13/bin";
 /// # Errors
 /// When `NVCC` names no file.
 pub fn find(inside: Option<&Path>) -> Result<Option<PathBuf>, String> {
-    let path = env::var_os("PATH").unwrap_or_default();
     if let Some(nvcc) = env::var_os("NVCC") {
+        let path = env::var_os("PATH").unwrap_or_default();
         let nvcc = PathBuf::from(nvcc);
         return [nvcc.clone()]
             .into_iter()
@@ -22,15 +22,22 @@ pub fn find(inside: Option<&Path>) -> Result<Option<PathBuf>, String> {
             .map(Some)
             .ok_or_else(|| format!("NVCC={}: there is no such file", nvcc.display()));
     }
-    let toolkits = ["CUDA_HOME", "CUDA_PATH"]
-        .into_iter()
-        .filter_map(env::var_os)
-        .map(|toolkit| Path::new(&toolkit).join("bin"));
-    let fetched = inside.into_iter().flat_map(Path::ancestors);
     let name = format!("nvcc{}", env::consts::EXE_SUFFIX);
-    Ok(toolkits
-        .chain(env::split_paths(&path))
-        .chain(fetched.map(|folder| folder.join(FETCHED)))
+    Ok(folders(inside)
         .map(|folder| folder.join(&name))
         .find(|candidate| candidate.is_file()))
+}
+
+/// The bin folders of toolkits, in the order in which one is looked for: of `CUDA_HOME` and `CUDA_PATH`, those on `PATH`, and what was
+/// fetched into a folder that `inside` lies in.
+pub fn folders(inside: Option<&Path>) -> impl Iterator<Item = PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path: Vec<_> = env::split_paths(&path).collect();
+    let fetched = inside.into_iter().flat_map(Path::ancestors);
+    ["CUDA_HOME", "CUDA_PATH"]
+        .into_iter()
+        .filter_map(env::var_os)
+        .map(|toolkit| Path::new(&toolkit).join("bin"))
+        .chain(on_path)
+        .chain(fetched.map(|folder| folder.join(FETCHED)))
 }

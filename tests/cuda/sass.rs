@@ -1,6 +1,5 @@
 //! The main loops of the experts' products in machine code: how many tensor instructions for how many others, which loads. Needs
-//! cuobjdump and nvdisasm beside nvcc (NVCC, or where `cargo xtask nvcc` puts it); says so and passes where they are
-//! missing.
+//! cuobjdump and nvdisasm, beside nvcc or where `cargo xtask nvcc` puts them; says so and passes where they are missing.
 //!
 //! `cargo test --features cuda --test cuda sass -- --nocapture` prints the table of docs/kernels.md for what was built.
 
@@ -8,12 +7,16 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The folder of the CUDA compiler's tools.
+/// The folder of the CUDA compiler's tools: beside nvcc, else wherever a toolkit has them. Distributions and containers have nvcc
+/// without them.
 fn tools() -> Option<PathBuf> {
-    let nvcc = xtask::nvcc::find(Some(Path::new(env!("OUT_DIR")))).unwrap()?;
-    let folder = nvcc.parent()?;
-    let has_both = folder.join("cuobjdump").is_file() && folder.join("nvdisasm").is_file();
-    has_both.then(|| folder.to_owned())
+    let inside = Some(Path::new(env!("OUT_DIR")));
+    let nvcc = xtask::nvcc::find(inside).unwrap()?;
+    nvcc.parent()
+        .map(Path::to_owned)
+        .into_iter()
+        .chain(xtask::nvcc::folders(inside))
+        .find(|folder| folder.join("cuobjdump").is_file() && folder.join("nvdisasm").is_file())
 }
 
 fn disassemble(tools: &Path, fatbin: &str) -> String {
