@@ -3,12 +3,13 @@
 //! Scratch: the tiles that a product's blocks have drawn, and then the down product's w·y [R, H], dX̃ [R, H], or the parts of the
 //! weights' gradients [I/64, R].
 
+use std::ffi::c_void;
 use std::ptr;
 
 use cudarc::driver::CudaViewMut;
 
 use super::arch::{Plan as Tiling, RowProduct, Storage, WeightGradient};
-use super::catalogue::{Operation, Tile};
+use super::catalogue::{Kernel, Operation, Tile};
 use super::combine::Gather;
 use super::launch::{Launch, Pieces};
 use super::{Cuda, F32Products, View, alignment, router, sys};
@@ -153,7 +154,7 @@ impl<'a> Prepared<'a> {
         &mut self,
         tensor: &'static str,
         view: View<'a, T>,
-    ) -> Result<*const std::ffi::c_void> {
+    ) -> Result<*const c_void> {
         let alignment = alignment(T::DTYPE, self.storage.aligned);
         Ok(self.launch.read(tensor, view, alignment)?.cast())
     }
@@ -162,32 +163,27 @@ impl<'a> Prepared<'a> {
         &mut self,
         tensor: &'static str,
         view: CudaViewMut<'a, T>,
-    ) -> Result<*mut std::ffi::c_void> {
+    ) -> Result<*mut c_void> {
         let alignment = alignment(T::DTYPE, self.storage.aligned);
         Ok(self.launch.write(tensor, view, alignment)?.cast())
     }
 
     /// Where a weight's gradient goes.
     fn gradient<'g: 'a, T: Element>(&mut self, grad: WeightGradOf<'g, Cuda, T>) -> Result<()> {
-        match grad {
-            WeightGrad::Overwrite(view) => {
-                self.parameters.grad = self.write("weight gradient", view)?;
-            }
-            WeightGrad::Accumulate(view) => {
-                // The tiles are those of the storage type, so pairs of f32 are what is read at a time.
-                let alignment = if self.storage.aligned { 8 } else { 4 };
-                let address = self.launch.write("weight gradient", view, alignment)?;
-                self.parameters.grad_sum = address.cast();
-            }
-        }
+        let aligned = self.storage.aligned;
+        // The tiles are those of the storage type, so pairs of f32 are what is read at a time.
+        let alignments = [alignment(T::DTYPE, aligned), if aligned { 8 } else { 4 }];
+        (self.parameters.grad, self.parameters.grad_sum) =
+            gradient(&mut self.launch, "weight gradient", grad, alignments)?;
         Ok(())
     }
 
-    /// Submits a product of the plan's rows, of `columns` columns as its tiles count them.
-    ///
-    /// # Safety
-    /// The parameters must be complete, with tensors as large as the kernel takes them to be.
-    unsafe fn run_rows<T: Element>(&mut self, operation: Operation, columns: usize) -> Result<()> {
+    /// For a product of the plan's rows, of `columns` columns as its tiles count them.
+    fn rows_kernel<T: Element>(
+        &mut self,
+        operation: Operation,
+        columns: usize,
+    ) -> Result<ProductKernel> {
         let (config, tokens) = (self.plan.config(), self.plan.tokens());
         let shape = RowProduct {
             operation,
@@ -198,19 +194,15 @@ impl<'a> Prepared<'a> {
         let kernels = &self.launch.cuda().kernels;
         let products = kernels.architecture.products();
         let tiles = products.rows(self.storage, kernels.multiprocessors, shape);
-        // SAFETY: by this function's contract.
-        unsafe { self.run::<T>(operation, tiles) }
+        self.kernel::<T>(operation, tiles)
     }
 
-    /// Submits the gradient of a weight [rows, columns] of each expert.
-    ///
-    /// # Safety
-    /// As [`run_rows`](Self::run_rows).
-    unsafe fn run_weights<T: Element>(
+    /// For the gradient of a weight [rows, columns] of each expert.
+    fn weights_kernel<T: Element>(
         &mut self,
         operation: Operation,
         [rows, columns]: [usize; 2],
-    ) -> Result<()> {
+    ) -> Result<ProductKernel> {
         let shape = WeightGradient {
             operation,
             rows,
@@ -220,15 +212,11 @@ impl<'a> Prepared<'a> {
         let kernels = &self.launch.cuda().kernels;
         let products = kernels.architecture.products();
         let tiles = products.weights(self.storage, kernels.multiprocessors, shape);
-        // SAFETY: by this function's contract.
-        unsafe { self.run::<T>(operation, tiles) }
+        self.kernel::<T>(operation, tiles)
     }
 
-    /// Submits the product.
-    ///
-    /// # Safety
-    /// As [`run_rows`](Self::run_rows).
-    unsafe fn run<T: Element>(&mut self, operation: Operation, tiles: Tiling) -> Result<()> {
+    /// Refuses what the kernels cannot do; tells them the order of the tiles.
+    fn kernel<T: Element>(&mut self, operation: Operation, tiles: Tiling) -> Result<ProductKernel> {
         // Kernels count tiles in 32 bits, and a block's next may be a whole wave past the last.
         if tiles.tiles.saturating_add(tiles.blocks) > i32::MAX as usize {
             return Err(Error::Unsupported {
@@ -239,13 +227,21 @@ impl<'a> Prepared<'a> {
         self.parameters.column_tiles = tiles.column_tiles as u32;
         self.parameters.column_band = tiles.column_band as u32;
         let kernel = self.launch.kernel(operation, tiles.tile, T::DTYPE)?;
+        Ok(ProductKernel { kernel, tiles })
+    }
+
+    /// Submits a product of this plan.
+    ///
+    /// # Safety
+    /// The parameters must be complete, with tensors as large as the kernel takes them to be.
+    unsafe fn run(&self, ProductKernel { kernel, tiles }: ProductKernel) -> Result<()> {
         if tiles.blocks == 0 {
             return Ok(());
         }
         // SAFETY: by this function's contract; the tickets are a word of the scratch.
         unsafe {
-            let tickets = self.parameters.tickets;
-            self.launch.clear(tickets, size_of::<u32>())?;
+            self.launch
+                .clear(self.parameters.tickets, size_of::<u32>())?;
             self.launch.run(
                 kernel,
                 [tiles.blocks, 1, 1],
@@ -255,6 +251,32 @@ impl<'a> Prepared<'a> {
             )
         }
     }
+}
+
+/// A product's kernel, and how it is launched.
+struct ProductKernel {
+    kernel: Kernel,
+    tiles: Tiling,
+}
+
+/// Where a gradient goes, one address being null: overwritten in the storage type, or added to in f32. `alignments` of the one and of
+/// the other.
+fn gradient<'a, T: Element>(
+    launch: &mut Launch<'a>,
+    tensor: &'static str,
+    grad: WeightGradOf<'a, Cuda, T>,
+    alignments: [usize; 2],
+) -> Result<(*mut c_void, *mut f32)> {
+    Ok(match grad {
+        WeightGrad::Overwrite(view) => {
+            let address = launch.write(tensor, view, alignments[0])?;
+            (address.cast(), ptr::null_mut())
+        }
+        WeightGrad::Accumulate(view) => {
+            let address = launch.write(tensor, view, alignments[1])?;
+            (ptr::null_mut(), address.cast())
+        }
+    })
 }
 
 /// The scratch of an operation on this plan, behind the tickets.
@@ -313,24 +335,6 @@ fn bias_parameters<T: Element>(plan: &Plan<Cuda>) -> sys::MilletExpertBias {
     }
 }
 
-/// Where a bias's gradient goes: overwritten, or added to.
-fn bias_gradient<'a, T: Element>(
-    launch: &mut Launch<'a>,
-    tensor: &'static str,
-    grad: WeightGradOf<'a, Cuda, T>,
-) -> Result<(*mut std::ffi::c_void, *mut f32)> {
-    Ok(match grad {
-        WeightGrad::Overwrite(view) => {
-            let address = launch.write(tensor, view, size_of::<T>())?;
-            (address.cast(), ptr::null_mut())
-        }
-        WeightGrad::Accumulate(view) => {
-            let address = launch.write(tensor, view, 4)?;
-            (ptr::null_mut(), address.cast())
-        }
-    })
-}
-
 impl Experts for Cuda {
     fn run_experts_up<T: Element>(&self, arguments: Checked<ExpertsUp<'_, Self, T>>) -> Result<()> {
         const OPERATION: &str = ops::experts::UP;
@@ -356,8 +360,9 @@ impl Experts for Cuda {
         }
         // A tile has both columns of a pair.
         let columns = 2 * plan.config().intermediate_size();
+        let kernel = up.rows_kernel::<T>(Operation::ExpertsUp, columns)?;
         // SAFETY: lengths are checked; the plan is as dispatch makes it.
-        unsafe { up.run_rows::<T>(Operation::ExpertsUp, columns) }
+        unsafe { up.run(kernel) }
     }
 
     fn run_experts_down<T: Element>(
@@ -386,8 +391,9 @@ impl Experts for Cuda {
             product.parameters.weights = product.launch.read("weights", weights, 4)?.cast();
             product.parameters.rows_out = product.write("scratch", weighed.slice_mut(..))?;
             let columns = plan.config().hidden_size();
+            let kernel = product.rows_kernel::<T>(Operation::ExpertsDown, columns)?;
             // SAFETY: lengths are checked; the plan is as dispatch makes it.
-            unsafe { product.run_rows::<T>(Operation::ExpertsDown, columns) }?;
+            unsafe { product.run(kernel) }?;
         }
         let weighed = weighed.as_view();
         let gather = Gather {
@@ -425,11 +431,15 @@ impl Experts for Cuda {
         let weights_grad = backward.launch.write("weights_grad", weights_grad, 4)?;
         backward.parameters.weights_grad = weights_grad.cast();
         backward.parameters.dots = backward.launch.write("scratch", dots, 4)?.cast();
+        // All that can be refused, before anything is written.
+        let columns = plan.config().intermediate_size();
+        let product = backward.rows_kernel::<T>(Operation::ExpertsDownBackward, columns)?;
+        let sums = backward.launch.untyped(Operation::ExpertsWeightsGrad)?;
         if let Some(bias) = bias {
             // Not read, but its part of the weights' gradients is there already.
             backward.parameters.bias = backward.read("down bias", bias)?;
             let launch = &backward.launch;
-            let kernel = launch.kernel(Operation::ExpertsBiasDots, Tile::Only, T::DTYPE)?;
+            let dots = launch.kernel(Operation::ExpertsBiasDots, Tile::Only, T::DTYPE)?;
             let parameters = sys::MilletExpertBias {
                 offsets: backward.parameters.offsets,
                 assignment_to_row: backward.parameters.assignment_to_row,
@@ -440,18 +450,18 @@ impl Experts for Cuda {
             };
             let grid = [plan.tokens().div_ceil(THREADS / 32), 1, 1];
             // SAFETY: lengths are checked; the plan is as dispatch makes it.
-            unsafe { launch.run(kernel, grid, THREADS, 0, &parameters) }?;
+            unsafe { launch.run(dots, grid, THREADS, 0, &parameters) }?;
         }
-        let columns = plan.config().intermediate_size();
-        let sums = backward.launch.untyped(Operation::ExpertsWeightsGrad)?;
-        // SAFETY: lengths are checked; the plan is as dispatch makes it.
-        unsafe { backward.run_rows::<T>(Operation::ExpertsDownBackward, columns) }?;
         // Never fewer than rows.
         let assignments = plan.tokens() * plan.config().top_k();
         let grid = [assignments.div_ceil(THREADS), 1, 1];
-        let launch = &backward.launch;
-        // SAFETY: as above.
-        unsafe { launch.run(sums, grid, THREADS, 0, &backward.parameters) }
+        // SAFETY: lengths are checked; the plan is as dispatch makes it.
+        unsafe {
+            backward.run(product)?;
+            backward
+                .launch
+                .run(sums, grid, THREADS, 0, &backward.parameters)
+        }
     }
 
     fn run_experts_down_weight_grad<T: Element>(
@@ -473,8 +483,9 @@ impl Experts for Cuda {
         product.gradient(grad)?;
         let config = plan.config();
         let shape = [config.hidden_size(), config.intermediate_size()];
+        let kernel = product.weights_kernel::<T>(Operation::ExpertsDownWeightGrad, shape)?;
         // SAFETY: lengths are checked; the plan is as dispatch makes it.
-        unsafe { product.run_weights::<T>(Operation::ExpertsDownWeightGrad, shape) }
+        unsafe { product.run(kernel) }
     }
 
     fn run_experts_up_weight_grad<T: Element>(
@@ -496,8 +507,9 @@ impl Experts for Cuda {
         product.gradient(grad)?;
         let config = plan.config();
         let shape = [2 * config.intermediate_size(), config.hidden_size()];
+        let kernel = product.weights_kernel::<T>(Operation::ExpertsUpWeightGrad, shape)?;
         // SAFETY: lengths are checked; the plan is as dispatch makes it.
-        unsafe { product.run_weights::<T>(Operation::ExpertsUpWeightGrad, shape) }
+        unsafe { product.run(kernel) }
     }
 
     fn run_experts_bias_grad<T: Element>(
@@ -523,10 +535,11 @@ impl Experts for Cuda {
         parameters.h_grad = launch.read("h_grad", h_grad, alignment)?.cast();
         parameters.output_grad = launch.read("output_grad", output_grad, alignment)?.cast();
         parameters.weights = launch.read("weights", weights, 4)?.cast();
+        let alignments = [size_of::<T>(), size_of::<f32>()];
         (parameters.gate_up_grad, parameters.gate_up_grad_sum) =
-            bias_gradient::<T>(&mut launch, "gate_up bias gradient", gate_up)?;
+            gradient(&mut launch, "gate_up bias gradient", gate_up, alignments)?;
         (parameters.down_grad, parameters.down_grad_sum) =
-            bias_gradient::<T>(&mut launch, "down bias gradient", down)?;
+            gradient(&mut launch, "down bias gradient", down, alignments)?;
         let blocks = (parameters.gate_up_blocks + parameters.down_blocks) as usize;
         let grid = [blocks * config.num_experts(), 1, 1];
         // SAFETY: lengths are checked; the plan is as dispatch makes it.
@@ -554,8 +567,9 @@ impl Experts for Cuda {
             product.parameters.weight = product.read("gate_up", gate_up)?;
             product.parameters.rows_out = product.write("scratch", rows_grad.slice_mut(..))?;
             let columns = plan.config().hidden_size();
+            let kernel = product.rows_kernel::<T>(Operation::ExpertsInputGrad, columns)?;
             // SAFETY: lengths are checked; the plan is as dispatch makes it.
-            unsafe { product.run_rows::<T>(Operation::ExpertsInputGrad, columns) }?;
+            unsafe { product.run(kernel) }?;
         }
         let rows_grad = rows_grad.as_view();
         let gather = Gather {
