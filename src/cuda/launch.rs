@@ -175,11 +175,12 @@ impl<'a> Launch<'a> {
         let [x, y, z] = grid.map(|blocks| blocks as u32);
         let stream = &self.cuda.stream;
         let mut arguments = [std::ptr::from_ref(parameters).cast_mut().cast()];
-        stream
-            .context()
-            .bind_to_thread()
-            .and_then(|()| {
-                self.cuda.kernels.keep_if_captured(stream);
+        // Which binds the context to the thread, too.
+        super::is_capturing(stream)
+            .and_then(|captured| {
+                if captured {
+                    self.cuda.kernels.keep();
+                }
                 // SAFETY: by this function's contract; the kernels are loaded while `cuda` is there.
                 unsafe {
                     result::launch_kernel(

@@ -9,7 +9,7 @@ use cudarc::driver::sys::CUfunction_attribute::{
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
 };
 use cudarc::driver::sys::{self as driver_sys, CUdevice_attribute, CUfunction, CUmodule, CUresult};
-use cudarc::driver::{CudaContext, CudaStream, DeviceRepr, DriverError, result};
+use cudarc::driver::{CudaContext, DeviceRepr, DriverError, result};
 
 use super::arch::Architecture;
 use super::catalogue::{self, Kernel};
@@ -137,17 +137,6 @@ impl Kernels {
     pub(crate) fn get(&self, kernel: Kernel) -> (CUfunction, usize) {
         // The catalogue makes no other kernels than those that are loaded.
         self.functions[&kernel]
-    }
-
-    /// Before a launch: what goes into a graph stays loaded.
-    pub(crate) fn keep_if_captured(self: &Arc<Self>, stream: &CudaStream) {
-        if self.captured.load(Ordering::Relaxed) {
-            return;
-        }
-        // Where the question is an error, so is the launch.
-        if super::is_capturing(stream).unwrap_or(false) {
-            self.keep();
-        }
     }
 
     /// Keeps them loaded while their context is there.
