@@ -42,6 +42,51 @@ pub(super) fn clamped_swiglu_at_the_limit<B: TestBackend>() {
     assert_eq!(outcome.gate_up_grad[2..], [0.0, 0.0]);
 }
 
+/// Gates and ups that are not finite come from the biases: of two experts of weight ½, infinite ones are at the limit and have no
+/// gradient, and NaN stays NaN.
+pub(super) fn clamped_swiglu_of_infinity_and_nan<B: TestBackend>() {
+    let config = MoeConfig::builder(1, 1, 2, 2)
+        .activation(Activation::GPT_OSS)
+        .expert_bias(ExpertBias::GateUpAndDown)
+        .build()
+        .unwrap();
+    let outcome = |gate_up_bias: [f64; 4]| {
+        let problem = Problem {
+            tokens: 1,
+            x: vec![1.0],
+            router: vec![0.0; 2],
+            bias: None,
+            gate_up: vec![0.0; 4],
+            down: vec![1.0; 2],
+            gate_up_bias: gate_up_bias.to_vec(),
+            down_bias: vec![0.0; 2],
+            output_grad: vec![1.0],
+        };
+        run::<B, B::Exact, B::Exact>(&config, &problem, Keep::Hidden, 1.0)
+    };
+    let near = |got: f64, want: f64| {
+        let allowed = B::tolerance(1e-14, F32) * want.abs();
+        assert!((got - want).abs() <= allowed, "{got} instead of {want}");
+    };
+    // As above: 8·7·s and −6·7·s with s = σ(1.702·7), and half of 8·(s + 1.702·7·s·(1 − s)).
+    let infinite = outcome([7.0, f64::INFINITY, f64::INFINITY, f64::NEG_INFINITY]);
+    near(
+        infinite.output[0],
+        0.5 * (55.999_625_026_426_54 - 41.999_718_769_819_9),
+    );
+    for grad in [&infinite.gate_up_grad, &infinite.gate_up_bias_grad] {
+        near(grad[0], 0.5 * 8.000_584_633_095_288);
+        assert_eq!(grad[1..], [0.0; 3]);
+    }
+    // A gate of NaN is in the gradients of both; an up of NaN is not in its own, which is half of 7·s.
+    let nan = outcome([f64::NAN, 7.0, 7.0, f64::NAN]);
+    assert!(nan.output[0].is_nan());
+    for grad in [&nan.gate_up_grad, &nan.gate_up_bias_grad] {
+        assert!(grad[..3].iter().all(|g| g.is_nan()), "{grad:?}");
+        near(grad[3], 0.5 * 6.999_953_128_303_317);
+    }
+}
+
 /// A configuration whose clamps work on a good part of the values of h, with and without dropping, and what it is given.
 pub(super) fn problems(tokens: usize) -> impl Iterator<Item = (MoeConfig, Problem)> {
     let settings = [(1.702, 1.0), (1.0, 0.0), (0.7, -0.25)];

@@ -15,8 +15,13 @@ pub(super) fn problems() -> impl Iterator<Item = (MoeConfig, Problem)> {
         base(16, 72, 2, 2),
         base(8, 8, 3, 2).capacity(Capacity::new(0.7)),
         base(1, 1, 3, 2).score_function(ScoreFunction::SoftmaxBeforeTopK),
+        // More slots than a warp has lanes.
+        base(8, 8, 48, 40),
     ];
-    let builders = builders.into_iter().zip([20, 33, 150, 40, 4]).enumerate();
+    let builders = builders
+        .into_iter()
+        .zip([20, 33, 150, 40, 4, 6])
+        .enumerate();
     builders.map(|(seed, (builder, tokens))| {
         let builder = builder.expert_bias(ExpertBias::GateUpAndDown);
         let config = builder.build().unwrap();

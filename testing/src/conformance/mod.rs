@@ -117,6 +117,7 @@ areas! {
     $
     activation:
         clamped_swiglu_at_the_limit
+        clamped_swiglu_of_infinity_and_nan
         clamped_swiglu_exact
         clamped_swiglu_f32
         clamped_swiglu_bf16

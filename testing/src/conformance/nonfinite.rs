@@ -3,8 +3,8 @@
 use approx::{abs_diff_eq, assert_abs_diff_eq, assert_relative_eq};
 use millet::half::{bf16, f16};
 use millet::{
-    Capacity, Cpu, DType, DropPolicy, Element, ExpertBias, Keep, Losses, MoeConfig, MoeLayer,
-    Renormalize, ScoreFunction, UnpermuteBackward,
+    Activation, Capacity, Cpu, DType, DropPolicy, Element, ExpertBias, Keep, Losses, MoeConfig,
+    MoeLayer, Renormalize, ScoreFunction, UnpermuteBackward,
 };
 
 use crate::generate::SCORES;
@@ -141,10 +141,22 @@ impl Planted {
     }
 }
 
-/// Sizes of whole 16-byte chunks, and others.
-fn config_of(score_function: ScoreFunction, hidden: usize, inner: usize) -> MoeConfig {
+/// Its limit is beyond a good part of the values of h.
+const CLAMPED: Activation = Activation::ClampedSwiGlu {
+    alpha: 1.702,
+    limit: 0.75,
+    offset: 1.0,
+};
+
+fn config_of(
+    score_function: ScoreFunction,
+    activation: Activation,
+    hidden: usize,
+    inner: usize,
+) -> MoeConfig {
     // Without the balance loss, whose counts all tokens share.
     MoeConfig::builder(hidden, inner, 6, 2)
+        .activation(activation)
         .expert_bias(ExpertBias::GateUpAndDown)
         .score_function(score_function)
         .losses(Losses::new(0.0, 0.1))
@@ -259,8 +271,14 @@ pub(crate) fn check_planted<B: TestBackend, T: Element, W: Element<Acc = T::Acc>
 }
 
 fn check_type<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>() {
-    for (i, (hidden, inner)) in [(16, 8), (11, 5)].into_iter().enumerate() {
-        let config = config_of(SCORES[i], hidden, inner);
+    // Sizes of whole 16-byte chunks, and others.
+    let sizes = [
+        (Activation::SwiGlu, 16, 8),
+        (Activation::SwiGlu, 11, 5),
+        (CLAMPED, 16, 8),
+    ];
+    for (i, (activation, hidden, inner)) in sizes.into_iter().enumerate() {
+        let config = config_of(SCORES[i], activation, hidden, inner);
         let problem = Problem::random(&config, TOKENS, 3);
         let layer = MoeLayer::new(B::create(), config);
         for place in Place::ALL {
@@ -282,7 +300,7 @@ fn check_type<B: TestBackend, T: Element, W: Element<Acc = T::Acc>>() {
 /// # Panics
 /// When one does not, or reaches more.
 pub fn planted_values_reach_what_they_touch<B: TestBackend>(backend: B, more: &[f64]) {
-    let config = config_of(ScoreFunction::SoftmaxAfterTopK, 16, 8);
+    let config = config_of(ScoreFunction::SoftmaxAfterTopK, Activation::SwiGlu, 16, 8);
     let problem = Problem::random(&config, TOKENS, 3);
     let layer = MoeLayer::new(backend, config);
     for place in Place::ALL {
@@ -313,7 +331,7 @@ pub(super) fn a_value_reaches_what_it_touches_and_nothing_else_f16<B: TestBacken
 
 /// The largest finite number is above every tf32 number, and rounds to infinity.
 pub(super) fn large_values_stay_finite<B: TestBackend>() {
-    let config = config_of(ScoreFunction::SoftmaxAfterTopK, 16, 8);
+    let config = config_of(ScoreFunction::SoftmaxAfterTopK, Activation::SwiGlu, 16, 8);
     let mut problem = Problem::random(&config, TOKENS, 3);
     problem.x[TOKEN * 16 + 3] = f64::from(f32::MAX);
     for weights in [&mut problem.router, &mut problem.gate_up] {
@@ -451,7 +469,7 @@ pub(super) fn a_vanished_weight_hides_its_expert<B: TestBackend>() {
 
 fn check_vanished<B: TestBackend, T: Element>(score_function: ScoreFunction) {
     let (hidden, inner) = (16, 8);
-    let config = config_of(score_function, hidden, inner);
+    let config = config_of(score_function, Activation::SwiGlu, hidden, inner);
     let mut problem = Problem::random(&config, TOKENS, 3);
     for row in problem.x.chunks_exact_mut(hidden) {
         row[0] = 1.0;
