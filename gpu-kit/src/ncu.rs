@@ -128,15 +128,23 @@ mod tests {
     use super::*;
 
     /// As the profiler prints two launches, of which the second lacks a metric.
-    const TABLE: &str = r#"==PROF== Connected to process 4711 (/kit/bin/experts)
-cuda: NVIDIA H200
-==PROF== Profiling "experts_up_bf16" - 0: 0%....50%....100% - 9 passes
-==PROF== Disconnected from process 4711
-"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC","dram__bytes_read.sum","launch__registers_per_thread","sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active"
-"","","","","","","","","","","","byte","register/thread","%"
-"0","4711","experts","127.0.0.1","experts_up_bf16","1","13","(128, 1, 1)","(3072, 1, 1)","0","9.0","1,234,567,890","255","61.5"
-"1","4711","experts","127.0.0.1","combine(Params, ""x"")","1","13","(256, 1, 1)","(512, 1, 1)","0","9.0","12.5","n/a",""
-"#;
+    const TABLE: &str = concat!(
+        "==PROF== Connected to process 4711 (/kit/bin/experts)\n",
+        "cuda: NVIDIA H200\n",
+        "==PROF== Profiling \"experts_up_bf16\" - 0: 0%....50%....100% - 9 passes\n",
+        "==PROF== Disconnected from process 4711\n",
+        r#""ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC","#,
+        r#""dram__bytes_read.sum","launch__registers_per_thread","sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active""#,
+        "\n",
+        r#""","","","","","","","","","","","byte","register/thread","%""#,
+        "\n",
+        r#""0","4711","experts","127.0.0.1","experts_up_bf16","1","13","(128, 1, 1)","(3072, 1, 1)","0","9.0","#,
+        r#""1,234,567,890","255","61.5""#,
+        "\n",
+        r#""1","4711","experts","127.0.0.1","combine(Params, ""x"")","1","13","(256, 1, 1)","(512, 1, 1)","0","9.0","#,
+        r#""12.5","n/a","""#,
+        "\n",
+    );
 
     #[test]
     fn a_table_is_read() {

@@ -1,6 +1,6 @@
 //! A short table of what a run has recorded, at its end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use crate::Result;
 use crate::summary::Found;
 
 /// What a run recorded, by step: of a step that ran several times, the last.
-pub(crate) fn read(out: &Path) -> Result<HashMap<String, Vec<Value>>> {
-    let mut steps = HashMap::<String, Vec<Value>>::new();
+pub(crate) fn read(out: &Path) -> Result<BTreeMap<String, Vec<Value>>> {
+    let mut steps = BTreeMap::<String, Vec<Value>>::new();
     let mut step = String::new();
     for line in fs::read_to_string(out.join("kit.jsonl"))?.lines() {
         // A line that was cut off is none.
@@ -37,8 +37,6 @@ pub(crate) fn table(out: &Path) -> Result<()> {
             println!("copy by the {method}: {:.2} TB/s", rate / 1e12);
         }
     }
-    // By their names, so that the same records make the same table.
-    let steps = BTreeMap::from_iter(steps);
     let found = Found(steps.values().flatten().collect());
     for line in found.lines() {
         println!("{line}");
