@@ -41,6 +41,11 @@ fn rate(record: &Value) -> Option<f64> {
     Some(record["flops"].as_f64()? / median(record)? / 1e12)
 }
 
+/// Of the fewest bytes, in TB/s.
+fn bandwidth(record: &Value) -> Option<f64> {
+    Some(record["bytes"].as_f64()? / median(record)? / 1e12)
+}
+
 /// A number for a table, or a dash.
 fn cell(value: Option<f64>, digits: usize, unit: &str) -> String {
     value.map_or("–".into(), |value| format!("{value:.digits$}{unit}"))
@@ -218,6 +223,7 @@ impl<'a> Found<'a> {
         let heads = [
             "",
             "TFLOP/s",
+            "TB/s",
             "share",
             "dense ×",
             "Triton ×",
@@ -262,6 +268,7 @@ impl<'a> Found<'a> {
                 rows.push(vec![
                     format!("{bench} {operation}"),
                     cell(time.and_then(rate).filter(|rate| *rate > 0.0), 0, ""),
+                    cell(time.and_then(bandwidth), 2, ""),
                     percent(time.and_then(|time| bound.share(time))),
                     times("torch dense"),
                     times("triton"),
@@ -499,12 +506,14 @@ mod tests {
             ncu("combine", 0.5),
             ncu("input", 0.5),
             ncu("combine", 0.25),
+            time("experts", "down", 4e9, 2e9, 1e-3),
         ];
         let table = lines(&records);
         // 24000 bytes over 8 · 2 · (50 · 32 + 400); 1200 sectors over 8 · 2 · 100.
         let expected = [
             "experts down",
-            "–",
+            "4",
+            "2.00",
             "–",
             "–",
             "–",
@@ -513,8 +522,8 @@ mod tests {
             "0.75",
             "barrier 2.0, wait 1.5",
         ];
-        assert_eq!(cells(&table[1]), expected);
-        assert_eq!(cells(&table[2])[5..8], ["30 %", "0.38", "0.38"]);
+        assert_eq!(cells(&table[3]), expected);
+        assert_eq!(cells(&table[4])[6..9], ["30 %", "0.38", "0.38"]);
     }
 
     #[test]
