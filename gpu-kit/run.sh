@@ -218,7 +218,7 @@ for name in "${names[@]}"; do
     mark "$name" 'no time' 0 "needs $seconds s, $((left > 0 ? left : 0)) were left"
     continue
   fi
-  limit=$((3 * seconds + 10 < left ? 3 * seconds + 10 : left))
+  limit=$((seconds * 3 / 2 + 10 < left ? seconds * 3 / 2 + 10 : left))
   export KIT_SECONDS=$limit KIT_EXPECTED=$seconds
   printf '%4d s  %s\n' "$SECONDS" "$name"
   mark "$name" running 0 'ended from outside while it ran'
@@ -236,7 +236,8 @@ for name in "${names[@]}"; do
     wait "$process"
     code=$?
   fi
-  why=$(tail -n 1 "$KIT_WORK/log" | tr -d '\000' | head -c 200)
+  # What Rust says last of a panic is of no use here.
+  why=$(grep -v 'RUST_BACKTRACE' "$KIT_WORK/log" | tail -n 1 | tr -d '\000' | head -c 200)
   case $code in
     0) mark "$name" done "$seconds" "$why" ;;
     3) mark "$name" skipped "$seconds" "$why" ;;

@@ -1,4 +1,4 @@
-//! The kit's own program: what a step of `run.sh` calls that is neither a test nor a bench. README.md has the subcommands.
+//! The kit's own program: what a step of `run.sh` calls that is neither a test nor a bench. `kit help` lists them.
 
 mod device;
 mod launches;
@@ -26,7 +26,8 @@ Usage: kit <command>
   compare FOLDER         those calls against that record, bit for bit
   bits                   a hash of each output of larger calls, the same in every process
   replays                router and dispatch in a graph, again and again beside a kernel that fills the device
-  misuse [FAULT]         what the driver answers to wrong calls, or to a kernel with a fault
+  misuse calls FROM      what the driver answers to wrong calls, from one of them on
+  misuse FAULT           what it answers after a kernel with a fault
   compare-misuse FOLDER  the same against that record
   overhead               what a launch costs, by itself and in a graph
   ncu FILE…              records the launches in tables of Nsight Compute
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
         ["compare", folder] => recorded::compare(Path::new(folder)),
         ["bits"] => recorded::bits(),
         ["replays"] => replays::replays(),
-        ["misuse"] => misuse::misuse(),
+        ["misuse", "calls", from] => misuse::misuse(from),
         ["misuse", fault] => misuse::fault(fault),
         ["compare-misuse", folder] => misuse::compare(Path::new(folder)),
         ["overhead"] => overhead::overhead(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
 use cuda_emulator_loader as emulator;
@@ -96,10 +97,24 @@ pub(crate) fn compare(folder: &Path) -> Result<()> {
         let start = number("offset")?;
         bytes.get(start..start + number("bytes")?)
     };
-    let cuda = Cuda::device(0)?;
+    let mut cuda = Cuda::device(0)?;
     let (mut outputs, mut equal, mut rounded, mut wrong) = (0, 0, 0, Vec::new());
     for case in cases(Size::Small) {
-        for output in case.run(&cuda)? {
+        // What a driver refuses is a panic of the tests' tensors.
+        let run = panic::catch_unwind(AssertUnwindSafe(|| case.run(&cuda)));
+        let run = run.unwrap_or_else(|_| Err(format!("{}: see above", case.name).into()));
+        let found = match run {
+            Ok(found) => found,
+            Err(error) => {
+                println!("{error}");
+                wrong.push(error.to_string());
+                // A fault breaks the context, and once nobody holds that there is another.
+                drop(cuda);
+                cuda = Cuda::device(0)?;
+                continue;
+            }
+        };
+        for output in found {
             outputs += 1;
             let name = format!("{} {}", case.name, output.name);
             let Some(expected) = expected(&case, &output) else {

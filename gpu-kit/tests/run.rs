@@ -185,7 +185,7 @@ fn a_step_that_hangs_is_ended_and_the_next_one_runs() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         kit.step("hangs"),
-        ("hung".into(), "ended after 13 s".into())
+        ("hung".into(), "ended after 11 s".into())
     );
     assert_eq!(kit.step("next").0, "done");
     assert!(

@@ -4,7 +4,7 @@ mod bindings;
 mod conformance;
 mod format;
 mod fuzz;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod gpu_kit;
 mod publish;
 mod wheels;
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         (Some("bindings"), true) => bindings::bindings(),
         (Some("bench"), _) => bench(&rest),
         (Some("fuzz"), _) => fuzz::fuzz(&rest),
-        #[cfg(unix)]
+        #[cfg(target_os = "linux")]
         (Some("gpu-kit"), _) => gpu_kit::gpu_kit(&rest),
         (Some("conformance"), _) => conformance::conformance(&rest),
         (Some("help" | "--help" | "-h"), _) => {
@@ -185,7 +185,7 @@ fn test() -> Result<(), String> {
     }
     println!("{passed} passed, {failed} failed, {ignored} skipped");
     // Of the programs that are built by now.
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     gpu_kit::test()?;
     match (ok, passed) {
         (false, _) => Err("cargo test failed".into()),
