@@ -54,7 +54,7 @@ again:
     setp.lt.u64 %p, %now, 60000000000;
     @%p bra again;
 done:
-    bar.sync 0;
+    barrier.sync 0;
     ret;
 }
 .visible .entry differ(.param .u64 first, .param .u64 second, .param .u64 words, .param .u64 count)
