@@ -50,17 +50,21 @@ def tiles(offsets, rows, block_m):
     return expert.int(), begin.int(), offsets[known].int()
 
 
-def product(x, rows, w, offsets, tile=TILES[0], out=None):
-    """c [R, N], of x by the rows of each expert in turn."""
+def prepared(x, rows, w, offsets, tile=TILES[0]):
+    """A function that computes c [R, N], of x by the rows of each expert in turn. The tiles are listed once."""
     block_m, block_n, block_k, warps, stages = tile
     experts, n, k = w.shape
     if n % block_n or k % block_k:
         raise ValueError(f"a tile of {block_n} columns and depth {block_k} does not divide {n} × {k}")
-    out = x.new_empty(len(rows), n) if out is None else out
+    out = x.new_empty(len(rows), n)
     expert, begin, end = tiles(offsets, len(rows), block_m)
     grid = (len(expert) * (n // block_n),)
-    grouped_product[grid](
-        x, rows, w, out, expert, begin, end, n, k, experts,
-        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=warps, num_stages=stages,
-    )  # fmt: skip
-    return out
+
+    def run():
+        grouped_product[grid](
+            x, rows, w, out, expert, begin, end, n, k, experts,
+            BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=warps, num_stages=stages,
+        )  # fmt: skip
+        return out
+
+    return run

@@ -4,8 +4,10 @@
 
 Shapes are those that FILE (default: kit.jsonl of $KIT_OUT) has times of; --shape gives others. Prints a line for each comparison and
 appends it as a JSON object to $KIT_RECORD. Times are those of CUDA events around replays of a CUDA graph, where the library does not
-wait for the device; as many sets of inputs take turns as twice the L2 cache needs. A comparison that fails, or that there is no time
-for, is recorded with the reason. Without a GPU, `TRITON_INTERPRET=1 others.py --device cpu --shape tiny=96,128,128,8,2` tries it.
+wait for the device and can be captured, else around calls; the record says which. As many sets of inputs take turns as twice the L2
+cache needs, 8 at most. A comparison that fails, or that there is no time for, is recorded with the reason.
+
+Without a GPU, `TRITON_INTERPRET=1 others.py --device cpu --shape tiny=96,128,128,8,2` tries it.
 """
 
 import argparse
@@ -135,6 +137,8 @@ def spread(samples):
 class Clock:
     def __init__(self, device):
         self.device = device
+        # Whether the last time is that of a graph.
+        self.is_graph = False
 
     def time(self, runs, graph=True, budget=0.3):
         """Seconds of one of the runs, which take turns: {median, low, high}, and the number of samples."""
@@ -153,18 +157,23 @@ class Clock:
                     run()
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
-        if not graph:
-            return lambda: [run() for run in runs]
-        captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured):
-            # Results stay alive, or the next run would write over them: as they do in a step of training.
-            kept = [run() for run in runs]
-        replay = captured.replay
-        replay()
-        replay()
-        torch.cuda.synchronize()
-        del kept
-        return replay
+        self.is_graph = False
+        if graph:
+            captured = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(captured):
+                    # Results stay alive, or the next run would write over them: as they do in a step of training.
+                    kept = [run() for run in runs]
+            except RuntimeError as error:
+                print(f"no graph: {str(error).splitlines()[0]}", flush=True)
+                torch.cuda.synchronize()
+            else:
+                captured.replay()
+                torch.cuda.synchronize()
+                del kept
+                self.is_graph = True
+                return captured.replay
+        return lambda: [run() for run in runs]
 
     def lap(self, once):
         if self.device == "cpu":
@@ -246,13 +255,13 @@ class Comparison:
                 want = grouped_mm(x[rows], weight, offsets)
                 best, why = None, "no tile divides it"
                 for tile in grouped_product.TILES:
-                    run = lambda: grouped_product.product(x, rows, weight, offsets, tile)
                     try:
+                        run = grouped_product.prepared(x, rows, weight, offsets, tile)
                         error = relative(run(), want)
                         if not error < 1e-2:
-                            raise NotHere(f"wrong by {error:.1e} with the tile {tile}")
+                            raise ValueError(f"wrong by {error:.1e} with the tile {tile}")
                         seconds, samples = self.clock.time([run], budget=0.15)
-                    except ValueError as error:
+                    except Exception as error:  # another tile may do
                         why = str(error)
                         continue
                     if best is None or seconds["median"] < best[0]["median"]:
@@ -371,31 +380,44 @@ def main():
     versions = f"torch {torch.__version__}"
     times, reasons = 0, 0
     # What says most, on every shape, before what says less.
-    for what in given.only or COMPARISONS:
+    wanted = given.only or list(COMPARISONS)
+    for place, what in enumerate(wanted):
         for shape in shapes:
             same = {"what": what, "case": shape.name, "dtype": "bf16", "device": name}
             try:
                 if time.monotonic() - start > given.seconds:
                     raise NotHere("no time was left")
                 for operation, flops, seconds, samples in COMPARISONS[what](Comparison(shape, given.device, clock)):
-                    record({"kind": "other", **same, "operation": operation, "flops": flops, "seconds": seconds, "samples": samples,
-                            "sizes": dict(zip("THIEK", (shape.tokens, shape.hidden, shape.inner, shape.experts, shape.top_k))),
-                            "conditions": versions})  # fmt: skip
+                    sizes = dict(zip("THIEK", (shape.tokens, shape.hidden, shape.inner, shape.experts, shape.top_k)))
+                    record({
+                        "kind": "other", **same, "operation": operation, "flops": flops, "seconds": seconds, "samples": samples,
+                        "graph": clock.is_graph, "sizes": sizes, "conditions": versions,
+                    })  # fmt: skip
                     median = seconds["median"]
                     print(f"{what}, {shape.name}, {operation}: {median * 1e3:.3f} ms, {flops / median / 1e12:.3g} TFLOP/s", flush=True)
                     times += 1
             except Exception as error:  # a library may fail in any way, and the others still tell something
                 lines = str(error).splitlines() or [""]
                 reason = lines[0] if isinstance(error, NotHere) else f"{type(error).__name__}: {lines[0]}"
-                record({"kind": "left_out", "bench": "others", "what": what, "case": shape.name, "backend": "cuda", "reason": reason[:300]})
+                record({
+                    "kind": "left_out", "bench": "others", "what": what, "case": shape.name, "backend": "cuda", "reason": reason[:300],
+                })  # fmt: skip
                 print(f"{what}, {shape.name}: left out: {reason}", flush=True)
                 reasons += 1
             if given.device == "cuda":
                 try:
                     torch.cuda.synchronize()
                 except RuntimeError as error:
-                    print(f"the device is lost after {what}, {shape.name}: {str(error).splitlines()[0]}")
-                    return 1
+                    # What a library broke stays broken in this process: the next goes on with the other comparisons.
+                    print(f"{what}, {shape.name}, lost the device: {str(error).splitlines()[0]}", flush=True)
+                    rest = [option for name in wanted[place + 1 :] for option in ("--only", name)]
+                    if not rest:
+                        return 1
+                    left = max(0.0, given.seconds - (time.monotonic() - start))
+                    again = [sys.executable, __file__, "--seconds", f"{left:.0f}", "--records", str(given.records), *rest]
+                    for one in shapes:
+                        again += ["--shape", f"{one.name}={one.tokens},{one.hidden},{one.inner},{one.experts},{one.top_k}"]
+                    os.execv(sys.executable, again)
                 torch.cuda.empty_cache()
     print(f"{versions}: {times} times, {reasons} left out, {len(shapes)} shapes")
     return 0 if times else 1
