@@ -8,6 +8,7 @@
 
 mod count;
 mod device;
+pub(crate) mod layer;
 mod record;
 mod routed;
 
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput};
 use millet::half::{bf16, f16};
-use millet::{Cpu, DType, Element};
+use millet::{Cpu, DType, Element, SavedBytes};
 use millet_testing::cases::{self, Case};
 
 pub(crate) use device::Device;
@@ -190,6 +191,14 @@ impl Arguments {
             filter,
         }
     }
+
+    /// What criterion would say, of a filter that is plain but for a `$` at its end.
+    fn wants(&self, id: &str) -> bool {
+        match self.filter.strip_suffix('$') {
+            Some(end) => id.ends_with(end),
+            None => id.contains(&self.filter),
+        }
+    }
 }
 
 /// One run of a bench.
@@ -248,6 +257,37 @@ impl Suite {
         self.on::<F, Cpu>();
         #[cfg(feature = "cuda")]
         self.on::<F, millet::Cuda>();
+    }
+
+    /// Whether the ids of a case are asked for, where criterion does not decide it.
+    pub(crate) fn wants(&self, bench: &str, case: &Case) -> bool {
+        self.arguments.wants(&format!("{bench}/{}/", case.name))
+    }
+
+    /// Records the seconds of the CPU's and of PyTorch's turns at the same step of a layer.
+    pub(crate) fn turns(
+        &mut self,
+        case: &Case,
+        dtype: DType,
+        step: &str,
+        version: &str,
+        seconds: &[Vec<f64>; 2],
+    ) {
+        let [ours, theirs] = [Cpu::NAME, "torch-cpu"].map(|backend| Subject {
+            bench: "torch",
+            case,
+            backend,
+            dtype: dtype.name(),
+            operation: step,
+            work: Work::default(),
+        });
+        self.record
+            .turns([&ours, &theirs], &Cpu.model(), seconds, version);
+    }
+
+    /// Records what a layer keeps from forward to backward.
+    pub(crate) fn saved(&mut self, case: &Case, backend: &str, dtype: DType, saved: &SavedBytes) {
+        self.record.saved(case, backend, dtype.name(), saved);
     }
 
     pub(crate) fn finish(self) {
@@ -417,7 +457,7 @@ impl Suite {
     ) -> Result<()> {
         let id = |operation: &Operation<B, F::Set<B, T>>| format!("{group}/{}", operation.name);
         let mut operations = F::operations::<B, T>(case);
-        operations.retain(|operation| id(operation).contains(&self.arguments.filter));
+        operations.retain(|operation| self.arguments.wants(&id(operation)));
         if self.arguments.list {
             for operation in &operations {
                 println!("{}: benchmark", id(operation));

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 
+use millet::SavedBytes;
 use millet_testing::cases::Case;
 use millet_testing::counters::Launch;
 use serde_json::{Value, json};
@@ -51,6 +52,32 @@ impl Record {
         });
     }
 
+    /// What two sides took at the same step, in turns: a time for each, and with the second's the ratio of theirs within a turn.
+    pub(super) fn turns(
+        &mut self,
+        subjects: [&Subject<'_>; 2],
+        device: &str,
+        seconds: &[Vec<f64>; 2],
+        version: &str,
+    ) {
+        let [ours, theirs] = subjects;
+        let of = |samples: &[f64]| Seconds::of_samples(samples, samples.len());
+        self.time(ours, device, &of(&seconds[0]), 1, None);
+        self.write(|| {
+            let mut line = theirs.json("time");
+            line["device"] = device.into();
+            of(&seconds[1]).add_to(&mut line);
+            line["conditions"] = version.into();
+            let ratios = seconds[0].iter().zip(&seconds[1]);
+            let ratios: Vec<f64> = ratios.map(|(ours, theirs)| theirs / ours).collect();
+            let Seconds {
+                median, low, high, ..
+            } = of(&ratios);
+            line["ratio"] = json!({ "median": median, "low": low, "high": high });
+            Ok(line)
+        });
+    }
+
     /// Something that is no operation on a case.
     pub(super) fn other_time(
         &mut self,
@@ -87,6 +114,15 @@ impl Record {
             line["launches"] = parsed?.into();
             line["works"] = works.iter().map(Work::json).collect();
             Ok(line)
+        });
+    }
+
+    pub(super) fn saved(&mut self, case: &Case, backend: &str, dtype: &str, saved: &SavedBytes) {
+        self.write(|| {
+            Ok(json!({
+                "kind": "saved", "bench": "saved", "case": case.name, "source": case.source, "backend": backend,
+                "dtype": dtype, "sizes": sizes(case), "bytes": saved.total(), "x": saved.x, "h": saved.h,
+            }))
         });
     }
 
@@ -168,7 +204,8 @@ impl Seconds {
         }
         let rank = rank.max(1);
         Self {
-            median: samples[number / 2],
+            // Of an even number the mean of the two in the middle.
+            median: 0.5 * (samples[(number - 1) / 2] + samples[number / 2]),
             low: samples[rank - 1],
             high: samples[number - rank],
             samples: number,

@@ -149,6 +149,16 @@ impl Case {
         }
     }
 
+    /// The same sizes and load in a layer that has the defaults of everything else; none if they do not go with its K.
+    pub fn plain(&self) -> Option<Self> {
+        let [_, hidden, inner, experts, top_k] = self.sizes();
+        let config = MoeConfig::builder(hidden, inner, experts, top_k).build();
+        Some(Self {
+            config: config.ok()?,
+            ..self.clone()
+        })
+    }
+
     /// The same with a capacity factor.
     pub fn with_capacity(&self, factor: f64) -> Self {
         let config = builder(&self.config, sizes(&self.config))
@@ -451,6 +461,17 @@ mod tests {
             .with_fewer_experts()
             .sizes();
         assert_eq!((tokens, experts), (1024, 16));
+    }
+
+    #[test]
+    fn a_plain_case_keeps_its_sizes_only() {
+        let case = &select("systems").unwrap()[1];
+        let plain = case.plain().unwrap();
+        assert_eq!(plain.sizes(), case.sizes());
+        assert!(case.config.capacity().is_some() && plain.config.capacity().is_none());
+        assert_eq!(plain.config.losses().aux(), 0.0);
+        // One expert per token needs a choice.
+        assert_eq!(select("systems").unwrap()[0].plain(), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Instant, SystemTime};
 
-use super::{cargo, run};
+use super::{cargo, run, wheels};
 
 /// A program of `cuda-emulator/conformance` and the headers it includes, below the folder of Python packages.
 const PROGRAMS: [(&str, &str); 2] = [
@@ -86,24 +86,12 @@ fn install() -> Result<Layout, String> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let work = target.join("conformance");
-    let venv = work.join("venv");
-    let python = venv.join("bin/python");
     let explain = |path: &Path| {
         let path = path.display().to_string();
         move |error: std::io::Error| format!("{path}: {error}")
     };
     fs::create_dir_all(work.join("lib")).map_err(explain(&work))?;
-    // A copy of the list says what is installed.
-    let list = sources.join("requirements.txt");
-    let stamp = work.join("requirements.txt");
-    let wanted = fs::read_to_string(&list).map_err(explain(&list))?;
-    if fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-        run(Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "--requirement"])
-            .arg(&list))?;
-        fs::write(&stamp, wanted).map_err(explain(&stamp))?;
-    }
+    let python = wheels::environment(&work, &sources.join("requirements.txt"))?;
     let query = [
         "-c",
         "import sysconfig; print(sysconfig.get_path('purelib'))",

@@ -7,6 +7,7 @@ mod fuzz;
 #[cfg(target_os = "linux")]
 mod gpu_kit;
 mod publish;
+mod report;
 mod wheels;
 
 use std::env;
@@ -26,6 +27,8 @@ Usage: cargo xtask <task>
   format       rewrites what rustfmt and clang-format would lay out otherwise; clang-format comes from PyPI into target
   bindings     src/cuda/sys.rs from csrc/params.h
   bench        the benches (arguments after it go to criterion)
+  report       the tables and plots of docs/benchmarks.md: what the benches count and time here, and a model of GPUs. --quick: tiny
+               cases, into target; --from FILE: of records that there are (may be repeated); --into FOLDER: not into docs
   fuzz         random cases of layers, operations and damaged modules: --backend cpu (default) or cuda, --minutes N (5), --seed N
                (a new one), --case TARGET:CASE (that one alone)
   gpu-kit      a folder below target that tries and measures all of it on a machine with a GPU; --dev: of the tests' programs, to try
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         (Some("format"), true) => format::format(),
         (Some("bindings"), true) => bindings::bindings(),
         (Some("bench"), _) => bench(&rest),
+        (Some("report"), _) => report::report(&rest),
         (Some("fuzz"), _) => fuzz::fuzz(&rest),
         #[cfg(target_os = "linux")]
         (Some("gpu-kit"), _) => gpu_kit::gpu_kit(&rest),
@@ -138,6 +142,12 @@ fn test() -> Result<(), String> {
     wheels::nvcc()?;
     let (mut passed, mut failed, mut ignored) = (0, 0, 0);
     let mut ok = true;
+    // What the benches record, of which the report must be made.
+    let records = target_directory()?.join("tested.jsonl");
+    if records.exists() {
+        std::fs::remove_file(&records)
+            .map_err(|error| format!("{}: {error}", records.display()))?;
+    }
     // The first builds the examples as programs, which a test runs; the second runs the tests inside examples, and each bench
     // once.
     let mut runs: Vec<(bool, &[&str])> = vec![(false, &[]), (false, &["--examples", "--benches"])];
@@ -152,6 +162,7 @@ fn test() -> Result<(), String> {
                 .env("CUDA_EMULATOR_DEVICE", "h100");
         }
         command
+            .env("MILLET_BENCH_RECORD", &records)
             .args(["test", "--workspace", "--no-fail-fast"])
             .args(CUDA)
             .args(arguments);
@@ -182,6 +193,11 @@ fn test() -> Result<(), String> {
             .wait()
             .map_err(|error| format!("{command:?}: {error}"))?;
         ok &= status.success();
+    }
+    if let Err(message) = report::of_tests(&records) {
+        eprintln!("report: {message}");
+        failed += 1;
+        ok = false;
     }
     println!("{passed} passed, {failed} failed, {ignored} skipped");
     // Of the programs that are built by now.

@@ -1,7 +1,7 @@
 //! Tools that come as Python wheels: the CUDA compiler, clang-format and libclang, each in a folder of its own below `target/`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use xtask::nvcc;
@@ -116,6 +116,27 @@ fn install(tool: &Tool) -> Result<PathBuf, String> {
     }
     fs::write(&list, wanted).map_err(explain)?;
     Ok(proof)
+}
+
+/// The Python of a virtual environment `work`/venv with the packages of a list, installed now if need be. A copy of the list beside it
+/// says what is there.
+pub(super) fn environment(work: &Path, list: &Path) -> Result<PathBuf, String> {
+    let explain = |path: &Path| {
+        let path = path.display().to_string();
+        move |error: std::io::Error| format!("{path}: {error}")
+    };
+    let (venv, stamp) = (work.join("venv"), work.join("requirements.txt"));
+    let python = venv.join("bin/python");
+    let wanted = fs::read_to_string(list).map_err(explain(list))?;
+    if fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
+        fs::create_dir_all(work).map_err(explain(work))?;
+        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        run(Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "--requirement"])
+            .arg(list))?;
+        fs::write(&stamp, wanted).map_err(explain(&stamp))?;
+    }
+    Ok(python)
 }
 
 fn has_pip() -> Result<(), String> {
