@@ -335,7 +335,13 @@ impl<N: Number> Oracle<'_, N> {
             let pairs = routed.expert_sums.iter().zip(&routed.counts);
             let balance = sum(pairs.map(|(&p, &n)| p * N::of(f64::from(n))));
             routed.aux = N::of(self.aux_factor(tokens)) * balance;
-            routed.z = N::of(self.config.losses().z() / tokens as f64) * squares;
+            let z = self.config.losses().z() / tokens as f64;
+            // A loss that is off is 0, also where the sum of squares is infinite.
+            routed.z = if z == 0.0 {
+                N::of(0.0)
+            } else {
+                N::of(z) * squares
+            };
         }
         routed
     }
