@@ -132,6 +132,36 @@ fn a_kernel_that_never_ends() {
         .unwrap();
 }
 
+/// Blocks that end at once, but more of them than anybody waits for.
+#[test]
+fn a_grid_that_never_ends() {
+    let _turn = alone();
+    let limit = |value| {
+        cuda_emulator_loader::set_option("CUDA_EMULATOR_LIMIT", value)
+            .unwrap()
+            .unwrap();
+    };
+    limit(Some("100000"));
+    breaks(Code::CUDA_ERROR_LAUNCH_TIMEOUT, |context| {
+        let module = context.load_module(Ptx::from_src(PTX))?;
+        let f = module.load_function("move")?;
+        let stream = context.default_stream();
+        // SAFETY: the context takes the allocation with it.
+        let a = unsafe { result::malloc_sync(4) }?;
+        // SAFETY: a live allocation of 4 bytes.
+        unsafe { result::memset_d8_sync(a, 0, 4) }?;
+        let most = LaunchConfig {
+            grid_dim: (i32::MAX as u32, 65535, 65535),
+            block_dim: (1, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        // SAFETY: two addresses of the allocation.
+        unsafe { stream.launch_builder(&f).arg(&a).arg(&a).launch(most) }?;
+        stream.synchronize()
+    });
+    limit(None);
+}
+
 #[test]
 fn work_behind_a_failed_kernel_does_not_run() {
     let _turn = alone();

@@ -18,6 +18,9 @@ use crate::memory::SHARED_UNIT;
 use crate::options::Check;
 use crate::random::Random;
 
+/// Thread-instructions of finished blocks that a worker may keep to itself.
+const UNREPORTED: u64 = 1 << 14;
+
 /// Instructions that a warp runs before another of its block does, and a block's warps together before another block.
 const WARP_QUANTUM: i64 = 20_000;
 const BLOCK_QUANTUM: u64 = 400_000;
@@ -414,6 +417,13 @@ impl Exec<'_> {
                 .find(|&i| block.warps[i].live != 0 && !block.warps[i].blocked)
             else {
                 if block.warps.iter().all(|w| w.live == 0) {
+                    // Short blocks never use up a budget, however many they are.
+                    if self.thread_instructions - self.reported > UNREPORTED && self.over_limit() {
+                        let limit = self.grid.launch.options.instruction_limit;
+                        let message = format!("stopped after {limit} thread-instructions");
+                        self.give_up(block, message);
+                        return Turn::Fault;
+                    }
                     return Turn::Done;
                 }
                 self.deadlock(block);
