@@ -2,45 +2,73 @@
 
 use cudarc::driver::CudaViewMut;
 
-use super::catalogue::{Operation, Tile};
+use super::catalogue::{Kernel, Operation, Tile};
 use super::launch::Launch;
 use super::permute::Columns;
 use super::{Cuda, View, sys};
-use crate::element::Element;
+use crate::element::{Element, Real};
 use crate::error::Result;
 use crate::ops::{self, Checked, Plan, UnpermuteBackward, UnpermuteForward};
 
 const THREADS: usize = sys::MILLET_THREADS as usize;
 
-/// A gather-sum: each token's rows [max rows, H] into the output [T, H], with the names that errors give them.
-pub(super) struct Gather<'a, T: Element> {
-    pub(super) operation: &'static str,
-    pub(super) plan: &'a Plan<Cuda>,
-    pub(super) rows: (&'static str, View<'a, T>),
-    pub(super) output: (&'static str, CudaViewMut<'a, T>),
+/// A gather-sum: output\[t\] = Σ_slot weight·rows[row], weights of 1 if there are none.
+///
+/// Made before the product that writes the rows, so that everything is refused before anything is launched.
+pub(super) struct Gather<'a> {
+    launch: Launch<'a>,
+    kernel: Kernel,
+    columns: Columns,
+    tokens: usize,
+    parameters: sys::MilletRows,
 }
 
-impl<T: Element> Gather<'_, T> {
-    /// output\[t\] = Σ_slot weight·rows[row], weights of 1 if there are none.
-    pub(super) fn sum(self, cuda: &Cuda, weights: Option<View<'_, T::Acc>>) -> Result<()> {
-        let (config, tokens) = (self.plan.config(), self.plan.tokens());
+impl<'a> Gather<'a> {
+    /// Into `output` [T, H], by its name in errors.
+    pub(super) fn new<T: Element>(
+        cuda: &'a Cuda,
+        operation: &'static str,
+        plan: &'a Plan<Cuda>,
+        (name, output): (&'static str, CudaViewMut<'a, T>),
+    ) -> Result<Self> {
+        let (config, tokens) = (plan.config(), plan.tokens());
         let columns = Columns::split::<T>(cuda, tokens, config.hidden_size());
-        let mut launch = Launch::new(cuda, self.operation);
+        let mut launch = Launch::new(cuda, operation);
         let kernel = launch.kernel(Operation::Unpermute, Tile::Only, T::DTYPE)?;
-        let (rows_name, rows) = self.rows;
-        let (output_name, output) = self.output;
-        let to_row = self.plan.map().assignment_to_row;
-        let mut parameters = sys::MilletRows {
+        let to_row = plan.map().assignment_to_row;
+        let parameters = sys::MilletRows {
             assignment_to_row: launch.read("assignment_to_row", to_row, 4)?,
-            rows_in: launch.read(rows_name, rows, columns.alignment)?.cast(),
-            tokens_out: launch.write(output_name, output, columns.alignment)?.cast(),
+            tokens_out: launch.write(name, output, columns.alignment)?.cast(),
             ..columns.parameters(config, tokens)
         };
-        if let Some(weights) = weights {
-            parameters.weights = launch.read("weights", weights, 4)?.cast();
-        }
+        Ok(Self {
+            launch,
+            kernel,
+            columns,
+            tokens,
+            parameters,
+        })
+    }
+
+    /// With weights [T, K].
+    pub(super) fn weighed<A: Real>(mut self, weights: View<'a, A>) -> Result<Self> {
+        self.parameters.weights = self.launch.read("weights", weights, 4)?.cast();
+        Ok(self)
+    }
+
+    /// Submits it, for rows [max rows, H] by their name in errors.
+    pub(super) fn sum<T: Element>(
+        mut self,
+        (name, rows): (&'static str, View<'a, T>),
+    ) -> Result<()> {
+        let rows = self.launch.read(name, rows, self.columns.alignment)?;
+        self.parameters.rows_in = rows.cast();
+        let grid = self.columns.grid(self.tokens);
         // SAFETY: lengths were checked by the operation; a plan's rows are below the number of rows, or −1.
-        unsafe { launch.run(kernel, columns.grid(tokens), THREADS, 0, &parameters) }
+        unsafe {
+            self.launch
+                .run(self.kernel, grid, THREADS, 0, &self.parameters)
+        }
     }
 }
 
@@ -54,13 +82,9 @@ pub(super) fn unpermute<T: Element>(
         weights,
         output,
     } = arguments.into_inner();
-    let gather = Gather {
-        operation: ops::combine::UNPERMUTE,
-        plan,
-        rows: ("rows", rows),
-        output: ("output", output),
-    };
-    gather.sum(cuda, Some(weights))
+    Gather::new(cuda, ops::combine::UNPERMUTE, plan, ("output", output))?
+        .weighed(weights)?
+        .sum(("rows", rows))
 }
 
 pub(super) fn unpermute_backward<T: Element>(

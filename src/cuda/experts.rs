@@ -12,6 +12,7 @@ use super::arch::{Plan as Tiling, RowProduct, Storage, WeightGradient};
 use super::catalogue::{Kernel, Operation, Tile};
 use super::combine::Gather;
 use super::launch::{Launch, Pieces};
+use super::router::InputGrad;
 use super::{Cuda, F32Products, View, alignment, router, sys};
 use crate::check;
 use crate::config::{Activation, MoeConfig};
@@ -381,6 +382,7 @@ impl Experts for Cuda {
         } = arguments.into_inner();
         let [tickets, mut scratch] = split_scratch::<T>(self, OPERATION, plan, &mut scratch)?;
         let mut weighed = product_rows::<T>(plan, &mut scratch);
+        let combine = Gather::new(self, OPERATION, plan, ("output", output))?;
         {
             let mut product = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
             product.parameters.rows_in = product.read("a", a)?;
@@ -395,14 +397,7 @@ impl Experts for Cuda {
             // SAFETY: lengths are checked; the plan is as dispatch makes it.
             unsafe { product.run(kernel) }?;
         }
-        let weighed = weighed.as_view();
-        let gather = Gather {
-            operation: OPERATION,
-            plan,
-            rows: ("scratch", View::from(&weighed)),
-            output: ("output", output),
-        };
-        gather.sum(self, None)
+        combine.sum(("scratch", View::from(&weighed.as_view())))
     }
 
     fn run_experts_down_backward<T: Element>(
@@ -561,6 +556,7 @@ impl Experts for Cuda {
         } = arguments.into_inner();
         let [tickets, mut scratch] = split_scratch::<T>(self, OPERATION, plan, &mut scratch)?;
         let mut rows_grad = product_rows::<T>(plan, &mut scratch);
+        let combine = InputGrad::new(self, OPERATION, plan, router, ("x_grad", x_grad))?;
         {
             let mut product = Prepared::new::<T>(self, OPERATION, plan, tickets)?;
             product.parameters.rows_in = product.read("h_grad", h_grad)?;
@@ -571,14 +567,7 @@ impl Experts for Cuda {
             // SAFETY: lengths are checked; the plan is as dispatch makes it.
             unsafe { product.run(kernel) }?;
         }
-        let rows_grad = rows_grad.as_view();
-        let gather = Gather {
-            operation: OPERATION,
-            plan,
-            rows: ("scratch", View::from(&rows_grad)),
-            output: ("x_grad", x_grad),
-        };
-        router::input_grad(self, gather, router)
+        combine.sum(("scratch", View::from(&rows_grad.as_view())))
     }
 }
 

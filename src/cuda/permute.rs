@@ -5,7 +5,8 @@ use std::ptr;
 use super::catalogue::{Operation, Tile};
 use super::combine::{self, Gather};
 use super::launch::Launch;
-use super::{Cuda, alignment, is_vectors, router, sys};
+use super::router::InputGrad;
+use super::{Cuda, alignment, is_vectors, sys};
 use crate::config::MoeConfig;
 use crate::element::Element;
 use crate::error::Result;
@@ -112,15 +113,11 @@ impl Permute for Cuda {
             x_grad,
             scratch: _,
         } = arguments.into_inner();
-        let gather = Gather {
-            operation: ops::permute::PERMUTE_BACKWARD,
-            plan,
-            rows: ("rows_grad", rows_grad),
-            output: ("x_grad", x_grad),
-        };
+        const OPERATION: &str = ops::permute::PERMUTE_BACKWARD;
+        let (rows, output) = (("rows_grad", rows_grad), ("x_grad", x_grad));
         match router {
-            None => gather.sum(self, None),
-            Some(part) => router::input_grad(self, gather, part),
+            None => Gather::new(self, OPERATION, plan, output)?.sum(rows),
+            Some(part) => InputGrad::new(self, OPERATION, plan, part, output)?.sum(rows),
         }
     }
 

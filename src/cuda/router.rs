@@ -5,10 +5,11 @@
 use std::ffi::c_void;
 use std::ptr;
 
-use super::catalogue::{self, ALL_EXPERTS, Operation, Tile};
-use super::combine::Gather;
+use cudarc::driver::CudaViewMut;
+
+use super::catalogue::{self, ALL_EXPERTS, Kernel, Operation, Tile};
 use super::launch::{Launch, Pieces};
-use super::{Cuda, VECTOR, alignment, at_most, is_vectors, sys};
+use super::{Cuda, VECTOR, View, alignment, at_most, is_vectors, sys};
 use crate::check;
 use crate::config::{MoeConfig, Renormalize, ScoreFunction, SingleExpert};
 use crate::element::{DType, Element};
@@ -425,48 +426,74 @@ fn dz_alignment(config: &MoeConfig) -> usize {
     }
 }
 
-/// dX = Σ_slot rows + dz·Wᵣ.
-pub(super) fn input_grad<T: Element, W: Element<Acc = T::Acc>>(
-    cuda: &Cuda,
-    gather: Gather<'_, T>,
-    router: RouterPart<'_, Cuda, W>,
-) -> Result<()> {
-    let operation = gather.operation;
-    let (config, tokens) = (gather.plan.config(), gather.plan.tokens());
-    let (rows_name, rows) = gather.rows;
-    let (output_name, x_grad) = gather.output;
-    check_limits(operation, config)?;
-    let hidden = config.hidden_size();
-    let (vectorized, weight_aligned) = (is_vectors(T::DTYPE, hidden), is_vectors(W::DTYPE, hidden));
-    let rows_alignment = alignment(T::DTYPE, vectorized);
-    let mut launch = Launch::new(cuda, operation);
-    launch.require_f32::<T::Acc>()?;
-    let kernel = launch.router_kernel::<T, W>(Operation::RouterInputGrad, Tile::Only)?;
-    let to_row = gather.plan.map().assignment_to_row;
-    let parameters = sys::MilletRouterInputGrad {
-        tokens: tokens as i64,
-        experts: config.num_experts() as i32,
-        hidden: hidden as i32,
-        top_k: config.top_k() as i32,
-        vectorized: vectorized.into(),
-        weight_aligned: weight_aligned.into(),
-        logits_grad: launch
-            .read("logits_grad", router.logits_grad, dz_alignment(config))?
-            .cast(),
-        weight: launch
-            .read(
-                "router weight",
-                router.weight,
-                alignment(W::DTYPE, weight_aligned),
-            )?
-            .cast(),
-        assignment_to_row: launch.read("assignment_to_row", to_row, 4)?,
-        rows: launch.read(rows_name, rows, rows_alignment)?.cast(),
-        x_grad: launch.write(output_name, x_grad, rows_alignment)?.cast(),
-    };
-    let grid = [tokens.div_ceil(PRODUCT[0]), hidden.div_ceil(PRODUCT[1]), 1];
-    // SAFETY: lengths were checked by the operation; a plan's rows are below the number of rows, or −1.
-    unsafe { launch.run(kernel, grid, THREADS, 0, &parameters) }
+/// dX = Σ_slot rows + dz·Wᵣ, made before the product that writes the rows like a [`Gather`](super::combine::Gather).
+pub(super) struct InputGrad<'a> {
+    launch: Launch<'a>,
+    kernel: Kernel,
+    grid: [usize; 3],
+    rows_alignment: usize,
+    parameters: sys::MilletRouterInputGrad,
+}
+
+impl<'a> InputGrad<'a> {
+    /// Into `x_grad` [T, H], by its name in errors.
+    pub(super) fn new<'r: 'a, T: Element, W: Element<Acc = T::Acc>>(
+        cuda: &'a Cuda,
+        operation: &'static str,
+        plan: &'a ops::Plan<Cuda>,
+        router: RouterPart<'r, Cuda, W>,
+        (name, x_grad): (&'static str, CudaViewMut<'a, T>),
+    ) -> Result<Self> {
+        let (config, tokens) = (plan.config(), plan.tokens());
+        check_limits(operation, config)?;
+        let hidden = config.hidden_size();
+        let (vectorized, weight_aligned) =
+            (is_vectors(T::DTYPE, hidden), is_vectors(W::DTYPE, hidden));
+        let rows_alignment = alignment(T::DTYPE, vectorized);
+        let weight_alignment = alignment(W::DTYPE, weight_aligned);
+        let mut launch = Launch::new(cuda, operation);
+        launch.require_f32::<T::Acc>()?;
+        let kernel = launch.router_kernel::<T, W>(Operation::RouterInputGrad, Tile::Only)?;
+        let to_row = plan.map().assignment_to_row;
+        let parameters = sys::MilletRouterInputGrad {
+            tokens: tokens as i64,
+            experts: config.num_experts() as i32,
+            hidden: hidden as i32,
+            top_k: config.top_k() as i32,
+            vectorized: vectorized.into(),
+            weight_aligned: weight_aligned.into(),
+            logits_grad: launch
+                .read("logits_grad", router.logits_grad, dz_alignment(config))?
+                .cast(),
+            weight: launch
+                .read("router weight", router.weight, weight_alignment)?
+                .cast(),
+            assignment_to_row: launch.read("assignment_to_row", to_row, 4)?,
+            rows: ptr::null(),
+            x_grad: launch.write(name, x_grad, rows_alignment)?.cast(),
+        };
+        Ok(Self {
+            launch,
+            kernel,
+            grid: [tokens.div_ceil(PRODUCT[0]), hidden.div_ceil(PRODUCT[1]), 1],
+            rows_alignment,
+            parameters,
+        })
+    }
+
+    /// Submits it, for rows [max rows, H] by their name in errors.
+    pub(super) fn sum<T: Element>(
+        mut self,
+        (name, rows): (&'static str, View<'a, T>),
+    ) -> Result<()> {
+        let rows = self.launch.read(name, rows, self.rows_alignment)?;
+        self.parameters.rows = rows.cast();
+        // SAFETY: lengths were checked by the operation; a plan's rows are below the number of rows, or −1.
+        unsafe {
+            self.launch
+                .run(self.kernel, self.grid, THREADS, 0, &self.parameters)
+        }
+    }
 }
 
 impl Router for Cuda {

@@ -261,7 +261,7 @@ fn capture(cuda: &Cuda, submit: impl FnOnce() -> Result<()>) -> CudaGraph {
 }
 
 /// Kernels and memsets of a graph, which has nothing else in it: an allocation or a copy would be a node of its own.
-fn nodes(graph: &CudaGraph) -> [usize; 2] {
+pub(crate) fn nodes(graph: &CudaGraph) -> [usize; 2] {
     let mut count = 0;
     // SAFETY: without a list, only the number is written.
     unsafe { sys::cuGraphGetNodes(graph.cu_graph(), ptr::null_mut(), &mut count) }

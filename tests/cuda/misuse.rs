@@ -3,13 +3,17 @@
 use std::ptr;
 use std::sync::Arc;
 
+use millet::cudarc::driver::sys::CUgraphInstantiate_flags;
+use millet::cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 use millet::cudarc::driver::{CudaContext, CudaSlice, sys};
 use millet::half::bf16;
 use millet::{
-    Cuda, Dispatch, DispatchForward, Element, Error, Logits, Memory, MoeConfig, Permute,
-    PermuteForward, Plan, Result, Router, RouterForward, ScoreFunction, stats_elements,
+    Cuda, Dispatch, DispatchForward, Element, Error, Experts, ExpertsDown, ExpertsInputGrad,
+    Logits, Memory, MoeConfig, Permute, PermuteForward, Plan, Result, Router, RouterForward,
+    RouterPart, ScoreFunction, stats_elements,
 };
 
+use crate::layer::nodes;
 use crate::{alone, plan_in_order};
 
 const TOKENS: usize = 4;
@@ -72,6 +76,84 @@ fn views_that_are_not_aligned() {
     let mut x = cuda.upload(&[bf16::ONE; 64]).unwrap();
     let mut rows = cuda.upload(&[bf16::ZERO; 128]).unwrap();
     permute::<bf16>(&cuda, 7, [1, 1], [&mut x, &mut rows]).unwrap();
+}
+
+/// The combine comes after the product, and its tensors are looked at before it: nothing is submitted of what is refused.
+#[test]
+fn an_operation_is_refused_before_its_first_launch() {
+    let _alone = alone();
+    let context = CudaContext::new(0).unwrap();
+    // SAFETY: everything here is in one stream.
+    unsafe { context.disable_event_tracking() };
+    let cuda = Cuda::new(&context.new_stream().unwrap()).unwrap();
+    let (hidden, inner, experts) = (8, 8, 4);
+    let config = MoeConfig::builder(hidden, inner, experts, 2)
+        .build()
+        .unwrap();
+    let plan = plan_in_order(&cuda, &config, TOKENS);
+    let scratch = cuda.scratch_elements::<f32>(&config, TOKENS);
+    let mut scratch = cuda.allocate::<f32>(scratch).unwrap();
+    // As long as any tensor here, and one more to begin at.
+    let zeros = cuda
+        .allocate::<f32>(experts * 2 * inner * hidden + 1)
+        .unwrap();
+    let mut output = cuda.allocate::<f32>(TOKENS * hidden + 1).unwrap();
+    let rows = config.max_rows(TOKENS);
+    let tensor = |len: usize, skip: usize| zeros.slice(skip..skip + len);
+    let (row, weight) = (tensor(rows * inner, 0), tensor(experts * inner * hidden, 0));
+    let (pair, pairs) = (
+        tensor(2 * rows * inner, 0),
+        tensor(2 * experts * inner * hidden, 0),
+    );
+    let weights = tensor(2 * TOKENS, 0);
+
+    for (name, [skip_output, skip_dz, skip_router]) in [
+        ("output", [1, 0, 0]),
+        ("x_grad", [1, 0, 0]),
+        ("logits_grad", [0, 1, 0]),
+        ("router weight", [0, 0, 1]),
+    ] {
+        let (dz, router) = (
+            tensor(TOKENS * experts, skip_dz),
+            tensor(experts * hidden, skip_router),
+        );
+        let output = output.slice_mut(skip_output..skip_output + TOKENS * hidden);
+        let stream = cuda.stream();
+        stream
+            .begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .unwrap();
+        let result = match name {
+            "output" => cuda.experts_down(ExpertsDown::<Cuda, f32> {
+                plan: &plan,
+                a: (&row).into(),
+                down: (&weight).into(),
+                bias: None,
+                weights: (&weights).into(),
+                output,
+                scratch: scratch.as_view_mut(),
+            }),
+            _ => cuda.experts_input_grad(ExpertsInputGrad::<Cuda, f32> {
+                plan: &plan,
+                h_grad: (&pair).into(),
+                gate_up: (&pairs).into(),
+                router: RouterPart {
+                    logits_grad: (&dz).into(),
+                    weight: (&router).into(),
+                },
+                x_grad: output,
+                scratch: scratch.as_view_mut(),
+            }),
+        };
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();
+        let error = result.unwrap_err();
+        let wrong = matches!(error, Error::Alignment { tensor, .. } if tensor == name);
+        assert!(wrong, "{name}: {error}");
+        assert_eq!(
+            graph.map_or([0; 2], |graph| nodes(&graph)),
+            [0; 2],
+            "{name}"
+        );
+    }
 }
 
 /// A context of device 0 that is not the primary one.
