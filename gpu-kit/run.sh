@@ -50,13 +50,13 @@ trap 'rm -rf "$KIT_WORK"' EXIT
 # ---- steps: as steps.txt lists them, and what became of each
 
 names=()
-declare -A on_gpu on_emulator writes command status took note
+declare -A on_gpu on_emulator command status took note
 # Not -r: a backslash at the end of a line joins the next one.
-while IFS='|' read name gpu emulator files line; do
+while IFS='|' read name gpu emulator line; do
   name=${name// /}
   [[ -z $name || $name == \#* ]] && continue
   names+=("$name")
-  on_gpu[$name]=${gpu// /} on_emulator[$name]=${emulator// /} writes[$name]=$files command[$name]=$line
+  on_gpu[$name]=${gpu// /} on_emulator[$name]=${emulator// /} command[$name]=$line
 done <"$KIT/steps.txt"
 
 for name in $again; do
@@ -159,7 +159,7 @@ keep() { # step, status, seconds
     printf '\n==== %s: %s after %s s\n' "$1" "$2" "$3"
     log_of "$KIT_WORK/log"
   } >>"$KIT_OUT/log.txt"
-  for file in kit.jsonl log.txt ${writes[$1]}; do
+  for file in kit.jsonl log.txt; do
     if [[ -f $KIT_OUT/$file ]] && (($(wc -c <"$KIT_OUT/$file") > 16777216)); then
       truncate -s 16777216 "$KIT_OUT/$file"
     fi

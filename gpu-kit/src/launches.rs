@@ -36,8 +36,11 @@ pub(crate) struct Output {
 /// Calls of one or several operations.
 pub(crate) struct Case {
     pub(crate) name: String,
-    run: Box<dyn Fn(&Cuda, u64) -> Result<Vec<Output>>>,
+    run: Box<Calls>,
 }
+
+/// Inputs are drawn from the seed.
+type Calls = dyn Fn(&Cuda, u64) -> Result<Vec<Output>>;
 
 impl Case {
     fn new(name: String, run: impl Fn(&Cuda, u64) -> Result<Vec<Output>> + 'static) -> Self {
