@@ -1,7 +1,7 @@
 //! Calls in any order with any handles, as no program makes them: live ones, others' ones, dead ones, null and nonsense, from two threads.
 //! Each call has some result, never a crash or a panic inside; and when every context is gone the device has all of its memory.
 //!
-//! `CUDA_EMULATOR_TEST_CASES` sets how many sequences there are instead of 200, and `CUDA_EMULATOR_TEST_SEED` which.
+//! `CUDA_EMULATOR_TEST_CASES` sets how many sequences there are instead of 1000, and `CUDA_EMULATOR_TEST_SEED` which.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
@@ -102,7 +102,7 @@ enum Call {
     Instantiate(usize, Which),
     LaunchGraph(Which, Which),
     DestroyExecutable(Which),
-    CallHost(Which),
+    HostFunction(Which),
     Info,
     Occupancy(Which, i32, usize),
     Attribute(i32, Which),
@@ -181,7 +181,7 @@ fn calls() -> impl Strategy<Value = Vec<(bool, Call)>> {
         which().prop_map(Call::QueryEvent),
         which().prop_map(Call::SynchronizeEvent),
         (which(), which()).prop_map(|(a, b)| Call::Elapsed(a, b)),
-        stream().prop_map(Call::CallHost),
+        stream().prop_map(Call::HostFunction),
     ];
     let memory = prop_oneof![
         3 => (slot(), size()).prop_map(|(s, n)| Call::Allocate(s, n)),
@@ -207,7 +207,13 @@ fn calls() -> impl Strategy<Value = Vec<(bool, Call)>> {
         6 => launch,
         1 => (which(), -2i32..2000, size()).prop_map(|(f, n, b)| Call::Occupancy(f, n, b)),
         1 => (-1i32..20, which()).prop_map(|(a, f)| Call::Attribute(a, f)),
-        1 => (which(), -1i32..20, any::<i32>()).prop_map(|(f, a, v)| Call::SetAttribute(f, a, v)),
+        // Of these only the 8th, dynamic shared memory, and the 9th may be set.
+        1 => (
+            which(),
+            prop_oneof![-1i32..20, 8i32..10],
+            prop_oneof![any::<i32>(), 0i32..100],
+        )
+            .prop_map(|(f, a, v)| Call::SetAttribute(f, a, v)),
     ];
     let graphs = prop_oneof![
         3 => (stream(), 0u32..4).prop_map(|(s, m)| Call::Begin(s, m)),
@@ -476,7 +482,7 @@ impl Program {
                     sys::cuGraphLaunch(handle!(Executable, x), handle!(Stream, s))
                 }
                 Call::DestroyExecutable(x) => sys::cuGraphExecDestroy(handle!(Executable, x)),
-                Call::CallHost(s) => {
+                Call::HostFunction(s) => {
                     sys::cuLaunchHostFunc(handle!(Stream, s), Some(nothing), null_mut())
                 }
                 Call::Info => {
@@ -628,7 +634,7 @@ fn calls_in_any_order() {
             .unwrap();
     }
     let config = ProptestConfig {
-        cases: number("CUDA_EMULATOR_TEST_CASES", 200) as u32,
+        cases: number("CUDA_EMULATOR_TEST_CASES", 1000) as u32,
         failure_persistence: None,
         ..ProptestConfig::default()
     };
