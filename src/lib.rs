@@ -56,7 +56,7 @@
 //! - An operation allocates nothing: memory is made once, by [`MoeLayer::saved`] and [`MoeLayer::workspace`].
 //! - Nothing needs the host to look at device data between operations.
 //! - No safe call reaches memory that it was not given: lengths, places and streams are compared on the host, ids in the kernels. A CUDA
-//!   graph goes where its buffers were, and they are the caller's to keep (see `millet::cuda`).
+//!   graph accesses the addresses that it captured, whose buffers are the caller's to keep (see `millet::cuda`).
 //! - What does not fit is an [`Error`] that names the operation, what was expected and what was given, before anything is written.
 #![deny(missing_docs)]
 

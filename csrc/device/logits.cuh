@@ -58,7 +58,7 @@ template <typename X, typename W, int M, int N> struct LogitsTile {
     static __device__ __forceinline__ void multiply_step(Sums &accumulator, const KMajorReader &reader_a,
                                                          const KMajorReader &reader_b, uint32_t tile_a,
                                                          uint32_t tile_b) {
-        // f32 not unrolled: both halves at once would take 60 registers more, and half the blocks of a multiprocessor.
+        // f32 not unrolled: both halves at once would take 60 registers more.
 #pragma unroll(sizeof(W) == 4 ? 1 : 2)
         for (int half = 0; half < 2; ++half) {
             uint32_t a[MMA_M][4], b[MMA_N][2];

@@ -24,7 +24,7 @@ pub const GLOBAL_BASE: u64 = 0x0000_7000_0000_0000;
 const RED_ZONE: u64 = 256;
 /// Of the host's memory.
 const PAGE: u64 = 4096;
-/// Freed allocations that are remembered; beyond, those at the lowest addresses, which are the oldest, are forgotten.
+/// Freed allocations that are remembered. Beyond, those at the lowest addresses are forgotten: an access to them is out of bounds then.
 const MOST_FREED: usize = 1 << 16;
 
 /// Why an access from the host, or an attempt to free, was refused.

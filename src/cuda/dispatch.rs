@@ -153,7 +153,7 @@ mod tests {
     use super::*;
     use crate::config::Capacity;
 
-    /// A workspace serves every configuration of the same sizes, which the drop policy is none of.
+    /// A workspace serves every configuration of the same sizes, and the drop policy is not a size.
     #[test]
     fn scratch_is_the_same_for_every_drop_policy() {
         let elements = |policy| {

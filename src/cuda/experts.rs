@@ -13,7 +13,7 @@ use super::catalogue::{Kernel, Operation, Tile};
 use super::combine::Gather;
 use super::launch::{Launch, Pieces};
 use super::router::InputGrad;
-use super::{Cuda, F32Products, View, alignment, router, sys};
+use super::{Cuda, F32Products, VECTOR, View, alignment, router, sys};
 use crate::check;
 use crate::config::{Activation, MoeConfig};
 use crate::element::Element;
@@ -141,7 +141,8 @@ impl<'a> Prepared<'a> {
             dots: ptr::null_mut(),
             grad: ptr::null_mut(),
             grad_sum: ptr::null_mut(),
-            tickets: launch.write("scratch", tickets, 4)?.cast(),
+            // As the combine reads what lies behind them, so that it is refused here.
+            tickets: launch.write("scratch", tickets, VECTOR)?.cast(),
         };
         Ok(Self {
             launch,

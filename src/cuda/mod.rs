@@ -115,10 +115,15 @@ struct Finish {
 impl Drop for Finish {
     fn drop(&mut self) {
         // During a capture nothing can be waited for: what was submitted before it may still run these kernels.
-        match is_capturing(&self.stream) {
-            Ok(true) => self.kernels.keep(),
-            _ => self.stream.context().record_err(self.stream.synchronize()),
+        let waited = match is_capturing(&self.stream) {
+            Ok(true) => return self.kernels.keep(),
+            Ok(false) => self.stream.synchronize(),
+            Err(error) => Err(error),
+        };
+        if waited.is_err() {
+            self.kernels.keep();
         }
+        self.stream.context().record_err(waited);
     }
 }
 

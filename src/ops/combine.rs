@@ -67,6 +67,7 @@ impl<B: Memory, T: Element> UnpermuteForward<'_, B, T> {
         check.read("rows", self.rows, &[MaxRows, Hidden])?;
         check.read("weights", self.weights, &[Tokens, TopK])?;
         check.write("output", &self.output, &[Tokens, Hidden])?;
+        self.plan.note_capture(backend)?;
         Ok(Checked(self))
     }
 }
@@ -79,6 +80,7 @@ impl<B: Memory, T: Element> UnpermuteBackward<'_, B, T> {
         check.read("weights", self.weights, &[Tokens, TopK])?;
         check.write("rows_grad", &self.rows_grad, &[MaxRows, Hidden])?;
         check.write("weights_grad", &self.weights_grad, &[Tokens, TopK])?;
+        self.plan.note_capture(backend)?;
         Ok(Checked(self))
     }
 }

@@ -11,7 +11,7 @@ pub(crate) const DISPATCH: &str = "dispatch";
 /// Capacity dropping and the stable sort of assignments by expert: ids → a [`Plan`].
 pub trait Dispatch: Memory {
     /// See [`DispatchForward`]. On an error nothing was written, and the plan is of what it was; but where a graph is captured, an error
-    /// of the launch leaves the plan with the graph's number of tokens, as a part of it may have been recorded.
+    /// of the backend leaves the plan with the graph's number of tokens, as a part of it may have been recorded.
     fn dispatch<A: Real>(&self, arguments: DispatchForward<'_, Self, A>) -> Result<()> {
         arguments.check(self)?;
         let DispatchForward {

@@ -325,6 +325,7 @@ impl<B: Memory, T: Element> ExpertsUp<'_, B, T> {
         }
         check.write("a", &self.a, &[MaxRows, Inner])?;
         check.place("scratch", &self.scratch)?;
+        self.plan.note_capture(backend)?;
         Ok(Checked(self))
     }
 }
@@ -338,6 +339,7 @@ impl<B: Memory, T: Element> ExpertsDown<'_, B, T> {
         check.read("weights", self.weights, &[Tokens, TopK])?;
         check.write("output", &self.output, &[Tokens, Hidden])?;
         check.place("scratch", &self.scratch)?;
+        self.plan.note_capture(backend)?;
         Ok(Checked(self))
     }
 }
@@ -353,6 +355,7 @@ impl<B: Memory, T: Element> ExpertsDownBackward<'_, B, T> {
         check.write("weighted_a", &self.weighted_a, &[MaxRows, Inner])?;
         check.write("weights_grad", &self.weights_grad, &[Tokens, TopK])?;
         check.place("scratch", &self.scratch)?;
+        self.plan.note_capture(backend)?;
         Ok(Checked(self))
     }
 }
@@ -364,6 +367,7 @@ impl<B: Memory, T: Element> ExpertsDownWeightGrad<'_, B, T> {
         check.read("weighted_a", self.weighted_a, &[MaxRows, Inner])?;
         check.grad::<T>("weight gradient", &self.grad, &[Experts, Hidden, Inner])?;
         check.place("scratch", &self.scratch)?;
+        self.plan.note_capture(backend)?;
         Ok(Checked(self))
     }
 }
@@ -375,6 +379,7 @@ impl<B: Memory, T: Element> ExpertsUpWeightGrad<'_, B, T> {
         check.read("h_grad", self.h_grad, &[MaxRows, GateUp])?;
         check.grad::<T>("weight gradient", &self.grad, &[Experts, GateUp, Hidden])?;
         check.place("scratch", &self.scratch)?;
+        self.plan.note_capture(backend)?;
         Ok(Checked(self))
     }
 }
@@ -388,6 +393,7 @@ impl<B: Memory, T: Element> ExpertsBiasGrad<'_, B, T> {
         check.read("weights", self.weights, &[Tokens, TopK])?;
         check.grad::<T>("gate_up bias gradient", &self.gate_up, &[Experts, GateUp])?;
         check.grad::<T>("down bias gradient", &self.down, &[Experts, Hidden])?;
+        self.plan.note_capture(backend)?;
         Ok(Checked(self))
     }
 }
@@ -400,6 +406,7 @@ impl<B: Memory, T: Element, W: Element<Acc = T::Acc>> ExpertsInputGrad<'_, B, T,
         check.router_part(&self.router)?;
         check.write("x_grad", &self.x_grad, &[Tokens, Hidden])?;
         check.place("scratch", &self.scratch)?;
+        self.plan.note_capture(backend)?;
         Ok(Checked(self))
     }
 }

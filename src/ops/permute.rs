@@ -115,6 +115,7 @@ impl<B: Memory, T: Element> PermuteForward<'_, B, T> {
         let check = self.plan.check(backend, PERMUTE)?;
         check.read("x", self.x, &[Tokens, Hidden])?;
         check.write("rows", &self.rows, &[MaxRows, Hidden])?;
+        self.plan.note_capture(backend)?;
         Ok(Checked(self))
     }
 }
@@ -128,6 +129,7 @@ impl<B: Memory, T: Element, W: Element<Acc = T::Acc>> PermuteBackward<'_, B, T, 
         }
         check.write("x_grad", &self.x_grad, &[Tokens, Hidden])?;
         check.place("scratch", &self.scratch)?;
+        self.plan.note_capture(backend)?;
         Ok(Checked(self))
     }
 }

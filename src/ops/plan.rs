@@ -53,7 +53,7 @@ pub struct Plan<B: Memory> {
     tiles: RowTiles,
     /// No dispatch has written the maps yet: they are zero, and point at the first row and the first assignment.
     blank: bool,
-    /// A graph fills or follows it: it stays of these tokens.
+    /// A graph fills or follows it: its number of tokens is fixed.
     in_graph: AtomicBool,
     offsets: B::Buffer<i32>,
     row_to_assignment: B::Buffer<i32>,
@@ -208,15 +208,20 @@ impl<B: Memory> Plan<B> {
         operation: &'static str,
     ) -> Result<Check<'a, B>> {
         self.check_stream(backend, operation)?;
-        if backend.is_capturing()? {
-            self.in_graph.store(true, Ordering::Relaxed);
-        }
         Ok(Check {
             backend,
             operation,
             config: &self.config,
             tokens: self.tokens,
         })
+    }
+
+    /// Ends it: what is captured now follows this plan whenever its graph runs.
+    pub(super) fn note_capture(&self, backend: &B) -> Result<()> {
+        if backend.is_capturing()? {
+            self.in_graph.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Refuses what there is no memory for, and a plan of another stream.

@@ -86,13 +86,20 @@ fn an_operation_is_refused_before_its_first_launch() {
     // SAFETY: everything here is in one stream.
     unsafe { context.disable_event_tracking() };
     let cuda = Cuda::new(&context.new_stream().unwrap()).unwrap();
-    let (hidden, inner, experts) = (8, 8, 4);
+    // By vectors in all launches, and in the combine only.
+    for inner in [8, 5] {
+        refuse_before_the_first_launch(&cuda, inner);
+    }
+}
+
+fn refuse_before_the_first_launch(cuda: &Cuda, inner: usize) {
+    let (hidden, experts) = (8, 4);
     let config = MoeConfig::builder(hidden, inner, experts, 2)
         .build()
         .unwrap();
-    let plan = plan_in_order(&cuda, &config, TOKENS);
+    let plan = plan_in_order(cuda, &config, TOKENS);
     let scratch = cuda.scratch_elements::<f32>(&config, TOKENS);
-    let mut scratch = cuda.allocate::<f32>(scratch).unwrap();
+    let mut scratch = cuda.allocate::<f32>(scratch + 1).unwrap();
     // As long as any tensor here, and one more to begin at.
     let zeros = cuda
         .allocate::<f32>(experts * 2 * inner * hidden + 1)
@@ -107,11 +114,12 @@ fn an_operation_is_refused_before_its_first_launch() {
     );
     let weights = tensor(2 * TOKENS, 0);
 
-    for (name, [skip_output, skip_dz, skip_router]) in [
-        ("output", [1, 0, 0]),
-        ("x_grad", [1, 0, 0]),
-        ("logits_grad", [0, 1, 0]),
-        ("router weight", [0, 0, 1]),
+    for (name, [skip_output, skip_dz, skip_router, skip_scratch]) in [
+        ("output", [1, 0, 0, 0]),
+        ("x_grad", [1, 0, 0, 0]),
+        ("logits_grad", [0, 1, 0, 0]),
+        ("router weight", [0, 0, 1, 0]),
+        ("scratch", [0, 0, 0, 1]),
     ] {
         let (dz, router) = (
             tensor(TOKENS * experts, skip_dz),
@@ -130,7 +138,7 @@ fn an_operation_is_refused_before_its_first_launch() {
                 bias: None,
                 weights: (&weights).into(),
                 output,
-                scratch: scratch.as_view_mut(),
+                scratch: scratch.slice_mut(skip_scratch..),
             }),
             _ => cuda.experts_input_grad(ExpertsInputGrad::<Cuda, f32> {
                 plan: &plan,
@@ -141,7 +149,7 @@ fn an_operation_is_refused_before_its_first_launch() {
                     weight: (&router).into(),
                 },
                 x_grad: output,
-                scratch: scratch.as_view_mut(),
+                scratch: scratch.slice_mut(skip_scratch..),
             }),
         };
         let graph = stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();

@@ -59,7 +59,7 @@ pub(super) fn test() -> Result<(), String> {
     remove(&results)?;
     run(Command::new(folder.join("run.sh"))
         .arg(&results)
-        .args(["--minutes", "10"])
+        .args(["--minutes", "30"])
         .env("CUDA_EMULATOR", "1"))?;
     let file = results.join("steps.tsv");
     let steps = fs::read_to_string(&file).map_err(|error| explain(&file, error))?;

@@ -58,6 +58,7 @@ impl Order {
         runs: &[(usize, Range<usize>)],
     ) -> Option<Race> {
         let mut race = None;
+        let runs: Vec<_> = runs.iter().filter(|(_, own)| !own.is_empty()).collect();
         for (i, (node, own)) in runs.iter().enumerate() {
             for (earlier, others) in &runs[..i] {
                 let pairs = own

@@ -298,8 +298,12 @@ impl Driver {
         }
     }
 
-    /// Takes away the default streams of threads that have ended, if the host has waited for all of their work.
+    /// Takes away the default streams of threads that have ended, if the host has waited for all of their work. Not while another
+    /// command waits: that may have to be compared with it.
     fn forget_threads(&mut self, context: Handle) {
+        if self.streams.values().any(|s| !s.queue.is_empty()) {
+            return;
+        }
         let (streams, host, mut gone) = (&self.streams, &self.host_clock, Vec::new());
         let is_done = |handle: Handle, s: &Stream| {
             s.capture.is_none() && (s.submitted == 0 || host.covers(handle, s.submitted))

@@ -421,6 +421,17 @@ impl Exec<'_> {
                     if self.thread_instructions - self.reported > UNREPORTED && self.over_limit() {
                         let limit = self.grid.launch.options.instruction_limit;
                         let message = format!("stopped after {limit} thread-instructions");
+                        if let Some(checker) = &block.checker {
+                            checker.report(findings::Report {
+                                kind: FindingKind::LimitExceeded,
+                                message: message.clone(),
+                                line: 0,
+                                other_line: None,
+                                block: block.index as u32,
+                                thread: 0,
+                                address: None,
+                            });
+                        }
                         self.give_up(block, message);
                         return Turn::Fault;
                     }
@@ -508,7 +519,7 @@ impl Exec<'_> {
         self.give_up(block, message);
     }
 
-    /// Ends the launch at a block that does not come to its end.
+    /// Ends the launch at this block.
     fn give_up(&mut self, block: &Block<'_>, message: String) {
         let kernel = &self.grid.launch.kernel.name;
         self.fault = Some(Fault {
