@@ -16,7 +16,7 @@ const COUNT_WORDS: usize = 16384;
 
 /// How the assignments of `tokens` tokens are split, and what is kept of them until the kernel ends.
 #[derive(Debug, Clone, Copy)]
-struct Plan {
+struct Split {
     tile_tokens: usize,
     tiles: usize,
     warps: usize,
@@ -27,7 +27,7 @@ struct Plan {
     pieces: Pieces,
 }
 
-impl Plan {
+impl Split {
     fn new(config: &MoeConfig, tokens: usize) -> Self {
         let (experts, top_k) = (config.num_experts(), config.top_k());
         let assignments = tokens.saturating_mul(top_k);
@@ -78,7 +78,7 @@ fn chooses(config: &MoeConfig, tokens: usize) -> bool {
 
 /// Scratch, in elements of `A`.
 pub(super) fn scratch_elements<A>(config: &MoeConfig, tokens: usize) -> usize {
-    Plan::new(config, tokens).pieces.elements::<A>()
+    Split::new(config, tokens).pieces.elements::<A>()
 }
 
 impl Dispatch for Cuda {
@@ -95,8 +95,8 @@ impl Dispatch for Cuda {
         } = arguments.into_inner();
         let (experts, top_k) = (config.num_experts(), config.top_k());
         at_most(OPERATION, "experts", experts, sys::MILLET_MAX_EXPERTS)?;
-        let plan = Plan::new(config, tokens);
-        check::workspace(OPERATION, scratch.len(), plan.pieces.elements::<A>())?;
+        let split = Split::new(config, tokens);
+        check::workspace(OPERATION, scratch.len(), split.pieces.elements::<A>())?;
 
         let renormalizes = config
             .capacity()
@@ -111,8 +111,8 @@ impl Dispatch for Cuda {
             experts: experts as i32,
             top_k: top_k as i32,
             assignments: (tokens * top_k) as i64,
-            tile_assignments: (plan.tile_tokens * top_k) as i64,
-            tiles: plan.tiles as i32,
+            tile_assignments: (split.tile_tokens * top_k) as i64,
+            tiles: split.tiles as i32,
             policy: policy(config, tokens) as i32,
             capacity: config.expert_capacity(tokens) as i32,
             renormalize_to: match renormalizes {
@@ -128,22 +128,28 @@ impl Dispatch for Cuda {
             row_to_assignment: launch.write("row_to_assignment", map.row_to_assignment, 4)?,
             assignment_to_row: launch.write("assignment_to_row", map.assignment_to_row, 4)?,
             row_tiles: launch.write("row_tiles", map.row_tiles, 4)?,
-            phases: scratch.wrapping_add(plan.phases).cast(),
-            tile_counts: scratch.wrapping_add(plan.tile_counts).cast(),
-            totals: scratch.wrapping_add(plan.totals).cast(),
-            sorted: scratch.wrapping_add(plan.sorted).cast(),
+            phases: scratch.wrapping_add(split.phases).cast(),
+            tile_counts: scratch.wrapping_add(split.tile_counts).cast(),
+            totals: scratch.wrapping_add(split.totals).cast(),
+            sorted: scratch.wrapping_add(split.sorted).cast(),
         };
-        let blocks = plan.tiles
+        let blocks = split.tiles
             + experts.div_ceil(32)
-            + plan.tiles
+            + split.tiles
             + 1
             + if chooses(config, tokens) { experts } else { 0 }
-            + if renormalizes { plan.tiles } else { 0 };
-        let shared = (experts * (2 + plan.warps)).max(2 * (experts + 1)) * size_of::<i32>();
+            + if renormalizes { split.tiles } else { 0 };
+        let shared = (experts * (2 + split.warps)).max(2 * (experts + 1)) * size_of::<i32>();
         // SAFETY: `Checked` says that lengths fit, and scratch has the plan's pieces.
         unsafe {
             launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
-            launch.run(kernel, [blocks, 1, 1], 32 * plan.warps, shared, &parameters)
+            launch.run(
+                kernel,
+                [blocks, 1, 1],
+                32 * split.warps,
+                shared,
+                &parameters,
+            )
         }
     }
 }

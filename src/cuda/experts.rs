@@ -8,7 +8,7 @@ use std::ptr;
 
 use cudarc::driver::CudaViewMut;
 
-use super::arch::{Plan as Tiling, RowProduct, Storage, WeightGradient};
+use super::arch::{RowProduct, Storage, Tiling, WeightGradient};
 use super::catalogue::{Kernel, Operation, Tile};
 use super::combine::Gather;
 use super::launch::{Launch, Pieces};

@@ -30,7 +30,7 @@ const SHARED_WORDS: usize = ((99 << 10) - OWN_SHARED) / 4;
 
 /// How the tokens are split, and scratch.
 #[derive(Debug, Clone, Copy)]
-struct Plan {
+struct Split {
     tile_tokens: usize,
     tiles: usize,
     phases: usize,
@@ -41,7 +41,7 @@ struct Plan {
     pieces: Pieces,
 }
 
-impl Plan {
+impl Split {
     /// Scratch has room for `room` tiles, which must not shrink with more tokens.
     fn new(
         config: &MoeConfig,
@@ -142,9 +142,9 @@ impl Space {
 
 /// Scratch, in elements of `A`.
 pub(super) fn scratch_elements<A>(config: &MoeConfig, tokens: usize, shared_limit: usize) -> usize {
-    let given = Plan::given(config, tokens, shared_limit);
+    let given = Split::given(config, tokens, shared_limit);
     let fused = Fused::tile(config.num_experts())
-        .map_or(given, |tile| Plan::new(config, tokens, tile.tokens, 0, 0));
+        .map_or(given, |tile| Split::new(config, tokens, tile.tokens, 0, 0));
     [
         given.pieces,
         fused.pieces,
@@ -526,9 +526,9 @@ impl Router for Cuda {
         let groups = config.router().groups().map_or(0, |groups| groups.groups);
         let fused = Fused::forward(experts, groups, shared_limit);
         let source = Source::read(&mut launch, config, logits, fused)?;
-        let plan = match &source {
-            Source::Fused(_, tile) => Plan::new(config, tokens, tile.tokens, 0, 0),
-            _ => Plan::given(config, tokens, shared_limit),
+        let split = match &source {
+            Source::Fused(_, tile) => Split::new(config, tokens, tile.tokens, 0, 0),
+            _ => Split::given(config, tokens, shared_limit),
         };
         // What the block takes of shared memory for its logits.
         let logits_bytes = match &source {
@@ -538,8 +538,8 @@ impl Router for Cuda {
         let scratch = launch.write("scratch", scratch, VECTOR)?.cast::<u8>();
         let factors = LossFactors::new(config, tokens);
         let mut parameters = sys::MilletRouterForward {
-            tile_tokens: plan.tile_tokens as i32,
-            tiles: plan.tiles as i32,
+            tile_tokens: split.tile_tokens as i32,
+            tiles: split.tiles as i32,
             ids: launch.write("ids", ids, 4)?,
             weights: launch.write("weights", weights, 4)?.cast(),
             lse: launch.write("lse", lse, 4)?.cast(),
@@ -547,9 +547,9 @@ impl Router for Cuda {
             stats: launch.write("stats", stats, 4)?.cast(),
             aux_factor: factors.aux,
             z_factor: factors.z,
-            phases: scratch.wrapping_add(plan.phases).cast(),
-            tile_stats: scratch.wrapping_add(plan.tile_stats).cast(),
-            tile_counts: scratch.wrapping_add(plan.tile_counts).cast(),
+            phases: scratch.wrapping_add(split.phases).cast(),
+            tile_stats: scratch.wrapping_add(split.tile_stats).cast(),
+            tile_counts: scratch.wrapping_add(split.tile_counts).cast(),
             ..forward_parameters(config, tokens)
         };
         if let Some(bias) = selection_bias {
@@ -576,10 +576,10 @@ impl Router for Cuda {
             Source::Product(factors) => {
                 // The logits first, to where they are asked for, else to scratch.
                 let logits = match parameters.logits_out.is_null() {
-                    true => scratch.wrapping_add(plan.logits).cast(),
+                    true => scratch.wrapping_add(split.logits).cast(),
                     false => parameters.logits_out,
                 };
-                // SAFETY: `Checked` says that lengths fit, and scratch has the plan's pieces.
+                // SAFETY: `Checked` says that lengths fit, and scratch has the split's pieces.
                 unsafe { factors.launch_logits::<T, W>(&launch, config, tokens, logits)? };
                 parameters.logits = logits.cast_const().cast();
                 parameters.logits_out = ptr::null_mut();
@@ -588,8 +588,8 @@ impl Router for Cuda {
         };
         let space = Space::forward(experts, groups, logits_bytes > 0);
         let shared = logits_bytes + space.bytes();
-        let grid = [plan.blocks(config), 1, 1];
-        // SAFETY: `Checked` says that lengths fit, and scratch has the plan's pieces.
+        let grid = [split.blocks(config), 1, 1];
+        // SAFETY: `Checked` says that lengths fit, and scratch has the split's pieces.
         unsafe {
             launch.clear(parameters.phases, 4 * sys::MILLET_PHASE_WORDS as usize)?;
             launch.run(kernel, grid, space.threads(), shared, &parameters)

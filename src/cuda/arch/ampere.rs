@@ -3,7 +3,7 @@
 
 use super::super::catalogue::{self, Operation, Tile, Types};
 use super::super::sys;
-use super::{Architecture, Plan, Products, RowProduct, Storage, WeightGradient};
+use super::{Architecture, Products, RowProduct, Storage, Tiling, WeightGradient};
 use crate::ops::RowTiles;
 
 /// Rows of the tiles that a kernel is compiled for.
@@ -32,7 +32,7 @@ impl Products for Ampere {
         }
     }
 
-    fn rows(&self, storage: Storage, multiprocessors: usize, shape: RowProduct) -> Plan {
+    fn rows(&self, storage: Storage, multiprocessors: usize, shape: RowProduct) -> Tiling {
         let RowTiles { height, most } = shape.row_tiles;
         let tile = tile(storage, shape.operation, height);
         let tile_rows = rows_of(tile);
@@ -44,7 +44,7 @@ impl Products for Ampere {
         plan(tile, wave, column_tiles, band, row_tiles)
     }
 
-    fn weights(&self, storage: Storage, multiprocessors: usize, shape: WeightGradient) -> Plan {
+    fn weights(&self, storage: Storage, multiprocessors: usize, shape: WeightGradient) -> Tiling {
         let tile = tile(storage, shape.operation, LARGE_ROWS);
         let column_tiles = shape.columns.div_ceil(COLUMNS);
         // Not past the largest number: the launch refuses so many tiles.
@@ -95,9 +95,9 @@ fn plan(
     column_tiles: usize,
     column_band: usize,
     row_tiles: usize,
-) -> Plan {
+) -> Tiling {
     let tiles = row_tiles.saturating_mul(column_tiles);
-    Plan {
+    Tiling {
         tile,
         threads: THREADS,
         shared_bytes: shared_bytes(tile),
@@ -141,7 +141,7 @@ mod tests {
         height: usize,
         most: usize,
         rows_per_expert: usize,
-    ) -> Plan {
+    ) -> Tiling {
         let shape = RowProduct {
             operation: Operation::ExpertsUp,
             columns,
@@ -151,7 +151,7 @@ mod tests {
         Ampere.rows(storage, multiprocessors, shape)
     }
 
-    fn weights(storage: Storage, multiprocessors: usize, experts: usize) -> Plan {
+    fn weights(storage: Storage, multiprocessors: usize, experts: usize) -> Tiling {
         let shape = WeightGradient {
             operation: Operation::ExpertsUpWeightGrad,
             rows: 130,

@@ -42,10 +42,10 @@ pub(super) trait Products: Debug + Sync {
     fn row_tiles(&self, rows: usize, experts: usize) -> RowTiles;
 
     /// A product of each expert's rows, [rows, `shape.columns`].
-    fn rows(&self, storage: Storage, multiprocessors: usize, shape: RowProduct) -> Plan;
+    fn rows(&self, storage: Storage, multiprocessors: usize, shape: RowProduct) -> Tiling;
 
     /// The gradient of a weight of each expert.
-    fn weights(&self, storage: Storage, multiprocessors: usize, shape: WeightGradient) -> Plan;
+    fn weights(&self, storage: Storage, multiprocessors: usize, shape: WeightGradient) -> Tiling;
 }
 
 /// The storage type's part in a plan.
@@ -88,7 +88,7 @@ pub(super) struct WeightGradient {
 
 /// A launch of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct Tiling {
     /// Which of the operation's kernels.
     pub(super) tile: Tile,
     /// Threads of a block, and its shared memory in bytes.
