@@ -8,9 +8,9 @@ use millet::cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THR
 use millet::cudarc::driver::{CudaContext, CudaSlice, sys};
 use millet::half::bf16;
 use millet::{
-    Cuda, Dispatch, DispatchForward, Element, Error, Experts, ExpertsDown, ExpertsInputGrad,
-    Logits, Memory, MoeConfig, Permute, PermuteForward, Plan, Result, Router, RouterForward,
-    RouterPart, ScoreFunction, stats_elements,
+    Cuda, Dispatch, DispatchForward, Element, Error, ExpertBias, Experts, ExpertsDown,
+    ExpertsDownBackward, ExpertsInputGrad, Logits, Memory, MoeConfig, Permute, PermuteForward,
+    Plan, Result, Router, RouterForward, RouterPart, ScoreFunction, stats_elements,
 };
 
 use crate::layer::nodes;
@@ -162,6 +162,57 @@ fn refuse_before_the_first_launch(cuda: &Cuda, inner: usize) {
             "{name}"
         );
     }
+}
+
+/// Tiles are counted in 32 bits. The down product's backward pass begins with the biases' part, so it must look before that.
+#[test]
+fn more_tiles_than_are_counted_are_refused_before_the_first_launch() {
+    let _alone = alone();
+    let context = CudaContext::new(0).unwrap();
+    // SAFETY: everything here is in one stream.
+    unsafe { context.disable_event_tracking() };
+    let cuda = Cuda::new(&context.new_stream().unwrap()).unwrap();
+    // Room for 264192 tiles of 64 rows, by 8192 tiles of 128 columns.
+    let (hidden, inner, experts, top_k) = (1, 1 << 20, 1 << 16, 2);
+    let tokens = 65 * experts / top_k;
+    let config = MoeConfig::builder(hidden, inner, experts, top_k)
+        .expert_bias(ExpertBias::GateUpAndDown)
+        .build()
+        .unwrap();
+    let plan = plan_in_order(&cuda, &config, tokens);
+    let stream = cuda.stream();
+    // As long as it says, but nothing is there: what is refused reads and writes nothing.
+    let claimed = |len: usize| {
+        let address = cuda.allocate::<f32>(4).unwrap().leak();
+        // SAFETY: an allocation of its own; no kernel gets it.
+        unsafe { stream.upgrade_device_ptr::<f32>(address, len) }
+    };
+    let (rows, assignments) = (config.max_rows(tokens), tokens * top_k);
+    let [output_grad, down] = [tokens * hidden, experts * hidden * inner].map(claimed);
+    let [bias, weights] = [experts * hidden, assignments].map(claimed);
+    let [mut h, mut weighted_a] = [2 * rows * inner, rows * inner].map(claimed);
+    let mut weights_grad = claimed(assignments);
+    let mut scratch = claimed(cuda.scratch_elements::<f32>(&config, tokens));
+    stream
+        .begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .unwrap();
+    let result = cuda.experts_down_backward(ExpertsDownBackward::<Cuda, f32> {
+        plan: &plan,
+        output_grad: (&output_grad).into(),
+        down: (&down).into(),
+        bias: Some((&bias).into()),
+        weights: (&weights).into(),
+        h: h.as_view_mut(),
+        weighted_a: weighted_a.as_view_mut(),
+        weights_grad: weights_grad.as_view_mut(),
+        scratch: scratch.as_view_mut(),
+    });
+    let graph = stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();
+    let error = result.unwrap_err();
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    let limit = format!("tiles, over the limit {}", i32::MAX);
+    assert!(error.to_string().contains(&limit), "{error}");
+    assert_eq!(graph.map_or([0; 2], |graph| nodes(&graph)), [0; 2]);
 }
 
 /// A context of device 0 that is not the primary one.
