@@ -303,6 +303,26 @@ mod tests {
             ),
             ("[]", "expected a JSON object"),
             ("# Benchmarks", "expected a JSON object per line"),
+            (
+                &count("experts/a/bf16/up", [4, 4], [1.0, 0.0, 0.0], &[], &[]),
+                "`bytes` is 0, expected a number above 0",
+            ),
+            (
+                &count("experts/a/bf16/up", [0, 4], [1.0, 1.0, 0.0], &[], &[]),
+                "`T` is 0, expected a number above 0",
+            ),
+            (
+                &time("layer/a/cpu/forward", "a CPU", "f32", 0.0),
+                "`median` is 0, expected a number above 0",
+            ),
+            (
+                &[
+                    time("layer/a/cpu/forward", "a CPU", "f32", 1.0),
+                    time("layer/a/cpu/forward", "another", "f32", 1.0),
+                ]
+                .concat(),
+                "times of another after those of a CPU: expected one CPU",
+            ),
         ];
         for (text, expected) in cases {
             let error = error(text);
@@ -365,10 +385,28 @@ mod tests {
             "|  | — launch 2 | unpermute_bf16 |  | 0.04 | 1.021 | – |",
             "| sonic-h768-i256-e128 | T=40960 H=768 I=256 E=128 K=8 | 9.9 | 9.9 | 30.2 | 32.8 | 28.7 |",
             "| tiny | 14 % | 14 % | 0.8 % |",
+            "(86 and 78 GFLOP/s)",
+            // 10 µs, 4.72 MFLOP and 546 kB; counted were 218 kB, 45.4 ns at 4.8 TB/s.
+            "| NVIDIA H200 | experts/tiny/up | bf16 | 10.0 (9.00 to 11.0) | 0.47 | 0.05 | 220.17 |",
+            "| T=40960 H=768 I=256 E=128 K=8 | 1.15 / 0.64 = 1.78 | 2.12 / 1.12 = 1.89 | 2.11 / 0.80 = 2.66 | 3.75 / 1.92 = 1.96 |",
+            "| geometric mean of the ratios | 1.72 | 1.79 | 2.53 | 2.21 |",
             "| 1xFLOPs | forward | 1.09 | 1.00 | 1.00 | 1.00 | 1.00 |",
             "| tiny | bf16 | forward | 1.00 (0.900 to 1.10) | 2.00 (1.80 to 2.20) | 2.00 (1.90 to 2.10) |",
         ] {
             assert!(page.contains(row), "{row}\n{page}");
+        }
+        // The plots have the tables' numbers.
+        let page_of_plots = tables::page(&records);
+        for (name, group, series, expected) in [
+            ("counted", "experts input-grad", 0, 1.255),
+            ("saved", "sonic-h768-i256-e128", 1, 9.9),
+            ("misfit", "T=40960 H=768 I=256 E=128", 0, 1.78),
+            ("granularity", "1xFLOPs forward", 0, 1.09),
+        ] {
+            let plot = page_of_plots.plots.iter().find(|plot| plot.0 == name);
+            let groups = &plot.unwrap().1.groups;
+            let value = groups.iter().find(|bars| bars.0 == group).unwrap().1[series];
+            assert!((value / expected - 1.0).abs() < 0.01, "{name}: {value}");
         }
         // What was kept gives the same page again.
         let again = Records::read(&[folder.join("report/records.jsonl")]).unwrap();
@@ -377,6 +415,172 @@ mod tests {
             fs::read_to_string(folder.join("benchmarks.md")).unwrap(),
             page
         );
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    const SIZES: &str = r#""H":64,"I":64,"E":8,"K":2"#;
+
+    /// A line of counts of `bench/case/type/operation`, T being what ran and what the whole case has. `work` and `works` are FLOPs, bytes
+    /// and bytes written over an input; `launches` are FLOPs, sectors missed, bytes first written, sectors loaded and stored.
+    fn count(
+        id: &str,
+        [ran, whole]: [usize; 2],
+        work: [f64; 3],
+        launches: &[(&str, [f64; 5])],
+        works: &[[f64; 3]],
+    ) -> String {
+        let [bench, case, dtype, operation] = parts(id);
+        let fields = |[flops, bytes, rewritten]: [f64; 3]| {
+            format!(r#""flops":{flops},"bytes":{bytes},"rewritten":{rewritten}"#)
+        };
+        let launch = |(kernel, [flops, misses, written, loads, stores]): &(&str, [f64; 5])| {
+            format!(
+                r#"{{"kernel":"{kernel}","tensor_flops":{flops},"l2_sector_misses":{misses},"first_written_bytes":{written},"#
+            ) + &format!(
+                r#""global_load_sectors":{loads},"global_store_sectors":{stores},"warps":9}}"#
+            )
+        };
+        let launches: Vec<_> = launches.iter().map(launch).collect();
+        let works: Vec<_> = works
+            .iter()
+            .map(|&w| format!("{{{}}}", fields(w)))
+            .collect();
+        format!(
+            r#"{{"kind":"count","bench":"{bench}","case":"{case}","backend":"cuda","dtype":"{dtype}","operation":"{operation}",{},"#,
+            fields(work)
+        ) + &format!(
+            r#""sizes":{{"T":{ran},{SIZES}}},"whole":{{"T":{whole},{SIZES}}},"launches":[{}],"works":[{}]}}"#,
+            launches.join(","),
+            works.join(",")
+        ) + "\n"
+    }
+
+    /// A line of a time of `bench/case/backend/operation`: 2e12 FLOPs and 5e11 bytes.
+    fn time(id: &str, device: &str, dtype: &str, seconds: f64) -> String {
+        let [bench, case, backend, operation] = parts(id);
+        format!(
+            r#"{{"kind":"time","bench":"{bench}","case":"{case}","backend":"{backend}","device":"{device}","dtype":"{dtype}","#
+        ) + &format!(
+            r#""operation":"{operation}","flops":2e12,"bytes":5e11,"seconds":{{"median":{seconds},"low":{seconds},"high":{seconds}}}}}"#
+        ) + "\n"
+    }
+
+    fn parts(id: &str) -> [&str; 4] {
+        let parts: Vec<_> = id.split('/').collect();
+        parts.try_into().unwrap()
+    }
+
+    /// Each figure is worked out here by hand, from round numbers.
+    #[test]
+    fn tables_have_the_figures_of_the_records() {
+        let folder = folder("figures");
+        let file = folder.join("records.jsonl");
+        // On the H200 1 ms of products, 1 ms of memory (half of it missed, half written) and 4 ms of L2 (loaded and stored), and all of it
+        // four times, for a quarter was counted.
+        let launches = [
+            ("product", [989.5e9, 0.0, 0.0, 0.0, 0.0]),
+            ("copy", [0.0, 75e6, 2.4e9, 0.0, 0.0]),
+            ("gather", [0.0, 0.0, 0.0, 400e6, 600e6]),
+        ];
+        let layer = |case: &str, dtype: &str, tokens| {
+            let id = format!("layer/{case}/{dtype}/forward");
+            count(&id, tokens, [1.0, 1.0, 0.0], &launches, &[])
+        };
+        let operation = |dtype: &str| {
+            let launches = [
+                ("first", [4e6, 31250.0, 1e6, 0.0, 0.0]),
+                ("second", [0.0, 0.0, 5e5, 0.0, 0.0]),
+            ];
+            let works = [[2e6, 2e6, 5e5], [0.0, 1e6, 0.0]];
+            let id = format!("experts/round/{dtype}/down-backward");
+            count(&id, [96, 96], [2e6, 2e6, 5e5], &launches, &works)
+        };
+        let on_gpu = |device: &str, case: &str, dtype: &str| {
+            let id = format!("layer/1xFLOPs-{case}-H256/cuda/forward");
+            time(&id, device, dtype, 48e-3)
+        };
+        let text = [
+            layer("1xFLOPs-G1-H256", "bf16", [96, 384]),
+            layer("1xFLOPs-G1-H256", "f32", [96, 9600]),
+            // Counted whole: no ratio with what was multiplied.
+            layer("1xFLOPs-G8-H256", "bf16", [384, 384]),
+            operation("f32"),
+            operation("bf16"),
+            on_gpu("NVIDIA H200", "G1", "f32"),
+            on_gpu("NVIDIA L40", "G1", "bf16"),
+            on_gpu("NVIDIA A100-SXM4-80GB", "G1", "bf16"),
+            on_gpu("NVIDIA H200", "G8", "bf16"),
+            time("layer/1xFLOPs-G1-H256/cpu/forward", "a CPU", "f32", 2.0),
+            time("layer/1xFLOPs-G8-H256/cpu/forward", "a CPU", "f32", 3.0),
+            time("torch/round/cpu/both", "a CPU", "f32", 1.0),
+            time("torch/round/torch-cpu/both", "another CPU", "f32", 2.0),
+        ];
+        fs::write(&file, text.concat()).unwrap();
+        let records = Records::read(&[&file]).unwrap();
+        let page = tables::page(&records).text;
+        let rows_below = |heading: &str| -> Vec<&str> {
+            let section = page
+                .split("### ")
+                .find(|section| section.starts_with(heading));
+            let rows = section.unwrap_or_default().lines();
+            rows.filter(|line| line.starts_with('|')).skip(2).collect()
+        };
+        assert_eq!(
+            rows_below("Counted"),
+            [
+                // 1 MB missed, 1.5 MB first written, 0.5 MB written over an input.
+                "| round | experts down-backward | first, second | 2 | 2.00 | 1.500 | 2.000 |",
+                "|  | — launch 1 | first |  | 2.00 | 1.250 | 2.000 |",
+                "|  | — launch 2 | second |  | 1.00 | 0.500 | – |",
+            ]
+        );
+        // A100: 3.171 + 2.354 + 4.433 ms. RTX 4090: 5.990 + 4.762 ms.
+        let modelled = |case, counted, [a100, h200, ada]: [&str; 3]| {
+            format!(
+                "| {case}: T=384 H=64 I=64 E=8 K=2 | forward | T={counted}, E=8 | {a100} | L2 45 % | {h200} | L2 67 % | {ada} | tensor 56 % |"
+            )
+        };
+        assert_eq!(
+            rows_below("Modelled"),
+            [
+                modelled("1xFLOPs-G1-H256", 96, ["39.8", "24.0", "43.0"]),
+                modelled("1xFLOPs-G8-H256", 384, ["9.96", "6.00", "10.8"]),
+            ]
+        );
+        assert_eq!(
+            rows_below("G=8 against G=1"),
+            ["| 1xFLOPs | forward | 1.50 | – | – | – | – |"]
+        );
+        // Of counts in the same type, and on a device that there is a model of.
+        let measured = |device, case, dtype, over| {
+            format!(
+                "| {device} | layer/1xFLOPs-{case}-H256/forward | {dtype} | 48000 (48000 to 48000) | 41.67 | 10.42 | {over} |"
+            )
+        };
+        assert_eq!(
+            rows_below("Times on GPUs"),
+            [
+                measured("NVIDIA H200", "G1", "f32", "–"),
+                measured("NVIDIA L40", "G1", "bf16", "–"),
+                measured("NVIDIA A100-SXM4-80GB", "G1", "bf16", "1.21"),
+                measured("NVIDIA H200", "G8", "bf16", "8.00"),
+            ]
+        );
+        // Two CPUs are not compared.
+        assert!(rows_below("The CPU layer against PyTorch").is_empty());
+        let kept = records.lines.iter().map(ToString::to_string);
+        assert!(kept.clone().any(|line| line.contains("l2_sector_misses")));
+        assert!(!kept.clone().any(|line| line.contains("warps")));
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_test_run_must_have_counted_and_saved() {
+        let folder = folder("of-tests");
+        let file = folder.join("records.jsonl");
+        fs::write(&file, time("layer/a/cpu/forward", "a CPU", "f32", 1.0)).unwrap();
+        let error = of_tests(&file).unwrap_err();
+        assert!(error.contains("expected counts and saved bytes"), "{error}");
         fs::remove_dir_all(folder).unwrap();
     }
 
