@@ -1,9 +1,10 @@
 //! Calls in any order with any handles, as no program makes them: live ones, others' ones, dead ones, null and nonsense, from two threads.
-//! Each call has some result, never a crash or a panic inside; and when every context is gone the device has all of its memory.
+//! Each call has some result, never a crash or a panic inside; nothing ends twice; and when every context is gone the device has all of
+//! its memory.
 //!
 //! `CUDA_EMULATOR_TEST_CASES` sets how many sequences there are instead of 1000, and `CUDA_EMULATOR_TEST_SEED` which.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
 use std::sync::Mutex;
@@ -245,6 +246,8 @@ struct Program {
     handles: [[u64; SLOTS]; KINDS],
     contexts: Vec<u64>,
     retained: u32,
+    /// Handles of what it ended.
+    ended: HashSet<u64>,
 }
 
 /// Memory of the host that calls read and write.
@@ -270,6 +273,16 @@ impl Program {
         if handle != 0 {
             self.handles[kind as usize][slot] = handle;
         }
+    }
+
+    /// Ends what has a handle that nothing else gets later, so that no second time can have success.
+    fn end_one(&mut self, kind: Kind, which: Which, destroy: impl FnOnce(u64) -> Code) -> Code {
+        let handle = self.get(kind, which);
+        let code = destroy(handle);
+        if code == Code::CUDA_SUCCESS {
+            assert!(self.ended.insert(handle), "{kind:?} {handle:#x} ends again");
+        }
+        code
     }
 
     /// Memory of either kind.
@@ -320,7 +333,9 @@ impl Program {
                     self.set(Stream, *slot, new);
                     code
                 }
-                Call::DestroyStream(s) => sys::cuStreamDestroy_v2(handle!(Stream, s)),
+                Call::DestroyStream(s) => {
+                    self.end_one(Stream, *s, |s| sys::cuStreamDestroy_v2(s as *mut _))
+                }
                 Call::SynchronizeStream(s) => sys::cuStreamSynchronize(handle!(Stream, s)),
                 Call::QueryStream(s) => sys::cuStreamQuery(handle!(Stream, s)),
                 Call::Wait(s, e) => {
@@ -331,7 +346,9 @@ impl Program {
                     self.set(Event, *slot, new);
                     code
                 }
-                Call::DestroyEvent(e) => sys::cuEventDestroy_v2(handle!(Event, e)),
+                Call::DestroyEvent(e) => {
+                    self.end_one(Event, *e, |e| sys::cuEventDestroy_v2(e as *mut _))
+                }
                 Call::Record(e, s) => sys::cuEventRecord(handle!(Event, e), handle!(Stream, s)),
                 Call::QueryEvent(e) => sys::cuEventQuery(handle!(Event, e)),
                 Call::SynchronizeEvent(e) => sys::cuEventSynchronize(handle!(Event, e)),
@@ -380,7 +397,7 @@ impl Program {
                     self.set(Module, *slot, new);
                     code
                 }
-                Call::Unload(m) => sys::cuModuleUnload(handle!(Module, m)),
+                Call::Unload(m) => self.end_one(Module, *m, |m| sys::cuModuleUnload(m as *mut _)),
                 Call::Function(slot, m, name) => {
                     let name = CString::new(NAMES[*name]).unwrap();
                     let code =
@@ -438,7 +455,9 @@ impl Program {
                     self.set(Graph, *slot, new);
                     code
                 }
-                Call::DestroyGraph(g) => sys::cuGraphDestroy(handle!(Graph, g)),
+                Call::DestroyGraph(g) => {
+                    self.end_one(Graph, *g, |g| sys::cuGraphDestroy(g as *mut _))
+                }
                 Call::CloneGraph(slot, g) => {
                     let code = sys::cuGraphClone(out.cast(), handle!(Graph, g));
                     self.set(Graph, *slot, new);
@@ -481,7 +500,9 @@ impl Program {
                 Call::LaunchGraph(x, s) => {
                     sys::cuGraphLaunch(handle!(Executable, x), handle!(Stream, s))
                 }
-                Call::DestroyExecutable(x) => sys::cuGraphExecDestroy(handle!(Executable, x)),
+                Call::DestroyExecutable(x) => {
+                    self.end_one(Executable, *x, |x| sys::cuGraphExecDestroy(x as *mut _))
+                }
                 Call::HostFunction(s) => {
                     sys::cuLaunchHostFunc(handle!(Stream, s), Some(nothing), null_mut())
                 }
