@@ -102,7 +102,7 @@ fn grows_below(most: usize, what: &str, times: usize, mut body: impl FnMut()) {
 }
 
 /// Bytes that may come by chance: commands that wait, stacks of threads. An object that stays costs a hundred, 10 000 times over.
-const NOISE: usize = 256 << 10;
+const NOISE: usize = 512 << 10;
 /// Bytes that may come with time: freed allocations are remembered, up to a number.
 const REMEMBERED: usize = 2 << 20;
 
