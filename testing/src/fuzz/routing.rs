@@ -7,7 +7,7 @@
 use millet::{
     AuxScale, Cpu, Element, Logits, Losses, MoeConfig, PermuteBackward, PermuteForward, Plan,
     RouterBackward, RouterForward, RouterPart, RouterWeightGrad, ScoreFunction, UnpermuteBackward,
-    UnpermuteForward, WeightGrad, stats_elements,
+    WeightGrad, stats_elements,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -15,7 +15,8 @@ use proptest::test_runner::TestCaseResult;
 use super::{Target, Types, allowed, capacities, grouped, types, with_types};
 use crate::generate::{LogitKind, Rng, RoutingKind, SCORES};
 use crate::harness::{
-    HostPlan, RouterOutcome, Tensor, TestBackend, dispatch, list_tiles, narrow, scratch, widen,
+    HostPlan, RouterOutcome, Tensor, TestBackend, dispatch, list_tiles, narrow, scratch, unpermute,
+    widen,
 };
 use crate::tolerance::assert_near;
 
@@ -351,16 +352,7 @@ impl<'a, B: TestBackend> Run<'a, B> {
         weights: &[f64],
     ) -> Vec<f64> {
         let (rows, weights) = (self.tensor::<T>(rows), self.tensor::<T::Acc>(weights));
-        let mut output = self.garbage::<T>(self.inputs.x.len());
-        self.backend
-            .unpermute(UnpermuteForward::<B, T> {
-                plan,
-                rows: rows.view(),
-                weights: weights.view(),
-                output: output.view_mut(),
-            })
-            .unwrap();
-        output.to_f64(&self.backend)
+        unpermute(&self.backend, plan, &rows, &weights)
     }
 
     /// Gradients of the rows and of the weights.
