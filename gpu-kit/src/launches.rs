@@ -5,7 +5,7 @@ use millet::half::{bf16, f16};
 use millet::{
     Capacity, Cuda, DType, Dispatch, DispatchForward, DropPolicy, Element, ExpertBias, Experts,
     ExpertsBiasGrad, ExpertsDown, ExpertsDownBackward, ExpertsDownWeightGrad, ExpertsInputGrad,
-    ExpertsUp, ExpertsUpWeightGrad, Logits, Losses, MoeConfig, MoeConfigBuilder, Permute,
+    ExpertsUp, ExpertsUpWeightGrad, Logits, LogitsOf, Losses, MoeConfig, MoeConfigBuilder, Permute,
     PermuteBackward, PermuteForward, Plan, Renormalize, Router, RouterBackward, RouterForward,
     RouterPart, RouterWeightGrad, Scalar, ScoreFunction, UnpermuteBackward, UnpermuteForward,
     WeightGrad, stats_elements,
@@ -301,6 +301,33 @@ impl Given {
     }
 }
 
+fn router_backward<T: Element<Acc = f32>, W: Element<Acc = f32>>(
+    tensors: &mut Tensors<'_>,
+    config: &MoeConfig,
+    tokens: usize,
+    logits: LogitsOf<'_, Cuda, T, W>,
+    kind: Kind,
+) -> Result<()> {
+    let given = Given::new(tensors, config, tokens);
+    let mut logits_grad = tensors.garbage(tokens * config.num_experts());
+    let mut scratch = harness::scratch::<Cuda, T>(tensors.cuda, config, tokens);
+    tensors.cuda.router_backward(RouterBackward::<Cuda, T, W> {
+        config,
+        tokens,
+        logits,
+        ids: given.ids.view(),
+        weights: given.weights.view(),
+        lse: given.lse.view(),
+        counts: given.counts.view(),
+        weights_grad: given.weights_grad.view(),
+        loss_gradient: 0.75,
+        logits_grad: logits_grad.view_mut(),
+        scratch: scratch.view_mut(),
+    })?;
+    tensors.output("logits_grad", kind, &logits_grad);
+    Ok(())
+}
+
 fn router_given<T: Element<Acc = f32>>(
     cuda: &Cuda,
     seed: u64,
@@ -343,22 +370,7 @@ fn router_given<T: Element<Acc = f32>>(
         scratch: scratch.view_mut(),
     })?;
     routed.keep(&mut tensors, Kind::Exact);
-    let given = Given::new(&mut tensors, &config, tokens);
-    let mut logits_grad = tensors.garbage(tokens * experts);
-    cuda.router_backward(RouterBackward::<Cuda, T> {
-        config: &config,
-        tokens,
-        logits,
-        ids: given.ids.view(),
-        weights: given.weights.view(),
-        lse: given.lse.view(),
-        counts: given.counts.view(),
-        weights_grad: given.weights_grad.view(),
-        loss_gradient: 0.75,
-        logits_grad: logits_grad.view_mut(),
-        scratch: scratch.view_mut(),
-    })?;
-    tensors.output("logits_grad", Kind::Exact, &logits_grad);
+    router_backward::<T, T>(&mut tensors, &config, tokens, logits, Kind::Exact)?;
     Ok(tensors.outputs)
 }
 
@@ -395,22 +407,7 @@ fn router_tokens<T: Element<Acc = f32>, W: Element<Acc = f32>>(
     })?;
     tensors.output("logits", Kind::Products, &logits_output);
     routed.keep(&mut tensors, Kind::Products);
-    let given = Given::new(&mut tensors, &config, tokens);
-    let mut logits_grad = tensors.garbage(tokens * experts);
-    cuda.router_backward(RouterBackward::<Cuda, T, W> {
-        config: &config,
-        tokens,
-        logits,
-        ids: given.ids.view(),
-        weights: given.weights.view(),
-        lse: given.lse.view(),
-        counts: given.counts.view(),
-        weights_grad: given.weights_grad.view(),
-        loss_gradient: 0.75,
-        logits_grad: logits_grad.view_mut(),
-        scratch: scratch.view_mut(),
-    })?;
-    tensors.output("logits_grad", Kind::Products, &logits_grad);
+    router_backward::<T, W>(&mut tensors, &config, tokens, logits, Kind::Products)?;
     let logits_grad = tensors.random::<f32>(tokens * experts, 1.0);
     let mut grad = tensors.garbage::<W>(experts * hidden);
     cuda.router_weight_grad(RouterWeightGrad::<Cuda, T, W> {
